@@ -1,0 +1,1 @@
+"""Reinforcement learning: one file per algorithm, the mathematics in `returns` and `objectives`."""

@@ -1,0 +1,32 @@
+"""One small engine for supervised, generative and reinforcement learning, in one process or on Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rayloom.config import RunConfig
+    from rayloom.observer import Observer, Result
+
+__version__ = "0.1.0"
+__all__ = ["resume", "run"]
+
+
+def run(
+    config: RunConfig | str | Mapping[str, Any],
+    *overrides: str,
+    local: bool = False,
+    observer: Observer | None = None,
+) -> Result:
+    """Train one config to its end; see `rayloom.execution.run`."""
+    from rayloom.execution import run as run_config
+
+    return run_config(config, *overrides, local=local, observer=observer)
+
+
+def resume(run_id: str, *, output: str = "rayloom-runs", observer: Observer | None = None) -> Result:
+    """Continue an interrupted run exactly; see `rayloom.execution.resume`."""
+    from rayloom.execution import resume as resume_run
+
+    return resume_run(run_id, output=output, observer=observer)

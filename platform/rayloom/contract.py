@@ -5,7 +5,7 @@ An algorithm is a `torch.nn.Module` that proposes losses; the engine does everyt
     for phase in algorithm.phases():              # skipped unless update % phase.every == 0
         for each of phase.repeat steps:           # every repetition draws a fresh batch, a new phase reuses the last
             loss = phase.loss(batch)              # per-example losses [B]
-            step = sum(weight * loss.per_example) / global sum of weights      # by the learner
+            step = sum(weight * loss.per_example) / global number of examples  # by the learner
             backward, all-reduce, clip, optimiser step                         # by the learner
     algorithm.after_update(update)                # target networks
 

@@ -1,0 +1,61 @@
+"""Return estimates as pure functions of tensors. No environment, config or optimiser in sight.
+
+T time steps, N environments. A discount [.] is gamma where the return bootstraps and 0 after a terminal state.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def generalized_advantages(
+    rewards: Tensor,
+    discounts: Tensor,
+    values: Tensor,
+    next_values: Tensor,
+    continues: Tensor,
+    lambda_: float,
+) -> Tensor:
+    """Return GAE(lambda) advantages [T, N] (Schulman et al. 2016, equation 16).
+
+    delta_t = r_t + discount_t * V(s'_t) - V(s_t);  A_t = delta_t + discount_t * lambda * continues_t * A_{t+1}.
+
+    `values` [T, N] are V(s_t) and `next_values` [T, N] are V of the true successors, so that a truncated episode
+    bootstraps from its own last observation. `continues` [T, N] is 1 where row t+1 goes on with the same episode and 0
+    where the episode ended at t in either way. Row T-1 has no successor: its advantage is delta.
+    """
+    deltas = rewards + discounts * next_values - values  # [T, N]
+    decays = discounts * continues * lambda_  # [T, N]
+    advantage = torch.zeros_like(deltas[0])
+    advantages = [advantage] * len(deltas)
+    for t, (delta, decay) in reversed(list(enumerate(zip(deltas.unbind(), decays.unbind(), strict=True)))):
+        advantage = torch.addcmul(delta, decay, advantage)
+        advantages[t] = advantage
+    return torch.stack(advantages)
+
+
+def n_step_targets(
+    rewards: Tensor, lengths: Tensor, terminated: Tensor, bootstrap_values: Tensor, gamma: float
+) -> Tensor:
+    """Return n-step targets [B]: sum_k gamma^k r_k + discount * bootstrap (Sutton & Barto 2018, equation 7.1).
+
+    `rewards` [B, n] are 0 after the segment's end, `lengths` [B] its number of steps, `bootstrap_values` [B] the value
+    of the state behind it; the discount is gamma^length, or 0 where the segment ended in a terminal state.
+    """
+    powers = gamma ** torch.arange(rewards.shape[1], device=rewards.device, dtype=rewards.dtype)
+    return rewards @ powers + n_step_discounts(lengths, terminated, gamma) * bootstrap_values
+
+
+def n_step_discounts(lengths: Tensor, terminated: Tensor, gamma: float) -> Tensor:
+    """Return gamma^length [B], or 0 where the segment ended in a terminal state."""
+    return gamma ** lengths.to(torch.float32) * (~terminated).to(torch.float32)
+
+
+def double_q_values(online_next: Tensor, target_next: Tensor) -> Tensor:
+    """Return the target network's value [B] of the online network's best action (van Hasselt et al. 2016, equation 4).
+
+    Both arguments are action values [B, A] of the successor states.
+    """
+    best = online_next.argmax(dim=1, keepdim=True)
+    return target_next.gather(1, best).squeeze(1)

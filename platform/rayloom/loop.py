@@ -1,0 +1,144 @@
+"""The only training loop: advance, log, evaluate, checkpoint, stop. The same for every kind of learning.
+
+    learner's role --counters, metrics--> loop --> tracker, checkpoints, observer
+                   <--advance(schedule)--
+
+Everything that changes the run (evaluations, barriers, stops) is decided by counters and metrics, never by a clock, so
+that a resumed run repeats it exactly.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from rayloom.checkpoint import CheckpointStore
+from rayloom.config import Interval, RunConfig
+from rayloom.evaluate import Evaluation
+from rayloom.observer import Observer, Report
+from rayloom.roles import Advance
+from rayloom.schedule import Counters, Schedule, reached, share_of_budget, smaller_is_better
+from rayloom.tracking import Tracker
+
+
+class Role(Protocol):
+    """A learner's role as the loop sees it: the object itself, or a handle on an actor."""
+
+    def counters(self) -> Counters: ...
+    def updates_per_epoch(self) -> int | None: ...
+    def advance(self, schedule: Schedule) -> Advance: ...
+    def metrics(self) -> dict[str, float]: ...
+    def evaluate(self, split: str | None = None, episodes: int | None = None) -> Evaluation: ...
+    def barrier_and_state(self) -> dict[str, Any]: ...
+    def load_state(self, state: Mapping[str, Any]) -> None: ...
+    def weights_sha256(self) -> str: ...
+    def parameter_counts(self) -> dict[str, int]: ...
+    def close(self) -> None: ...
+
+
+def make_schedule(config: RunConfig, updates_per_epoch: int | None) -> Schedule:
+    """Return the run's schedule, with defaults that fit its budget."""
+    budget = config.budget()
+
+    def interval(text: str | int | None, key: str, parts: int | None) -> Interval | None:
+        if text is not None:
+            return Interval.parse(str(text), key)
+        return share_of_budget(budget, parts, updates_per_epoch) if parts else None
+
+    return Schedule(
+        {
+            "log": interval(config.tracking.every, "tracking.every", 100),
+            "evaluate": interval(config.evaluate.every, "evaluate.every", None),
+            "checkpoint": interval(config.checkpoint.every, "checkpoint.every", 10),
+        },
+        budget,
+    )
+
+
+class Loop:
+    """Drives one run from where its role stands to a stopping condition."""
+
+    def __init__(
+        self, config: RunConfig, role: Role, tracker: Tracker, checkpoints: CheckpointStore, observer: Observer
+    ) -> None:
+        self._config = config
+        self._role = role
+        self._tracker = tracker
+        self._checkpoints = checkpoints
+        self._observer = observer
+        self._schedule = make_schedule(config, role.updates_per_epoch())
+        self._started = time.perf_counter()
+        self._announced = False
+        self.metrics: dict[str, float] = {}
+        self.best: float | None = None
+        stop_metrics = [name for name in config.stop if "/" in name]
+        self._best_metric = config.checkpoint.best or (stop_metrics[0] if stop_metrics else None)
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from a checkpoint's state."""
+        self._role.load_state(state["role"])
+        self.metrics = dict(state["metrics"])
+        self.best = state["best"]
+
+    def run(self) -> str:
+        """Train until a stopping condition holds, and return that condition."""
+        while True:
+            advance = self._role.advance(self._schedule)
+            counters, due = advance.counters, advance.due
+            stopped_by = advance.exhausted
+            if "log" in due or "evaluate" in due or stopped_by:
+                self._log(counters)
+            improved = False
+            if "evaluate" in due or stopped_by:
+                improved = self._evaluate(counters)
+                stopped_by = stopped_by or reached(self._config.stop, self.metrics)
+            if "checkpoint" in due or stopped_by or (improved and self._config.checkpoint.best):
+                self._checkpoint(counters, evaluated="evaluate" in due or stopped_by is not None)
+            if stopped_by:
+                return stopped_by
+
+    def step_of(self, counters: Counters) -> int:
+        """Return the x-axis of the metrics: environment steps where there are any, else updates."""
+        return counters.get("env_steps", counters["updates"])
+
+    def _log(self, counters: Counters) -> None:
+        values = self._role.metrics()
+        self.metrics.update(values)
+        self._tracker.log_metrics({**values, "time/updates": float(counters["updates"])}, self.step_of(counters))
+        self._report(counters)
+
+    def _evaluate(self, counters: Counters) -> bool:
+        evaluation = self._role.evaluate()
+        step = self.step_of(counters)
+        self.metrics.update(evaluation.metrics)
+        self._tracker.log_metrics(evaluation.metrics, step)
+        for name, exhibit in evaluation.exhibits.items():
+            self._tracker.log_exhibit(name, exhibit, step)
+        self._report(counters)
+        value = evaluation.metrics.get(self._best_metric or "")
+        if value is None:
+            return False
+        down = self._config.checkpoint.mode == "min" or smaller_is_better(self._best_metric or "")
+        improved = self.best is None or (value < self.best if down else value > self.best)
+        if improved:
+            self.best = value
+        return improved
+
+    def _checkpoint(self, counters: Counters, evaluated: bool) -> None:
+        metric = self.metrics.get(self._best_metric or "") if evaluated else None
+        state = {"role": self._role.barrier_and_state(), "metrics": dict(self.metrics), "best": self.best}
+        self._checkpoints.save(counters["updates"], state, metric=metric, metadata={"counters": dict(counters)})
+
+    def _report(self, counters: Counters) -> None:
+        if not self._announced and self._tracker.run_id:
+            self._announced = True
+            self._observer.run_id(self._tracker.run_id)
+        fraction = self._schedule.fraction(counters)
+        elapsed = time.perf_counter() - self._started
+        self._observer.report(Report(dict(counters), dict(self.metrics), fraction, elapsed))
+
+    @property
+    def announced(self) -> bool:
+        """Whether the observer knows the run id."""
+        return self._announced

@@ -1,0 +1,91 @@
+"""RunConfig to roles, counts and resources, as plain data that can be printed and tested."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+from rayloom.config import DatasetSourceConfig, RunConfig
+from rayloom.contract import UserError
+
+
+@dataclass(frozen=True)
+class Role:
+    """One kind of process of a run."""
+
+    name: Literal["learner", "rollout", "evaluator"]
+    count: int
+    place: Literal["driver", "actor"]
+    """In the driver's process, or as Ray actors."""
+    cpus: float = 0.0
+    """CPUs that Ray reserves for each (actors only)."""
+    gpus: float = 0.0
+    """GPUs of each."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Who runs where."""
+
+    roles: tuple[Role, ...]
+
+    @property
+    def uses_ray(self) -> bool:
+        """Whether any role is an actor."""
+        return any(role.place == "actor" for role in self.roles)
+
+    def role(self, name: str) -> Role:
+        """Return the role of that name."""
+        return next(role for role in self.roles if role.name == name)
+
+    def total(self, resource: Literal["cpus", "gpus"]) -> float:
+        """Return what all actors reserve together."""
+        return float(sum(role.count * getattr(role, resource) for role in self.roles if role.place == "actor"))
+
+    def describe(self) -> str:
+        """Return a table of the roles."""
+        lines = [f"{'role':<10} {'count':>5}  {'runs as':<18} {'cpus each':>9} {'gpus each':>9}"]
+        for role in self.roles:
+            place = "Ray actor" if role.place == "actor" else "driver's process"
+            lines.append(f"{role.name:<10} {role.count:>5}  {place:<18} {role.cpus:>9g} {role.gpus:>9g}")
+        return "\n".join(lines)
+
+
+def make_plan(config: RunConfig, local: bool = False) -> Plan:
+    """Return the plan of a run; `local` puts every role into the driver's process."""
+    if config.learner.count > 1:
+        raise UserError("learner.count: this version trains with one learner; set it to 1")
+    workers = 0 if isinstance(config.source, DatasetSourceConfig) else config.source.rollout_workers
+    learner_place = "driver" if local else config.cluster.learner
+    learner = Role("learner", 1, learner_place, 1.0 if learner_place == "actor" else 0.0, config.learner.gpus)
+    roles = [learner]
+    if not isinstance(config.source, DatasetSourceConfig):
+        if workers and not local:
+            roles.append(Role("rollout", workers, "actor", config.source.worker_cpus))
+        else:
+            roles.append(Role("rollout", 1, learner_place))
+    place = "driver" if local else config.cluster.evaluator
+    roles.append(Role("evaluator", 1, place, 1.0 if place == "actor" else 0.0))
+    return Plan(tuple(roles))
+
+
+def check_machine(plan: Plan, config: RunConfig) -> None:
+    """Raise UserError when this machine (no cluster address given) cannot hold the plan."""
+    if config.learner.device == "cuda" or config.learner.gpus > 0:
+        import torch
+
+        available = torch.cuda.device_count()
+        if available < max(config.learner.gpus, 1e-9):
+            raise UserError(
+                f"learner.gpus: the run needs {config.learner.gpus or 1:g} GPU but this machine has {available}; "
+                f"set learner.gpus to 0 and learner.device to cpu"
+            )
+    cpus = os.cpu_count() or 1
+    if config.cluster.address or os.environ.get("RAY_ADDRESS"):
+        return
+    if plan.uses_ray and plan.total("cpus") > cpus:
+        raise UserError(
+            f"source.rollout_workers: the plan reserves {plan.total('cpus'):g} CPUs but this machine has {cpus}; "
+            f"use fewer rollout workers, lower source.worker_cpus, or run with --local"
+        )

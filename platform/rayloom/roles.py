@@ -1,0 +1,202 @@
+"""The learner's role: algorithm, learner, source and evaluator of one run, in one process.
+
+    driver's loop --advance(schedule)--> role: [ next -> update -> feedback -> publish ]* --counters--> driver
+
+The same class runs in the driver's process and in a Ray actor. No batch leaves it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rayloom.checkpoint import capture_random_state, restore_random_state, tensors_sha256
+from rayloom.cluster.pool import LocalPool, WorkerPool
+from rayloom.config import DatasetSourceConfig, OnPolicySourceConfig, RunConfig
+from rayloom.contract import Algorithm, Progress, Source, Spec
+from rayloom.datasets import Dataset
+from rayloom.datasets import load as load_dataset
+from rayloom.environment import make_environment, spec_of
+from rayloom.evaluate import Evaluation, Evaluator
+from rayloom.learner import Learner
+from rayloom.schedule import Counters, Schedule
+from rayloom.seeding import seed_process
+from rayloom.sources.dataset import DatasetSource
+from rayloom.sources.on_policy import OnPolicySource
+from rayloom.sources.replay import ReplaySource
+
+PoolFactory = Callable[[RunConfig, Algorithm], WorkerPool]
+
+
+@dataclass(frozen=True)
+class Advance:
+    """What happened in one call of `LearnerRole.advance`."""
+
+    counters: Counters
+    due: set[str]
+    """Names of the schedule's intervals that have become due."""
+    exhausted: str | None
+    """The budget that is spent, if one is."""
+
+
+def choose_device(config: RunConfig) -> torch.device:
+    """Return the learner's device by what the run was given, never by what happens to be visible."""
+    if config.learner.device == "cuda" or (config.learner.device == "auto" and config.learner.gpus > 0):
+        return torch.device("cuda")
+    return torch.device("cpu")
+
+
+def load_run_dataset(config: RunConfig) -> Dataset | None:
+    """Return the run's data set; None for environments."""
+    if not isinstance(config.source, DatasetSourceConfig):
+        return None
+    return load_dataset(config.source.dataset, config.seed, config.source.options)
+
+
+def source_spec(config: RunConfig, dataset: Dataset | None) -> Spec:
+    """Return what the algorithm will see, from the data set or from one environment."""
+    if dataset is not None:
+        return dataset.spec
+    environment = make_environment(config.source, 1)  # type: ignore[arg-type]
+    try:
+        return spec_of(environment)
+    finally:
+        environment.close()
+
+
+class LearnerRole:
+    """Everything of a run that learns. Used by one thread."""
+
+    def __init__(self, config: RunConfig, pool_factory: PoolFactory = LocalPool) -> None:
+        torch.set_num_threads(config.learner.threads)
+        self.config = config
+        self.device = choose_device(config)
+        self.dataset = load_run_dataset(config)
+        seed_process(config.seed, "learner", 0)
+        spec = source_spec(config, self.dataset)
+        self.algorithm = config.algorithm_class()(config.algorithm, spec).to(self.device)
+        self.learner = Learner(self.algorithm, config.learner)
+        self.evaluator = Evaluator(config, self.algorithm, self.dataset)
+        self.source = self._make_source(pool_factory)
+        self._started = time.perf_counter()
+        self._last_rates = (self._started, self.counters(), 0.0)
+
+    def _make_source(self, pool_factory: PoolFactory) -> Source:
+        config, source = self.config, self.config.source
+        batch_size, seed = config.learner.batch_size, config.seed
+        if isinstance(source, DatasetSourceConfig):
+            assert self.dataset is not None
+            return DatasetSource(source, self.dataset, self.algorithm, batch_size, seed, self.device)
+        pool = pool_factory(config, self.algorithm)
+        if isinstance(source, OnPolicySourceConfig):
+            return OnPolicySource(source, pool, self.algorithm, batch_size, seed, self.device)
+        return ReplaySource(source, pool, self.algorithm, batch_size, seed, self.device)
+
+    def counters(self) -> Counters:
+        """Return updates and the source's counters."""
+        return {"updates": self.learner.updates, **self.source.counters()}
+
+    def updates_per_epoch(self) -> int | None:
+        """Return the updates in one pass over the data; None for environments."""
+        if self.dataset is None:
+            return None
+        examples = len(next(iter(self.dataset.train.values())))
+        draws = sum(p.phase.repeat for p in self.learner.phases if p.phase.repeat > 1) or 1
+        return max(1, examples // (self.config.learner.batch_size * draws))
+
+    def advance(self, schedule: Schedule, pause_s: float = math.inf) -> Advance:
+        """Update until an interval becomes due, the budget is spent, or `pause_s` seconds have passed.
+
+        A pause only answers the caller, who calls again: it changes nothing in the run.
+        """
+        resume_at = time.monotonic() + pause_s
+        source, learner, progress = self.source, self.learner, self.algorithm.progress
+        draw, feedback = source.next, source.feedback
+        before = self.counters()
+        self._set_progress(progress, before, schedule)
+        while True:
+            learner.update(draw, feedback)
+            after = {"updates": learner.updates, **source.counters()}
+            self._set_progress(progress, after, schedule)
+            due = schedule.due(before, after)
+            exhausted = schedule.exhausted(after)
+            if due or exhausted or time.monotonic() > resume_at:
+                return Advance(after, due, exhausted)
+            before = after
+
+    @staticmethod
+    def _set_progress(progress: Progress, counters: Counters, schedule: Schedule) -> None:
+        progress.updates = counters["updates"]
+        progress.env_steps = counters.get("env_steps", 0)
+        progress.epochs = counters.get("epochs", 0)
+        progress.fraction = schedule.fraction(counters)
+
+    def metrics(self) -> dict[str, float]:
+        """Return and clear the training metrics since the last call, by full name; rates are over that time."""
+        values = {f"train/{name}": value for name, value in self.learner.sums.drain().items()}
+        values.update({f"train/{name}": value for name, value in self.source.metrics().items()})
+        if self.learner.phases:
+            rate = self.learner.phases[0].optimizer.param_groups[0]["lr"]
+            values["train/learning_rate"] = float(rate)
+        now, counters, waited = time.perf_counter(), self.counters(), float(getattr(self.source, "wait_s", 0.0))
+        before, old, waited_before = self._last_rates
+        elapsed = max(now - before, 1e-9)
+        for unit in ("env_steps", "samples", "updates"):
+            if unit in counters:
+                values[f"throughput/{unit}_per_s"] = (counters[unit] - old.get(unit, 0)) / elapsed
+        values["time/wait_fraction"] = (waited - waited_before) / elapsed
+        self._last_rates = (now, counters, waited)
+        return values
+
+    def check_finite(self, metrics: Mapping[str, float]) -> None:
+        """Raise when a loss has become NaN or infinite: going on would only spoil the weights."""
+        for name, value in metrics.items():
+            if name.startswith("train/") and name.endswith("loss") and not math.isfinite(value):
+                raise FloatingPointError(
+                    f"{name} is {value} at update {self.learner.updates}: lower learner.optimizer.learning_rate or set "
+                    f"learner.max_grad_norm"
+                )
+
+    def evaluate(self, split: str | None = None, episodes: int | None = None) -> Evaluation:
+        """Evaluate the present weights here."""
+        return self.evaluator.evaluate(self.learner.updates, split, episodes)
+
+    def policy(self) -> tuple[int, dict[str, Tensor], Progress]:
+        """Return the number of updates, the module's whole state on the CPU, and the progress."""
+        weights = {name: value.detach().cpu() for name, value in self.algorithm.state_dict().items()}
+        return self.learner.updates, weights, self.algorithm.progress
+
+    def weights_sha256(self) -> str:
+        """Return the hash of all trained tensors."""
+        return tensors_sha256(self.learner.trained())
+
+    def parameter_counts(self) -> dict[str, int]:
+        """Return the number of trained parameters of each phase."""
+        return {p.phase.name: sum(q.numel() for q in p.phase.parameters) for p in self.learner.phases}
+
+    def barrier_and_state(self) -> dict[str, Any]:
+        """Bring the environments to a barrier and return everything that a resumed run needs."""
+        self.source.barrier()
+        return {
+            "learner": self.learner.state_dict(),
+            "source": self.source.state_dict(),
+            "random": capture_random_state(),
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Restore what `barrier_and_state` returned."""
+        self.learner.load_state_dict(state["learner"])
+        self.source.load_state_dict(state["source"])
+        restore_random_state(state["random"])
+        self._last_rates = (time.perf_counter(), self.counters(), 0.0)
+
+    def close(self) -> None:
+        """Close environments and workers."""
+        self.source.close()
+        self.evaluator.close()

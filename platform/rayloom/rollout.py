@@ -1,0 +1,221 @@
+"""The rollout worker: steps environments with the current policy and returns true transitions.
+
+    source --collect(steps, weights, progress)--> worker --Rollout--> source
+
+The source waits, the worker produces; a worker holds no transition between two calls. The same class runs in the
+learner's process (sharing its algorithm object) and in a Ray actor (with a copy that `weights` refreshes).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rayloom.config import RunConfig
+from rayloom.contract import Algorithm, Progress, UserError
+from rayloom.environment import Environment, make_environment, spec_of
+from rayloom.seeding import derive_seed, seed_process, torch_generator
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """What one call of `collect` returns."""
+
+    arrays: dict[str, np.ndarray]
+    """Time-major arrays [T, N, ...]: the keys of a Trajectory."""
+    episodes: list[tuple[float, int]]
+    """Undiscounted return and length (steps) of every episode that ended, in order."""
+    env_steps: int
+    """Valid transitions among the T * N."""
+
+
+def environment_share(config: RunConfig, index: int) -> tuple[int, int]:
+    """Return (number, first index) of the environments of rollout worker `index`."""
+    source: Any = config.source
+    workers = max(1, source.rollout_workers)
+    if source.num_envs % workers:
+        raise UserError(
+            f"source.num_envs: {source.num_envs} environments cannot be shared evenly by {workers} rollout workers; "
+            f"make it a multiple of source.rollout_workers"
+        )
+    share = source.num_envs // workers
+    return share, share * index
+
+
+class RolloutWorker:
+    """Steps its share of the environments. Used by one thread."""
+
+    def __init__(self, config: RunConfig, index: int, algorithm: Algorithm | None = None) -> None:
+        """Make the environments; without `algorithm`, make a copy of the run's algorithm (in an actor)."""
+        number, first = environment_share(config, index)
+        self._seed = config.seed
+        self._index = index
+        self._environment = make_environment(config.source, number, first_index=first, worker=index)  # type: ignore[arg-type]
+        if algorithm is None:
+            torch.set_num_threads(1)
+            seed_process(config.seed, "rollout", index)
+            algorithm = config.algorithm_class()(config.algorithm, spec_of(self._environment))
+            algorithm.eval()
+        self._algorithm = algorithm
+        self._barriers = -1
+        self._version = -1
+        self._steps_done = 0
+        self._generator = torch_generator(config.seed, "rollout", index, "explore")
+        self.barrier()
+
+    @property
+    def environment(self) -> Environment:
+        """The environments."""
+        return self._environment
+
+    def barrier(self) -> None:
+        """Restart every environment by the next derived seed; the running episodes are dropped."""
+        self._restart(self._barriers + 1)
+
+    def _restart(self, barriers: int) -> None:
+        self._barriers = barriers
+        seed = derive_seed(self._seed, "rollout", self._index, "barrier", barriers)
+        self._observation = self._environment.reset(seed)
+        number = self._environment.num_envs
+        self._state = self._algorithm.initial_state(number)
+        self._returns = np.zeros(number, dtype=np.float64)
+        self._lengths = np.zeros(number, dtype=np.int64)
+
+    def load_weights(self, version: int, weights: Mapping[str, Any], progress: Progress) -> None:
+        """Take the policy of `version` (in an actor) and how far the run is."""
+        if version != self._version:
+            self._algorithm.load_state_dict({name: torch.as_tensor(value) for name, value in weights.items()})
+            self._version = version
+            self._algorithm.after_publish()
+        self._algorithm.progress = progress
+
+    def collect(self, num_steps: int) -> Rollout:
+        """Step every environment `num_steps` times."""
+        storage: dict[str, np.ndarray] = {}
+        with torch.inference_mode():
+            for t in range(num_steps):
+                self._step(t, num_steps, storage)
+        self._environment.check(storage["next_observation"], storage["reward"])
+        episodes = self._finish_episodes(storage)
+        self._steps_done += num_steps
+        return Rollout(storage, episodes, int(np.count_nonzero(storage["valid"])))
+
+    def _step(self, t: int, num_steps: int, storage: dict[str, np.ndarray]) -> None:
+        observation = self._observation
+        action, self._state, extras = self._algorithm.act(
+            torch.from_numpy(observation), self._state, self._generator
+        )
+        chosen = action.numpy()
+        step = self._environment.step(chosen)
+        if not storage:
+            _allocate(storage, num_steps, observation, chosen, extras)
+        storage["observation"][t] = observation
+        storage["action"][t] = chosen
+        storage["reward"][t] = step.reward
+        storage["next_observation"][t] = step.next_observation
+        storage["terminated"][t] = step.terminated
+        storage["truncated"][t] = step.truncated
+        storage["valid"][t] = step.valid
+        for name, value in extras.items():
+            storage[name][t] = value.numpy()
+        self._observation = step.observation
+
+    def _finish_episodes(self, storage: dict[str, np.ndarray]) -> list[tuple[float, int]]:
+        """Add the chunk to the running episodes and return those that ended, in order of time."""
+        reward, valid = storage["reward"], storage["valid"]
+        done = (storage["terminated"] | storage["truncated"]) & valid
+        returns = self._returns + np.cumsum(reward * valid, axis=0, dtype=np.float64)
+        lengths = self._lengths + np.cumsum(valid, axis=0)
+        episodes: list[tuple[float, int]] = []
+        if done.any():
+            for t, n in zip(*np.nonzero(done), strict=True):
+                episodes.append((float(returns[t, n]), int(lengths[t, n])))
+                returns[t:, n] -= returns[t, n]
+                lengths[t:, n] -= lengths[t, n]
+        self._returns, self._lengths = returns[-1], lengths[-1]
+        return episodes
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what `load_state_dict` needs directly after a barrier."""
+        assert not self._lengths.any(), "a rollout worker is saved only right after a barrier"
+        return {"barriers": self._barriers, "generator": self._generator.get_state()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restart the environments as the saved worker's barrier did, and restore the generator."""
+        self._restart(int(state["barriers"]))
+        self._generator.set_state(state["generator"])
+
+    def close(self) -> None:
+        """Close the environments."""
+        self._environment.close()
+
+
+def _allocate(
+    storage: dict[str, np.ndarray],
+    num_steps: int,
+    observation: np.ndarray,
+    action: np.ndarray,
+    extras: Mapping[str, Tensor],
+) -> None:
+    number = observation.shape[0]
+    storage["observation"] = np.empty((num_steps, *observation.shape), observation.dtype)
+    storage["next_observation"] = np.empty((num_steps, *observation.shape), observation.dtype)
+    storage["action"] = np.empty((num_steps, *action.shape), action.dtype)
+    storage["reward"] = np.empty((num_steps, number), np.float32)
+    for name in ("terminated", "truncated", "valid"):
+        storage[name] = np.empty((num_steps, number), np.bool_)
+    for name, value in extras.items():
+        array = value.numpy()
+        storage[name] = np.empty((num_steps, *array.shape), array.dtype)
+
+
+class EpisodeStatistics:
+    """Sums over the episodes since the last report."""
+
+    def __init__(self) -> None:
+        self._returns: list[float] = []
+        self._lengths: list[int] = []
+        self.episodes = 0
+
+    def add(self, episodes: list[tuple[float, int]]) -> None:
+        """Count episodes given as (return, length)."""
+        self.episodes += len(episodes)
+        for total, length in episodes:
+            self._returns.append(total)
+            self._lengths.append(length)
+
+    def drain(self) -> dict[str, float]:
+        """Return means since the last call; nothing when no episode ended."""
+        if not self._returns:
+            return {}
+        means = {
+            "return_mean": float(np.mean(self._returns)),
+            "return_max": float(np.max(self._returns)),
+            "episode_length_mean": float(np.mean(self._lengths)),
+        }
+        self._returns, self._lengths = [], []
+        return means
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the unreported episodes and their total number."""
+        return {"returns": list(self._returns), "lengths": list(self._lengths), "episodes": self.episodes}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self._returns = [float(value) for value in state["returns"]]
+        self._lengths = [int(value) for value in state["lengths"]]
+        self.episodes = int(state["episodes"])
+
+
+def concatenate_rollouts(rollouts: list[Rollout]) -> dict[str, np.ndarray]:
+    """Join the rollouts of all workers along their environments: arrays [T, N, ...] with N over all workers."""
+    if len(rollouts) == 1:
+        return rollouts[0].arrays
+    return {
+        name: np.concatenate([rollout.arrays[name] for rollout in rollouts], axis=1) for name in rollouts[0].arrays
+    }

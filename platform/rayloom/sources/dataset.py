@@ -1,0 +1,123 @@
+"""Batches from a data set, reshuffled every epoch; the whole training split lives on the learner's device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rayloom.config import DatasetSourceConfig
+from rayloom.contract import Algorithm, Batch, Source, UserError
+from rayloom.datasets import Dataset
+from rayloom.seeding import torch_generator
+
+_MAX_SHIFT = 2
+
+
+class DatasetSource(Source):
+    """Walks through the training split in an order that depends on (seed, epoch) alone.
+
+    So the state is the epoch and the position in it. All ranks draw the same global batches and take contiguous
+    shares of them; another number of ranks continues with the same batches.
+    """
+
+    def __init__(
+        self,
+        config: DatasetSourceConfig,
+        dataset: Dataset,
+        algorithm: Algorithm,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        """Move the training split to the device.
+
+        `batch_size` counts the examples of a global batch. UserError when the split is smaller than that, when there
+        are more ranks than examples in a batch, or when there is no image to augment.
+        """
+        assert 0 <= rank < world_size
+        self._fields = [(name, tensor.to(device).contiguous()) for name, tensor in dataset.train.items()]
+        self._size = len(self._fields[0][1])
+        if self._size < batch_size:
+            raise UserError(
+                f"learner.batch_size: {batch_size} is more than the {self._size} training examples of "
+                f"{config.dataset}: set it to {self._size} or less"
+            )
+        if batch_size < world_size:
+            raise UserError(f"learner.batch_size: {batch_size} is too small for {world_size} learners: raise it")
+        self._images = [name for name, spec in dataset.spec.items() if len(spec.shape) == 3]
+        self._augmented = config.augment == "shift"
+        if self._augmented and not self._images:
+            raise UserError(f"source.augment: {config.dataset} has no images to shift; set it to none")
+        self._algorithm = algorithm
+        self._batch_size = batch_size
+        self._seed = seed
+        self._device = device
+        self._rank, self._world_size = rank, world_size
+        # The examples of one epoch: whole batches only with drop_last.
+        self._length = self._size - self._size % batch_size if config.drop_last else self._size
+        self._epoch = 0
+        self._position = 0
+        self._order: Tensor | None = None
+
+    @torch.no_grad()
+    def next(self) -> Batch:
+        """Return this rank's share of the next global batch, prepared.
+
+        Shares differ by one example at most; that of an epoch's last, smaller batch may be empty without drop_last.
+        """
+        if self._order is None:
+            self._order = torch.randperm(self._size, generator=torch_generator(self._seed, "dataset", self._epoch))
+            self._order = self._order.to(self._device)
+        start = self._position
+        count = min(self._batch_size, self._length - start)
+        first, last = count * self._rank // self._world_size, count * (self._rank + 1) // self._world_size
+        rows = self._order[start + first : start + last]
+        batch = {name: tensor.index_select(0, rows) for name, tensor in self._fields}
+        if self._augmented:
+            self._augment(batch, count, first, last)
+        self._position += count
+        if self._position == self._length:
+            self._epoch, self._position, self._order = self._epoch + 1, 0, None
+        return self._algorithm.prepare(batch)
+
+    def _augment(self, batch: Batch, count: int, first: int, last: int) -> None:
+        """Shift each image; every rank draws the shifts of the whole batch and keeps those of its own share."""
+        generator = torch_generator(self._seed, "augment", self._epoch, self._position)
+        for name in self._images:
+            offsets = torch.randint(0, 2 * _MAX_SHIFT + 1, (2, count), generator=generator)
+            batch[name] = shift_images(batch[name], offsets[:, first:last].to(self._device), _MAX_SHIFT)
+
+    def counters(self) -> dict[str, int]:
+        """Return the examples of all ranks so far and the completed epochs."""
+        return {"samples": self._epoch * self._length + self._position, "epochs": self._epoch}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the epoch and the position in it (examples of all ranks)."""
+        return {"epoch": self._epoch, "position": self._position, "size": self._size}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue at the saved position; UserError when the data set has changed its size."""
+        if state["size"] != self._size:
+            raise UserError(
+                f"the data set has {self._size} training examples, but had {state['size']} when the checkpoint was "
+                "written: use the same data set and options to resume"
+            )
+        self._epoch, self._position, self._order = int(state["epoch"]), int(state["position"]), None
+
+
+def shift_images(images: Tensor, offsets: Tensor, margin: int) -> Tensor:
+    """Move images [B, C, H, W] down and right by `margin - offsets` pixels and fill with zeros.
+
+    `offsets` [2, B], integers 0..2 * margin, hold the vertical and the horizontal offsets.
+    """
+    height, width = images.shape[2:]
+    padded = F.pad(images, (margin,) * 4)
+    # A view of all windows [B, C, 2 * margin + 1, 2 * margin + 1, H, W]; indexing copies one window of each image.
+    windows = padded.unfold(2, height, 1).unfold(3, width, 1)
+    return windows[torch.arange(len(images), device=images.device), :, offsets[0], offsets[1]]

@@ -1,0 +1,137 @@
+"""Fresh rollouts of the current policy, walked through `epochs` times in shuffled batches.
+
+    next() --publish(weights), collect--> rollout workers --trajectories--> prepare --rows--> batches
+
+A rollout is never older than the weights that it trains: staleness is 0 updates at its first batch and
+epochs * rows / batch_size - 1 at its last.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rayloom.checkpoint import generator_state, restore_generator
+from rayloom.cluster.pool import WorkerPool
+from rayloom.config import OnPolicySourceConfig
+from rayloom.contract import Algorithm, Batch, Source, UserError
+from rayloom.rollout import EpisodeStatistics, concatenate_rollouts
+from rayloom.seeding import numpy_generator
+
+
+class OnPolicySource(Source):
+    """Feeds one learner from its rollout workers."""
+
+    def __init__(
+        self,
+        config: OnPolicySourceConfig,
+        pool: WorkerPool,
+        algorithm: Algorithm,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        if batch_size > config.num_envs * config.rollout_steps:
+            raise UserError(
+                f"learner.batch_size: {batch_size} is more than the {config.num_envs * config.rollout_steps} steps of a "
+                f"rollout (source.num_envs * source.rollout_steps); lower it"
+            )
+        self._config = config
+        self._pool = pool
+        self._algorithm = algorithm
+        self._batch_size = batch_size
+        self._device = device
+        self._rng = numpy_generator(seed, "on_policy", "shuffle")
+        self._statistics = EpisodeStatistics()
+        self._rows: dict[str, Tensor] = {}
+        self._batches: list[Tensor] = []
+        self._epochs_left = 0
+        self._rollouts = 0
+        self._collected = 0
+        self._env_steps = 0
+        self._samples = 0
+        self.wait_s = 0.0
+
+    def next(self) -> Batch:
+        """Return the next shuffled batch of rows; collect a fresh rollout when the last one is used up."""
+        if not self._batches:
+            if not self._epochs_left:
+                self._collect()
+            self._epochs_left -= 1
+            count = len(next(iter(self._rows.values())))
+            order = torch.from_numpy(self._rng.permutation(count)).to(self._device)
+            size = self._batch_size
+            # A remainder is left out of this epoch: every step sees batch_size rows, and the next epoch reshuffles.
+            self._batches = [order[i : i + size] for i in range(0, count - size + 1, size)] or [order]
+            self._batches.reverse()
+        index = self._batches.pop()
+        self._samples += len(index)
+        if not self._batches and not self._epochs_left:
+            # Steps count once they are learnt from, so that a run stops between two rollouts.
+            self._env_steps = self._collected
+        return {name: value.index_select(0, index) for name, value in self._rows.items()}
+
+    def _collect(self) -> None:
+        started = time.perf_counter()
+        self._pool.publish(self._rollouts)
+        rollouts = self._pool.collect(self._config.rollout_steps)
+        self.wait_s += time.perf_counter() - started
+        for rollout in rollouts:
+            self._statistics.add(rollout.episodes)
+            self._collected += rollout.env_steps
+        trajectory = {
+            name: torch.from_numpy(array).to(self._device) for name, array in concatenate_rollouts(rollouts).items()
+        }
+        with torch.no_grad():
+            self._rows = self._algorithm.prepare(trajectory)
+        self._rollouts += 1
+        self._epochs_left = self._config.epochs
+
+    def counters(self) -> dict[str, int]:
+        """Return env_steps that were learnt from, finished episodes and samples."""
+        return {"env_steps": self._env_steps, "episodes": self._statistics.episodes, "samples": self._samples}
+
+    def metrics(self) -> dict[str, float]:
+        """Return statistics of the episodes that ended since the last call."""
+        return self._statistics.drain()
+
+    def barrier(self) -> None:
+        """Restart the environments by a derived seed."""
+        self._pool.barrier()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return counters, generators, the workers and the rows that are still to be learnt from."""
+        unused = bool(self._batches or self._epochs_left)
+        return {
+            "pool": self._pool.state_dict(),
+            "rng": generator_state(self._rng),
+            "statistics": self._statistics.state_dict(),
+            "rows": dict(self._rows) if unused else {},
+            "batches": list(self._batches),
+            "epochs_left": self._epochs_left,
+            "rollouts": self._rollouts,
+            "collected": self._collected,
+            "env_steps": self._env_steps,
+            "samples": self._samples,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self._pool.load_state_dict(state["pool"])
+        restore_generator(self._rng, state["rng"])
+        self._statistics.load_state_dict(state["statistics"])
+        self._rows = {name: value.to(self._device) for name, value in state["rows"].items()}
+        self._batches = [index.to(self._device) for index in state["batches"]]
+        self._epochs_left = int(state["epochs_left"])
+        self._rollouts = int(state["rollouts"])
+        self._collected = int(state["collected"])
+        self._env_steps = int(state["env_steps"])
+        self._samples = int(state["samples"])
+
+    def close(self) -> None:
+        """End the rollout workers."""
+        self._pool.close()

@@ -1,0 +1,222 @@
+"""The journal of a run: append-only JSON lines, the acknowledgement of its reader, and who owns the run folder.
+
+Files in a run folder: `journal.jsonl` (one record a line), `journal.ack` (how far MLflow has it), `mlflow.json` (which
+MLflow run it became), `process.json` (the process that trains), `writer.lock` (held by the one writer).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import psutil
+
+JOURNAL = "journal.jsonl"
+ACKNOWLEDGEMENT = "journal.ack"
+BINDING = "mlflow.json"
+PROCESS = "process.json"
+LOCK = "writer.lock"
+
+GAVE_UP = 3
+"""Exit code of a writer that did not reach the server in time."""
+DELETED = 4
+"""Exit code of a writer whose run was deleted from the store."""
+
+Record = dict[str, Any]
+
+_CHUNK = 4 * 1024 * 1024
+_CLOCK_TOLERANCE_S = 5.0
+
+
+def now_ms() -> int:
+    """Return the time in milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Replace a file by JSON in one step: a reader sees the old or the new content, never a mixture."""
+    aside = path.with_name(f"{path.name}.{os.getpid()}.new")
+    aside.write_text(json.dumps(content), encoding="utf-8")
+    os.replace(aside, path)
+
+
+def read_json(path: Path) -> Any:
+    """Return the content of a JSON file, or None where there is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+
+
+class Journal:
+    """Appends records to a journal. One process at a time; a torn last line is cut off at opening.
+
+    Each record reaches the operating system before `append` returns, so that kill -9 loses nothing.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self._path = run_dir / JOURNAL
+        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        self.size = _complete_size(self._file)
+        os.ftruncate(self._file, self.size)
+
+    def append(self, record: Record) -> None:
+        """Append one record; OSError (disk full) leaves the journal as it was."""
+        line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
+        written = os.write(self._file, line)
+        if written != len(line):
+            os.ftruncate(self._file, self.size)
+            raise OSError(f"{self._path} took only {written} of {len(line)} bytes: free some disk space")
+        self.size += written
+
+    def close(self) -> None:
+        """Close the file. Idempotent."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+
+def _complete_size(file: int) -> int:
+    """Return the length of the journal up to and including its last line end."""
+    end = os.fstat(file).st_size
+    while end > 0:
+        start = max(0, end - 65536)
+        newline = os.pread(file, end - start, start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
+        end = start
+    return 0
+
+
+def read_records(run_dir: Path, offset: int = 0, limit: int | None = None) -> Iterator[tuple[Record, int]]:
+    """Yield the complete records from byte `offset` on, each with the offset after it; about `limit` bytes of them.
+
+    A line that is no JSON object (disk damage) is yielded as {"kind": "unreadable"}.
+    """
+    try:
+        file = open(run_dir / JOURNAL, "rb")  # noqa: SIM115  closed below, opened here to tell its absence apart
+    except FileNotFoundError:
+        return
+    with file:
+        file.seek(offset)
+        start = offset
+        for line in file:
+            if not line.endswith(b"\n") or (limit is not None and offset - start > limit):
+                return
+            offset += len(line)
+            yield _parse(line), offset
+
+
+def read_some(run_dir: Path, offset: int) -> list[tuple[Record, int]]:
+    """Return the next few megabytes of records."""
+    return list(read_records(run_dir, offset, _CHUNK))
+
+
+def _parse(line: bytes) -> Record:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return {"kind": "unreadable"}
+    return record if isinstance(record, dict) and "kind" in record else {"kind": "unreadable"}
+
+
+def read_metrics(run_dir: Path) -> list[tuple[int, str, float]]:
+    """Return every metric point of a run as (step, key, value), in the order of logging."""
+    return [
+        (record["step"], key, value)
+        for record, _ in read_records(run_dir)
+        if record["kind"] == "metrics"
+        for key, value in record["values"].items()
+    ]
+
+
+def last_start(run_dir: Path) -> tuple[Record, int] | None:
+    """Return the newest start record and the offset after it; None where no run started."""
+    found = None
+    for record, end in read_records(run_dir):
+        if record["kind"] == "start":
+            found = record, end
+    return found
+
+
+def last_kind(run_dir: Path) -> str | None:
+    """Return the kind of the last record, reading the end of the journal only."""
+    with open(run_dir / JOURNAL, "rb") as file:
+        size = _complete_size(file.fileno())
+        file.seek(max(0, size - 65536))
+        lines = file.read(size - file.tell()).splitlines()
+    return str(_parse(lines[-1])["kind"]) if lines else None
+
+
+@dataclass
+class Acknowledgement:
+    """How far the writer has carried the journal."""
+
+    offset: int = 0
+    """Bytes of the journal that MLflow has."""
+    status: str | None = None
+    """Terminal status in MLflow; None while the run goes on."""
+    problem: str | None = None
+    """What keeps the writer from delivering at the moment, in one line."""
+
+    @classmethod
+    def load(cls, run_dir: Path) -> Acknowledgement:
+        """Read the acknowledgement; nothing is acknowledged where there is none."""
+        content = read_json(run_dir / ACKNOWLEDGEMENT)
+        return cls(**content) if content else cls()
+
+    def save(self, run_dir: Path) -> None:
+        """Write the acknowledgement atomically."""
+        write_json(run_dir / ACKNOWLEDGEMENT, asdict(self))
+
+
+def is_delivered(run_dir: Path) -> bool:
+    """Tell whether MLflow has the whole journal and the run's terminal status."""
+    acknowledgement = Acknowledgement.load(run_dir)
+    if acknowledgement.status == "DELETED":
+        return True
+    return acknowledgement.status is not None and not read_some(run_dir, acknowledgement.offset)
+
+
+def own_process() -> dict[str, Any]:
+    """Describe this process so that others can tell later whether it still lives."""
+    process = psutil.Process()
+    return {"pid": process.pid, "created": process.create_time(), "host": socket.gethostname()}
+
+
+def is_alive(process: dict[str, Any]) -> bool | None:
+    """Tell whether a process that `own_process` described lives; None when it belongs to another machine."""
+    if process["host"] != socket.gethostname():
+        return None
+    try:
+        found = psutil.Process(process["pid"])
+        same = abs(found.create_time() - process["created"]) < _CLOCK_TOLERANCE_S
+        return bool(same and found.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+@contextlib.contextmanager
+def locked(path: Path, timeout_s: float) -> Iterator[bool]:
+    """Hold an exclusive lock on a file; yields False when another process kept it for `timeout_s` seconds."""
+    deadline = time.monotonic() + timeout_s
+    with open(path, "ab") as file:
+        while not (held := _try_lock(file)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        yield held
+
+
+def _try_lock(file: IO[bytes]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,272 @@
+"""The driver's side of tracking: append to the journal, keep a writer process alive, never wait for a server."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rayloom.tracking import journal
+from rayloom.tracking.journal import Acknowledgement, Journal, read_metrics
+
+if TYPE_CHECKING:
+    from rayloom.contract import Exhibit
+
+STATUSES = ("FINISHED", "FAILED", "KILLED")
+MODEL_LOADER = "rayloom.export:load_inference"
+_POLL_S = 0.05
+_RESTART_PAUSE_S = 1.0
+_EXIT_DEADLINE_S = 5.0
+_MOST_RESTARTS = 5
+
+
+class Tracker:
+    """Records one run. Belongs to the driver's main thread; every call but the waits takes microseconds."""
+
+    def __init__(self, run_dir: Path, drain_s: float, tracked: bool, resume: bool) -> None:
+        """Use `Tracker.start`."""
+        self.run_dir = run_dir
+        self._drain_s = drain_s
+        self._tracked = tracked
+        self._before = _largest_steps(run_dir) if resume else {}
+        self._journal = Journal(run_dir)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._restarts = 0
+        self._next_check = 0.0
+        self._target: int | None = None
+
+    @classmethod
+    def start(
+        cls,
+        run_dir: Path,
+        *,
+        uri: str,
+        experiment: str,
+        run_name: str,
+        params: Mapping[str, object],
+        tags: Mapping[str, str],
+        resume: bool,
+        enabled: bool = True,
+        system_metrics: bool = True,
+        drain_s: float = 300.0,
+    ) -> Tracker:
+        """Open the journal of a run and start its writer process.
+
+        `uri` comes from `resolve_uri`. `resume` goes on with the folder's MLflow run and leaves out the points that
+        the journal already has. The writer tries for `drain_s` seconds after the end of the run to reach the server.
+        UserError when another process trains in the same folder at the moment.
+        """
+        run_dir = run_dir.absolute()
+        run_dir.mkdir(parents=True, exist_ok=True)
+        _claim(run_dir, enabled)
+        tracker = cls(run_dir, drain_s, enabled, resume)
+        tracker._journal.append(
+            {
+                "kind": "start",
+                "time": journal.now_ms(),
+                "journal": _journal_id(run_dir),
+                "uri": uri if enabled else None,
+                "experiment": experiment,
+                "name": run_name,
+                "params": {key: str(value) for key, value in params.items()},
+                "tags": dict(tags),
+                "system_metrics": system_metrics,
+            }
+        )
+        if enabled:
+            tracker._spawn()
+        return tracker
+
+    @property
+    def run_id(self) -> str | None:
+        """MLflow's id of the run; None until the writer has reached the server, and without tracking."""
+        binding = journal.read_json(self.run_dir / journal.BINDING) if self._tracked else None
+        return binding["run_id"] if binding else None
+
+    def wait_run_id(self, timeout_s: float) -> str | None:
+        """Wait for `run_id`, at most `timeout_s` seconds."""
+        deadline = time.monotonic() + timeout_s
+        while self.run_id is None and self._tracked and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+        return self.run_id
+
+    @property
+    def problem(self) -> str | None:
+        """What keeps the points from the server at the moment, in one line; None when all is well."""
+        return Acknowledgement.load(self.run_dir).problem if self._tracked else None
+
+    def log_metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Record numbers, infinite and undefined ones included, at a step that does not fall per key."""
+        new = {key: float(value) for key, value in values.items() if step > self._before.get(key, -1)}
+        if new:
+            self._append({"kind": "metrics", "time": journal.now_ms(), "step": int(step), "values": new})
+
+    def log_exhibit(self, name: str, exhibit: Exhibit, step: int) -> None:
+        """Record something to look at; the writer draws it. UserError when its data do not fit its kind."""
+        if step <= self._before.get(_exhibit_key(name), -1):
+            return
+        data, reference = _exhibit_arrays(name, exhibit)
+        stem = f"exhibits/{name}/step_{step:09d}"
+        target = self.run_dir / f"{stem}.npz"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside = target.with_suffix(".new.npz")
+        arrays: dict[str, Any] = {"data": data} if reference is None else {"data": data, "reference": reference}
+        np.savez(aside, **arrays)
+        os.replace(aside, target)
+        record = {"kind": "exhibit", "name": name, "step": int(step), "stem": stem, "draw": exhibit.kind}
+        self._append({**record, "labels": list(exhibit.labels), "columns": exhibit.columns})
+
+    def log_text(self, name: str, text: str) -> None:
+        """Record a text file, for instance config.yaml, as an artifact of that name."""
+        target = self.run_dir / "artifacts" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside = target.with_name(target.name + ".new")
+        aside.write_text(text, encoding="utf-8")
+        os.replace(aside, target)
+        self._append({"kind": "file", "name": name})
+
+    def log_model(self, path_of_checkpoint: Path, loader: str = MODEL_LOADER) -> None:
+        """Ask the writer to log the trained model; `loader(run_dir)` gives (module, example of batch 2, description).
+
+        Call it just before `finish`. A failure shows as the tag `rayloom.model_error` and in writer.log.
+        """
+        self._append({"kind": "model", "checkpoint": str(path_of_checkpoint), "loader": loader})
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Record tags; a later value replaces an earlier one."""
+        self._append({"kind": "tags", "tags": {key: str(value) for key, value in tags.items()}})
+
+    def history(self) -> list[tuple[int, str, float]]:
+        """Return every metric point of the run, those of earlier processes included, as (step, key, value)."""
+        return read_metrics(self.run_dir)
+
+    def finish(self, status: str, *, timeout_s: float = 60.0) -> bool:
+        """Record the terminal status and wait until MLflow has everything.
+
+        Returns False when `timeout_s` seconds passed first: the journal stays, and the writer, or the writer of the
+        next run in the same output folder, delivers it.
+        """
+        assert status in STATUSES, status
+        if self._target is None:
+            self._append({"kind": "finish", "status": status, "time": journal.now_ms()})
+            self._target = self._journal.size
+            self._journal.close()
+        return self._wait_delivered(time.monotonic() + timeout_s) if self._tracked else True
+
+    def _wait_delivered(self, deadline: float) -> bool:
+        assert self._target is not None
+        while True:
+            acknowledgement = Acknowledgement.load(self.run_dir)
+            if acknowledgement.status is not None and acknowledgement.offset >= self._target:
+                self._await_exit()
+                return True
+            if not self._keep_writer() or time.monotonic() >= deadline:
+                return False
+            time.sleep(_POLL_S)
+
+    def _await_exit(self) -> None:
+        """Let the writer, which has nothing left to do, go; it then no longer holds the run's lock."""
+        assert self._process is not None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_EXIT_DEADLINE_S)
+
+    def _append(self, record: dict[str, Any]) -> None:
+        self._journal.append(record)
+        if self._tracked:
+            self._keep_writer()
+
+    def _keep_writer(self) -> bool:
+        """Start the writer again if it died; False when it died too often. Looks once a second only."""
+        now = time.monotonic()
+        if now < self._next_check:
+            return True
+        self._next_check = now + _RESTART_PAUSE_S
+        assert self._process is not None
+        if self._process.poll() is None:
+            return True
+        if self._restarts == _MOST_RESTARTS or self._process.returncode in (journal.GAVE_UP, journal.DELETED):
+            return False
+        self._restarts += 1
+        self._spawn()
+        return True
+
+    def _spawn(self) -> None:
+        """Start the writer in a session of its own, so that the terminal's Ctrl-C does not reach it."""
+        folders = [str(Path(entry).absolute()) for entry in sys.path]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders), "OMP_NUM_THREADS": "1"}
+        command = ["-P", "-m", "rayloom.tracking.writer", str(self.run_dir), str(os.getpid()), str(self._drain_s)]
+        with open(self.run_dir / "writer.log", "ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, *command],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                start_new_session=True,
+            )
+        self._next_check = time.monotonic() + _RESTART_PAUSE_S
+
+
+def _claim(run_dir: Path, tracked: bool) -> None:
+    """Write down that this process trains in the folder."""
+    from rayloom.contract import UserError
+
+    other = journal.read_json(run_dir / journal.PROCESS)
+    if other and other["pid"] != os.getpid() and journal.is_alive(other):
+        raise UserError(f"{run_dir.name} is training in process {other['pid']}: wait for it, or stop it, first")
+    journal.write_json(
+        run_dir / journal.PROCESS, {**journal.own_process(), "session": uuid.uuid4().hex, "tracked": tracked}
+    )
+
+
+def _journal_id(run_dir: Path) -> str:
+    """Return the id that ties this folder to its MLflow run, whatever the folder's place."""
+    for record, _ in journal.read_records(run_dir):
+        if record["kind"] == "start":
+            return str(record["journal"])
+    return uuid.uuid4().hex
+
+
+def _exhibit_key(name: str) -> str:
+    return f"exhibit {name}"
+
+
+def _largest_steps(run_dir: Path) -> dict[str, int]:
+    """Return the largest step of every metric and exhibit that the journal has."""
+    largest: dict[str, int] = {}
+    for record, _ in journal.read_records(run_dir):
+        if record["kind"] == "metrics":
+            for key in record["values"]:
+                largest[key] = max(record["step"], largest.get(key, -1))
+        elif record["kind"] == "exhibit":
+            key = _exhibit_key(record["name"])
+            largest[key] = max(record["step"], largest.get(key, -1))
+    return largest
+
+
+def _exhibit_arrays(name: str, exhibit: Exhibit) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None]:
+    """Return the data (images as bytes) and the reference points as arrays."""
+    from rayloom.contract import UserError
+
+    shape = tuple(exhibit.data.shape)
+    fits = {
+        "images": len(shape) == 4 and shape[1] in (1, 3) and 0 not in shape,
+        "matrix": len(shape) == 2 and 0 not in shape,
+        "points": len(shape) == 2 and shape[1] == 2,
+    }[exhibit.kind]
+    if not fits:
+        wanted = {"images": "[M, 1 or 3, H, W]", "matrix": "[R, C]", "points": "[M, 2]"}[exhibit.kind]
+        raise UserError(f"the exhibit {name!r} of kind {exhibit.kind} needs data {wanted}, not {list(shape)}")
+    data = exhibit.data.detach().float().cpu().numpy()
+    if exhibit.kind == "images":
+        data = (np.nan_to_num(data, nan=0.0).clip(0.0, 1.0) * 255.0).round().astype(np.uint8)
+    reference = exhibit.reference
+    return data, None if reference is None else reference.detach().float().cpu().numpy()

@@ -1,0 +1,338 @@
+"""The writer process of a run: carries the journal to MLflow and ends the run truthfully when the driver dies.
+
+`python -m rayloom.tracking.writer RUN_DIR DRIVER_PID DRAIN_S`, started by the Tracker. It sends, then acknowledges, so
+a crash between the two repeats a send; MLflow stores a repeated point once, because the journal fixes its timestamp.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+
+from rayloom.tracking import journal
+from rayloom.tracking.journal import Acknowledgement, Record
+
+if TYPE_CHECKING:
+    from rayloom.tracking.store import Point, Store
+    from rayloom.tracking.system import SystemSampler
+
+_POLL_S = 0.25
+_LONGEST_PAUSE_S = 5.0
+_LOCK_DEADLINE_S = 600.0
+_MODEL_DEADLINE_S = 300.0
+_MODEL_ATTEMPTS = 2
+_MOST_SYSTEM_POINTS = 20_000
+_MLFLOW_SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+
+
+class Writer:
+    """Carries one journal. Holds the run's writer lock for as long as it lives."""
+
+    def __init__(self, run_dir: Path, driver_pid: int | None, drain_s: float) -> None:
+        """Serve the journal of a driver that is this process's parent, or of a dead one (None)."""
+        self._run_dir = run_dir
+        self._driver_pid = driver_pid
+        self._drain_s = drain_s
+        self._session = journal.read_json(run_dir / journal.PROCESS)["session"]
+        last = journal.last_start(run_dir)
+        assert last is not None, "a writer starts after the start record"
+        self._start, self._start_end = last
+        self._acknowledged = Acknowledgement.load(run_dir)
+        self._store: Store | None = None
+        self._sampler: SystemSampler | None = None
+        self._system: list[Point] = []
+        self._deadline: float | None = None
+        self._exit: int | None = None
+
+    def run(self) -> int:
+        """Serve until the run is over; return 0, journal.GAVE_UP or journal.DELETED."""
+        from rayloom.tracking.store import UnreachableError
+
+        if journal.is_delivered(self._run_dir) and self._acknowledged.offset >= self._start_end:
+            return 0
+        pause = _POLL_S
+        while self._exit is None:
+            if journal.read_json(self._run_dir / journal.PROCESS)["session"] != self._session:
+                say("another process goes on with this run: leaving the journal to its writer")
+                return 0
+            try:
+                self._pass()
+                pause = _POLL_S
+            except UnreachableError as error:
+                self._report(str(error))
+                pause = min(2 * pause, _LONGEST_PAUSE_S)
+                self._give_up_in_time()
+            if self._exit is None:
+                time.sleep(pause)
+        return self._exit
+
+    def _pass(self) -> None:
+        gone = self._driver_is_gone()  # asked before reading, so that its last words are read
+        store = self._store or self._attach()
+        if self._carry(store) or self._exit is not None:
+            self._report(None)
+            return
+        self._send_system(store)
+        self._report(None)
+        if gone:
+            self._end(store, "KILLED", int((self._run_dir / journal.JOURNAL).stat().st_mtime * 1000), "killed")
+
+    def _driver_is_gone(self) -> bool:
+        """A dead process has no children: ours is another one now. Unlike a pipe, no forked worker can keep it open."""
+        return self._driver_pid is None or os.getppid() != self._driver_pid
+
+    def _attach(self) -> Store:
+        """Connect to the server and to the run; a new store, or a run that is gone from it, gets the whole journal."""
+        from rayloom.tracking.store import Store
+
+        binding = journal.read_json(self._run_dir / journal.BINDING) or {}
+        same_store = binding.get("uri") == self._start["uri"]
+        store = Store(self._start["uri"], self._run_dir)
+        created = store.attach(self._start, binding.get("run_id") if same_store else None)
+        if created or not same_store:
+            self._acknowledged.offset = 0
+        self._acknowledged.status = None
+        self._acknowledged.save(self._run_dir)
+        content = {"uri": store.uri, "experiment_id": store.experiment_id, "run_id": store.run_id}
+        journal.write_json(self._run_dir / journal.BINDING, content)
+        self._store = store
+        if self._driver_pid is not None:
+            self._after_attach(store)
+        return store
+
+    def _after_attach(self, store: Store) -> None:
+        from rayloom.tracking.reaper import find_stale
+
+        if self._start["system_metrics"]:
+            from rayloom.tracking.system import SystemSampler
+
+            first, _ = next(journal.read_records(self._run_dir))
+            self._sampler = SystemSampler(store.uri, store.run_id, int(first.get("time") or self._start["time"]))
+        if find_stale(self._run_dir.parent):
+            command = [sys.executable, "-P", "-m", "rayloom.tracking.reaper", str(self._run_dir.parent)]
+            subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+
+    def _carry(self, store: Store) -> bool:
+        """Send the next records, acknowledging each batch; True when there were any."""
+        from rayloom.tracking.store import METRICS_PER_BATCH
+
+        points: list[Point] = []
+        records = journal.read_some(self._run_dir, self._acknowledged.offset)
+        sent = self._acknowledged.offset
+        for record, end in records:
+            if record["kind"] == "metrics":
+                points += [(key, value, record["time"], record["step"]) for key, value in record["values"].items()]
+            if points and (record["kind"] != "metrics" or len(points) >= METRICS_PER_BATCH):
+                self._send_points(store, points)
+                points = []
+                self._acknowledge(end if record["kind"] == "metrics" else sent)
+            if record["kind"] != "metrics":
+                self._handle(store, record, end)
+                if self._exit is not None:
+                    return True
+                self._acknowledge(end)
+            sent = end
+        if points:
+            self._send_points(store, points)
+            self._acknowledge(sent)
+        return bool(records)
+
+    def _acknowledge(self, offset: int) -> None:
+        if offset > self._acknowledged.offset:
+            self._acknowledged.offset = offset
+            self._acknowledged.save(self._run_dir)
+
+    def _send_points(self, store: Store, points: list[Point]) -> None:
+        from rayloom.tracking.store import RefusedError
+
+        try:
+            for line in store.log_points(points):
+                self._refused(store, line)
+        except RefusedError:
+            self._stop_if_deleted(store)
+
+    def _send_system(self, store: Store) -> None:
+        if self._sampler is not None:
+            self._system += self._sampler.take()
+        if self._system:
+            self._send_points(store, self._system[-_MOST_SYSTEM_POINTS:])
+            self._system = []
+
+    def _handle(self, store: Store, record: Record, end: int) -> None:
+        """Send one record that is no metric; what the server refuses is reported and left out."""
+        from rayloom.tracking.store import RefusedError
+
+        kind = record["kind"]
+        try:
+            if kind == "start":
+                self._log_start(store, record)
+            elif kind == "tags":
+                store.set_tags(record["tags"])
+            elif kind == "file":
+                name = Path(record["name"])
+                folder = None if name.parent == Path() else name.parent.as_posix()
+                store.log_file(self._run_dir / "artifacts" / name, folder)
+            elif kind == "exhibit":
+                from rayloom.tracking.pictures import draw_exhibit
+
+                store.log_file(draw_exhibit(record, self._run_dir), f"exhibits/{record['name']}")
+            elif kind == "model" and end > self._start_end:
+                self._log_model(store, record, end)
+            elif kind == "finish" and end > self._start_end:
+                self._end(store, record["status"], record["time"], record["status"].lower(), end)
+            elif kind == "unreadable":
+                say(f"the journal is damaged before byte {end}: one line is left out")
+        except RefusedError as error:
+            if not self._stop_if_deleted(store):
+                self._refused(store, f"{kind}: {error}")
+
+    def _log_start(self, store: Store, record: Record) -> None:
+        store.set_tags(
+            {
+                "mlflow.user": psutil.Process().username(),
+                "mlflow.source.type": "LOCAL",
+                "rayloom.host": socket.gethostname(),
+                "rayloom.folder": str(self._run_dir),
+                "rayloom.end": "running",
+                **record["tags"],
+            }
+        )
+        store.log_params(record["params"])
+        if self._driver_pid is not None:
+            from rayloom.tracking.provenance import environment
+
+            path = self._run_dir / "artifacts" / "environment.json"
+            path.parent.mkdir(exist_ok=True)
+            journal.write_json(path, environment())
+            store.log_file(path, None)
+
+    def _log_model(self, store: Store, record: Record, end: int) -> None:
+        """Log the model in a child process, twice at most; a failure becomes a tag."""
+        from rayloom.tracking.store import UnreachableError
+
+        path = self._run_dir / "model.json"
+        state = journal.read_json(path) or {}
+        if state.get("end") != end:
+            state = {"end": end, "attempts": 0}
+        if state["attempts"] >= _MODEL_ATTEMPTS:
+            store.set_tags({"rayloom.model_error": "the process that exported the model died twice: see writer.log"})
+            return
+        journal.write_json(path, {**state, "attempts": state["attempts"] + 1})
+        arguments = [str(self._run_dir), store.uri, store.run_id, store.experiment_id, record["loader"]]
+        command = [sys.executable, "-P", "-m", "rayloom.tracking.model", *arguments]
+        try:
+            done = subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                timeout=_MODEL_DEADLINE_S,
+                env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+                check=False,
+            )
+            code, errors = done.returncode, done.stderr.decode(errors="replace")
+        except subprocess.TimeoutExpired:
+            code, errors = 1, f"the export took longer than {_MODEL_DEADLINE_S:g} s"
+        print(errors, file=sys.stderr, flush=True)
+        if code == os.EX_TEMPFAIL:
+            state = journal.read_json(path)
+            journal.write_json(path, {**state, "attempts": state["attempts"] - 1})
+            raise UnreachableError((errors.strip().splitlines() or ["the server did not take the model"])[-1])
+        if code != 0:
+            line = (errors.strip().splitlines() or [f"the process that exported the model ended with {code}"])[-1]
+            say(f"the model is not logged: {line}")
+            store.set_tags({"rayloom.model_error": line})
+
+    def _end(self, store: Store, status: str, time_ms: int, word: str, end: int | None = None) -> None:
+        """Send what belongs to the end of a run, then its status, then acknowledge both."""
+        from rayloom.tracking.pictures import draw_curves
+
+        if self._sampler is not None:
+            self._sampler.stop()
+            self._send_system(store)
+        curves = self._run_dir / "curves.png"
+        if draw_curves(journal.read_metrics(self._run_dir), curves):
+            store.log_file(curves, None)
+        store.set_tags({"rayloom.end": word})
+        if twins := store.delete_twins(self._start["journal"]):
+            say(f"deleted {twins} empty runs that the server had created late")
+        store.terminate(status, time_ms)
+        self._acknowledged.status = status
+        if end is not None:
+            self._acknowledged.offset = end
+        self._acknowledged.problem = None
+        self._acknowledged.save(self._run_dir)
+        self._exit = 0
+
+    def _refused(self, store: Store, line: str) -> None:
+        say(f"the server refused {line}")
+        store.set_tags({"rayloom.refused": line})
+
+    def _stop_if_deleted(self, store: Store) -> bool:
+        if not store.is_deleted():
+            return False
+        say(f"somebody deleted the run {store.run_id} from {store.uri}: tracking stops, the journal stays")
+        self._acknowledged.status = "DELETED"
+        self._acknowledged.problem = "the run was deleted from the store"
+        self._acknowledged.save(self._run_dir)
+        self._exit = journal.DELETED
+        return True
+
+    def _report(self, problem: str | None) -> None:
+        """Say what is wrong, once; the Tracker reads it from the acknowledgement."""
+        if self._exit is None and problem != self._acknowledged.problem:
+            say(f"not delivered, trying again: {problem}" if problem else "delivering again")
+            self._acknowledged.problem = problem
+            self._acknowledged.save(self._run_dir)
+
+    def _give_up_in_time(self) -> None:
+        """After the end of the run, stop trying when the time to drain is over."""
+        if not self._driver_is_gone() and journal.last_kind(self._run_dir) != "finish":
+            return
+        if self._deadline is None:
+            self._deadline = time.monotonic() + self._drain_s
+        if time.monotonic() >= self._deadline:
+            say("giving up: the journal stays and is delivered at the next start in this output folder")
+            self._exit = journal.GAVE_UP
+
+
+def say(text: str) -> None:
+    """Write a line to writer.log."""
+    print(time.strftime("%Y-%m-%d %H:%M:%S"), text, file=sys.stderr, flush=True)
+
+
+def prepare_process() -> None:
+    """Step behind the training, outlive the signals that end it, and keep MLflow's own waits short."""
+    os.nice(10)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    for key, value in _MLFLOW_SETTINGS.items():
+        os.environ.setdefault(key, value)
+    os.environ.pop("MLFLOW_RUN_ID", None)
+
+
+def main(arguments: list[str]) -> int:
+    """Serve a run from its start to its end."""
+    run_dir, driver_pid, drain_s = Path(arguments[0]), int(arguments[1]), float(arguments[2])
+    prepare_process()
+    with journal.locked(run_dir / journal.LOCK, _LOCK_DEADLINE_S) as held:
+        if not held:
+            say("another writer has been serving this run for too long")
+            return 1
+        return Writer(run_dir, driver_pid, drain_s).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

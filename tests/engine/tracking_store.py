@@ -1,0 +1,101 @@
+"""What the tracking tests share: a store that is migrated once, and a look into it that does not go through MLflow."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rayloom.tracking import Tracker
+
+DEADLINE_S = 60.0
+
+
+def migrate(path: Path) -> None:
+    code = f"from mlflow import MlflowClient; MlflowClient('sqlite:///{path}').search_experiments()"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=120)
+
+
+@dataclass(frozen=True)
+class StoreView:
+    """Reads the tables of a store."""
+
+    database: Path
+
+    def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        with sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=30) as connection:
+            return connection.execute(query, values).fetchall()
+
+    def points(self, run_id: str) -> list[tuple[str, int, float]]:
+        """Every stored training point, doubled ones twice."""
+        query = "select key, step, value from metrics where run_uuid = ? and key not like 'system/%' order by key, step"
+        return self.rows(query, run_id)
+
+    def status(self, run_id: str) -> str:
+        return str(self.rows("select status from runs where run_uuid = ?", run_id)[0][0])
+
+    def runs(self) -> list[str]:
+        return [row[0] for row in self.rows("select run_uuid from runs where lifecycle_stage = 'active'")]
+
+    def tags(self, run_id: str) -> dict[str, str]:
+        return dict(self.rows("select key, value from tags where run_uuid = ?", run_id))
+
+    def params(self, run_id: str) -> dict[str, str]:
+        return dict(self.rows("select key, value from params where run_uuid = ?", run_id))
+
+
+def wait_for(condition: Callable[[], Any], what: str) -> Any:
+    deadline = time.monotonic() + DEADLINE_S
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"{what} did not happen in {DEADLINE_S:g} s")
+
+
+def start(output: Path, name: str = "run", *, resume: bool = False, **settings: Any) -> Tracker:
+    arguments: dict[str, Any] = {
+        "uri": f"sqlite:///{output / 'mlflow.db'}",
+        "experiment": "agents",
+        "run_name": name,
+        "params": {},
+        "tags": {},
+        "system_metrics": False,
+        **settings,
+    }
+    return Tracker.start(output / name, resume=resume, **arguments)
+
+
+DRIVER = """
+import sys, time
+from pathlib import Path
+from tracking_store import start
+output, name, first, last = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+tracker = start(output, name, resume=first > 0)
+try:
+    for step in range(first, last):
+        tracker.log_metrics({"train/loss": 1.0 / (step + 1)}, step)
+    print(tracker.wait_run_id(60.0), flush=True)
+    time.sleep(120)
+except KeyboardInterrupt:
+    print(tracker.finish("KILLED"), flush=True)
+"""
+
+
+def start_driver(output: Path, name: str, first: int, last: int) -> tuple[subprocess.Popen[str], str]:
+    """Start a driver that logs train/loss at the steps first..last-1 and then sleeps; return it with its run id."""
+    command = [sys.executable, "-c", DRIVER, str(output), name, str(first), str(last)]
+    driver = subprocess.Popen(
+        command, cwd=Path(__file__).parent, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert driver.stdout is not None
+    return driver, driver.stdout.readline().strip()
+
+
+def losses(first: int, last: int) -> list[tuple[str, int, float]]:
+    return [("train/loss", step, 1.0 / (step + 1)) for step in range(first, last)]
