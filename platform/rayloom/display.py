@@ -55,8 +55,11 @@ def main_metric(metrics: Mapping[str, float]) -> str | None:
     return next((name for name in MAIN_METRICS if name in metrics), None)
 
 
-def closing_table(result: Result, duration_s: float, output: str) -> str:
-    """Return what a person wants to know at the end: metrics, counters, and where everything is."""
+def closing_table(result: Result, duration_s: float, hint: str = "") -> str:
+    """Return what a person wants to know at the end: metrics, counters, and where everything is.
+
+    `duration_s` is in seconds; `hint` says how to look at the run, where it was tracked.
+    """
     evaluated = {name: value for name, value in sorted(result.metrics.items()) if name.startswith("evaluate/")}
     others = {name: value for name, value in sorted(result.metrics.items()) if name not in evaluated}
     rows = {name: format_value(value) for name, value in {**evaluated, **others}.items()}
@@ -66,9 +69,8 @@ def closing_table(result: Result, duration_s: float, output: str) -> str:
         "duration": format_duration(duration_s),
         "run id": result.run_id,
         "folder": str(result.run_dir),
-        "look at it": ui_hint(result.tracking_uri, output),
     }
-    return format_table(rows)
+    return format_table({**rows, "look at it": hint} if hint else rows)
 
 
 def ui_hint(tracking_uri: str, output: str) -> str:
@@ -120,6 +122,7 @@ class Display(Observer):
         self._pace = Pace()
         self._pace_texts = ("", "")
         self._output = "rayloom-runs"
+        self._tracked = True
         self.known_run_id: str | None = None
         """The id of the run that is watched, once it is known."""
         self._held: list[str] = []
@@ -128,6 +131,7 @@ class Display(Observer):
     def started(self, config: RunConfig, plan: Plan, run_dir: Path) -> None:
         """Show what will run and where."""
         self._output = config.output
+        self._tracked = config.tracking.enabled
         self._line(f"{config.name}: {config.algorithm_path}, seed {config.seed}, in {run_dir}")
         for line in plan.describe().rstrip("\n").splitlines():
             self._line(line)
@@ -154,7 +158,8 @@ class Display(Observer):
         if self._unprinted is not None:
             self._print_report()
         self.close()
-        self._write(closing_table(result, self._clock() - self._begin, self._output))
+        hint = ui_hint(result.tracking_uri, self._output) if self._tracked else ""
+        self._write(closing_table(result, self._clock() - self._begin, hint))
         self._write(result.run_id)
 
     def close(self) -> None:

@@ -262,3 +262,11 @@ def trained_role(run_id: str, output: str) -> Iterator[LearnerRole]:
         yield role
     finally:
         role.close()
+
+
+def sample(run_id: str, *, output: str = "rayloom-runs", count: int = 64, destination: Path) -> Path:
+    """Write samples of a generative model, or frames of an agent's episode (a .gif shows all), and return the file."""
+    from rayloom.showing import sample_picture
+
+    with trained_role(run_id, output) as role:
+        return sample_picture(role, count, destination)

@@ -28,6 +28,13 @@ from rayloom.observer import Report, Result
 from rayloom.plan import make_plan
 
 
+@pytest.fixture(autouse=True)
+def _capable_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw as on an ordinary terminal, wherever the tests run."""
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+
+
 class Clock:
     """A clock that stands until it is set."""
 
@@ -206,7 +213,7 @@ def test_what_waits_for_the_run_id_is_shown_when_the_run_fails_before() -> None:
 
 
 def test_the_closing_table_says_everything() -> None:
-    assert closing_table(result(), 185.0, "rayloom-runs") == "\n".join(
+    assert closing_table(result(), 185.0, "rayloom ui") == "\n".join(
         [
             "  evaluate/return_mean  481.2",
             "  train/loss            0.1235",
@@ -219,15 +226,26 @@ def test_the_closing_table_says_everything() -> None:
             "  look at it            rayloom ui",
         ]
     )
-    assert "  status  KILLED\n" in closing_table(
-        result(status="KILLED", stopped_by="", metrics={}, counters={}), 0, "x"
-    ).replace("status      KILLED", "status  KILLED")
+    killed = closing_table(result(status="KILLED", stopped_by="", metrics={}, counters={}), 0).splitlines()
+    assert killed[0].split() == ["status", "KILLED"]
+    assert [line.split()[0] for line in killed] == ["status", "duration", "run", "folder"]  # no hint, no row
 
 
 def test_where_to_look() -> None:
     assert ui_hint("sqlite:////a/mlflow.db", "rayloom-runs") == "rayloom ui"
     assert ui_hint("sqlite:////a/mlflow.db", "elsewhere") == "rayloom ui --output elsewhere"
     assert ui_hint("http://tracker:5000", "elsewhere") == "http://tracker:5000"
+
+
+def test_a_run_that_was_not_tracked_is_not_to_be_looked_at_in_the_ui(tmp_path: Path) -> None:
+    for override, hints in (("tracking.enabled=false", 0), ("output=elsewhere", 1)):
+        stream = io.StringIO()
+        display = Display(stream, clock=Clock())
+        config = loader(tmp_path)("", override)
+        display.started(config, make_plan(config, local=True), Path("/runs/here"))
+        display.finished(result())
+        assert stream.getvalue().count("rayloom ui --output elsewhere\n") == hints
+        assert stream.getvalue().count("rayloom ui") == hints
 
 
 def test_the_duration_is_the_displays_own() -> None:
@@ -269,7 +287,7 @@ def test_the_live_display_ends_with_the_same_table_and_gives_the_cursor_back(tmp
     shown = stream.getvalue()
     assert shown.index("f00d") < shown.index("seed 0, in /runs/here")  # nothing is printed above the id
     assert "[a remark] in brackets" in shown
-    assert shown.endswith(closing_table(result(), 0.0, "rayloom-runs") + "\nf00d\n")
+    assert shown.endswith(closing_table(result(), 0.0, "rayloom ui") + "\nf00d\n")
     assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")
 
 
@@ -299,7 +317,8 @@ def test_the_terminal_is_given_back_after_a_failure(tmp_path: Path) -> None:
 def test_rich_is_imported_for_terminals_only() -> None:
     code = (
         "import io, sys; from rayloom.display import make_observer\n"
-        "display = make_observer(False, io.StringIO()); display.run_id('x'); print('rich' in sys.modules, 'torch' in sys.modules)"
+        "display = make_observer(False, io.StringIO()); display.run_id('x')\n"
+        "print('rich' in sys.modules, 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.split() == ["False", "False"]

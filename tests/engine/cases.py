@@ -1,0 +1,76 @@
+"""One small complete run for every algorithm and every option that changes its data flow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rayloom.config import RunConfig, from_tree
+
+_PPO: dict[str, Any] = {
+    "algorithm": {"import": "rayloom_agents.ppo:PPO", "hidden_sizes": [16]},
+    "source": {"kind": "on_policy", "env": "CartPole-v1", "num_envs": 4, "rollout_steps": 32, "epochs": 2},
+    "learner": {"batch_size": 32, "max_grad_norm": 0.5, "schedule": {"kind": "linear"}},
+    "evaluate": {"every": "256 env_steps", "episodes": 4},
+    "stop": {"env_steps": 1024},
+}
+_DQN: dict[str, Any] = {
+    "algorithm": {"import": "rayloom_agents.dqn:DQN", "hidden_sizes": [16], "target_period": 7},
+    "source": {
+        "kind": "replay",
+        "env": "CartPole-v1",
+        "num_envs": 4,
+        "capacity": 512,
+        "learning_starts": 64,
+        "steps_per_update": 4,
+    },
+    "learner": {"batch_size": 32, "max_grad_norm": 10.0},
+    "evaluate": {"every": "300 env_steps", "episodes": 4},
+    "stop": {"env_steps": 1200},
+}
+_CLASSIFIER: dict[str, Any] = {
+    "algorithm": {"import": "rayloom_supervised.classifier:Classifier", "network": "softmax_regression"},
+    "source": {"kind": "dataset", "dataset": "digits"},
+    "learner": {"batch_size": 64, "optimizer": {"name": "adam", "learning_rate": 1e-3}},
+    "evaluate": {"every": "1 epochs"},
+    "stop": {"epochs": 3},
+}
+_VAE: dict[str, Any] = {
+    "algorithm": {"import": "rayloom_generative.vae:VAE", "hidden_sizes": [32], "latent_size": 4},
+    "source": {"kind": "dataset", "dataset": "digits"},
+    "learner": {"batch_size": 64},
+    "evaluate": {"every": "1 epochs"},
+    "stop": {"epochs": 3},
+}
+_WGAN: dict[str, Any] = {
+    "algorithm": {"import": "rayloom_generative.wgan_gp:WGANGP", "critic_steps": 3},
+    "source": {"kind": "dataset", "dataset": "gaussian-grid"},
+    "learner": {"batch_size": 64, "optimizer": {"learning_rate": 1e-3}},
+    "evaluate": {"every": "20 updates"},
+    "stop": {"updates": 60},
+}
+
+
+def _with(tree: dict[str, Any], **sections: dict[str, Any]) -> dict[str, Any]:
+    return {**tree, **{name: {**tree.get(name, {}), **values} for name, values in sections.items()}}
+
+
+TREES: dict[str, dict[str, Any]] = {
+    "ppo": _PPO,
+    "ppo_continuous": _with(_PPO, source={"env": "Pendulum-v1"}),
+    "dqn": _DQN,
+    "dqn_single": _with(_DQN, algorithm={"double": False, "target_period": 1, "target_rate": 0.05}),
+    "dqn_prioritized_n_step": _with(_DQN, source={"prioritized": True, "n_step": 3}),
+    "dqn_acrobot": _with(_DQN, source={"env": "Acrobot-v1"}),
+    "softmax_regression": _CLASSIFIER,
+    "lenet5": _with(_CLASSIFIER, algorithm={"network": "lenet5"}),
+    "mlp_dropout": _with(_CLASSIFIER, algorithm={"network": "mlp", "dropout": 0.2}, source={"augment": "shift"}),
+    "vae": _VAE,
+    "wgan_gp": _WGAN,
+}
+
+
+def case(name: str, output: str = "rayloom-runs", **sections: dict[str, Any]) -> RunConfig:
+    """Return the typed config of a case, with sections overridden."""
+    tree = _with(TREES[name], **sections)
+    tracking = {"enabled": False, "system_metrics": False, **tree.get("tracking", {})}
+    return from_tree({"name": name, "output": output, **tree, "tracking": tracking})

@@ -1,0 +1,467 @@
+"""The command line: arguments, exit codes, the promise of one JSON line, and the UI's command."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from urllib.request import urlopen
+
+import pytest
+
+from rayloom import cli, config, execution
+from rayloom.contract import UserError
+from rayloom.observer import Observer, Report, Result
+
+RESULT = Result(
+    run_id="f00d",
+    status="FINISHED",
+    metrics={"evaluate/accuracy": 0.9, "train/loss": float("nan")},
+    counters={"updates": 7},
+    weights_sha256="ab" * 32,
+    run_dir=Path("/runs/here"),
+    tracking_uri="sqlite:////runs/mlflow.db",
+    stopped_by="updates",
+)
+
+
+class Engine:
+    """Stands in for rayloom.execution and notes how it was called."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
+        self.failure: BaseException | None = None
+
+    def _train(self, name: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> Result:
+        observer: Observer = options.pop("observer")
+        self.calls.append((name, arguments, options))
+        observer.run_id("f00d")
+        observer.report(Report({"updates": 7}, dict(RESULT.metrics), 1.0, 2.0))
+        if self.failure is not None:
+            raise self.failure
+        observer.finished(RESULT)
+        return RESULT
+
+    def run(self, *arguments: Any, **options: Any) -> Result:
+        return self._train("run", arguments, options)
+
+    def resume(self, *arguments: Any, **options: Any) -> Result:
+        return self._train("resume", arguments, options)
+
+    def evaluate(self, *arguments: Any, **options: Any) -> dict[str, float]:
+        self.calls.append(("evaluate", arguments, options))
+        return {"evaluate/accuracy": 0.91}
+
+    def sample(self, run_id: str, *, destination: Path, **options: Any) -> Path:
+        self.calls.append(("sample", (run_id, destination), options))
+        return destination
+
+    def describe(self, *arguments: Any) -> str:
+        self.calls.append(("describe", arguments, {}))
+        return "the description"
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
+    """Put a stand-in behind the command line."""
+    engine = Engine()
+    for name in ("run", "resume", "evaluate", "sample", "describe"):
+        monkeypatch.setattr(execution, name, getattr(engine, name), raising=False)
+    return engine
+
+
+# --- arguments -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "call"),
+    [
+        ("run a.yaml", ("run", ("a.yaml",), {"local": False})),
+        ("run a.yaml seed=1 x.y=2 --local", ("run", ("a.yaml", "seed=1", "x.y=2"), {"local": True})),
+        ("run --json a.yaml seed=1", ("run", ("a.yaml", "seed=1"), {"local": False})),
+        ("run a.yaml --json seed=1", ("run", ("a.yaml", "seed=1"), {"local": False})),
+        ("run a.yaml s=1 --local t=2 --json u=3", ("run", ("a.yaml", "s=1", "t=2", "u=3"), {"local": True})),
+        ("run a.yaml x=-1", ("run", ("a.yaml", "x=-1"), {"local": False})),
+        ("resume f00d", ("resume", ("f00d",), {"output": "rayloom-runs"})),
+        ("resume f00d --output o --json", ("resume", ("f00d",), {"output": "o"})),
+        ("evaluate f00d", ("evaluate", ("f00d",), {"output": "rayloom-runs", "split": None, "episodes": None})),
+        (
+            "evaluate f00d --split test --episodes 3 --output o",
+            ("evaluate", ("f00d",), {"output": "o", "split": "test", "episodes": 3}),
+        ),
+        ("sample f00d", ("sample", ("f00d", Path("sample-f00d.png")), {"output": "rayloom-runs", "count": 64})),
+        (
+            "sample f00d --count 9 --destination a/b.gif --output o",
+            ("sample", ("f00d", Path("a/b.gif")), {"output": "o", "count": 9}),
+        ),
+    ],
+)
+def test_the_engine_is_called_as_told(engine: Engine, line: str, call: Any) -> None:
+    assert cli.main(line.split()) == 0
+    assert engine.calls == [call]
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("", "the following arguments are required: COMMAND"),
+        ("train x", "invalid choice: 'train'"),
+        ("run", "the following arguments are required: CONFIG"),
+        ("run a.yaml --lokal", "unrecognized argument '--lokal'"),
+        ("run a.yaml s=1 --workers 3", "unrecognized argument '--workers'"),
+        ("resume", "the following arguments are required: RUN_ID"),
+        ("resume f00d more", "unrecognized argument 'more'"),
+        ("list more", "unrecognized argument 'more'"),
+        ("evaluate f00d --split train", "invalid choice: 'train'"),
+        ("evaluate f00d --episodes 0", "argument --episodes: must be a whole number of at least 1, not '0'"),
+        ("sample f00d --count many", "argument --count: must be a whole number of at least 1, not 'many'"),
+        ("sample f00d --count -1", "argument --count: "),
+        ("ui --port x", "argument --port: must be a whole number"),
+    ],
+)
+def test_wrong_arguments_end_with_two_and_a_sentence(
+    engine: Engine, capsys: pytest.CaptureFixture[str], line: str, complaint: str
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(line.split())
+    assert caught.value.code == 2
+    captured = capsys.readouterr()
+    assert complaint in captured.err
+    assert captured.out == ""
+    assert engine.calls == []
+
+
+def test_show_resolves_the_config_with_its_overrides(engine: Engine, capsys: pytest.CaptureFixture[str]) -> None:
+    name = next(iter(config.shipped_configs()))
+    assert cli.main(["show", name, "--json", "seed=17", "--local"]) == 0
+    ((_, (resolved, local), _),) = engine.calls
+    assert (resolved.name, resolved.seed, local) == (name, 17, True)
+    captured = capsys.readouterr()
+    assert captured.err == "the description\n"
+    assert json.loads(captured.out) == {"status": "FINISHED", "config": resolved.to_tree()}
+
+
+# --- what is printed -----------------------------------------------------------------------------------------------
+
+
+def test_a_run_prints_its_id_first_and_last(engine: Engine, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", "a.yaml"]) == 0
+    captured = capsys.readouterr()
+    lines = captured.out.splitlines()
+    assert (lines[0], lines[-1]) == ("f00d", "f00d")
+    assert any(line.split() == ["evaluate/accuracy", "0.9"] for line in lines)
+    assert captured.err == ""
+
+
+@pytest.mark.parametrize("command", ["run a.yaml", "resume f00d"])
+def test_json_is_the_only_line_on_standard_output(
+    engine: Engine, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    assert cli.main([*command.split(), "--json"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.count("\n") == 1
+    assert json.loads(captured.out, parse_constant=pytest.fail) == {
+        "run_id": "f00d",
+        "status": "FINISHED",
+        "stopped_by": "updates",
+        "metrics": {"evaluate/accuracy": 0.9, "train/loss": None},
+        "counters": {"updates": 7},
+        "weights_sha256": "ab" * 32,
+        "run_dir": "/runs/here",
+        "tracking_uri": "sqlite:////runs/mlflow.db",
+    }
+    human = captured.err.splitlines()
+    assert (human[0], human[-1]) == ("f00d", "f00d")
+
+
+def test_evaluate_and_sample_print_for_people_and_programs(engine: Engine, capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["evaluate", "f00d"])
+    assert capsys.readouterr().out == "  evaluate/accuracy  0.91\n"
+    cli.main(["evaluate", "f00d", "--json"])
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == {"run_id": "f00d", "status": "FINISHED", "metrics": {"evaluate/accuracy": 0.91}}
+    assert captured.err == "  evaluate/accuracy  0.91\n"
+    cli.main(["sample", "f00d"])
+    assert capsys.readouterr().out == "sample-f00d.png\n"
+    cli.main(["sample", "f00d", "--json"])
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == {"run_id": "f00d", "status": "FINISHED", "file": "sample-f00d.png"}
+
+
+def test_list_names_every_config_algorithm_data_set_and_source(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["list", "--json"]) == 0
+    captured = capsys.readouterr()
+    listed = json.loads(captured.out)
+    shipped = config.shipped_configs()
+    assert len(shipped) > 0
+    assert {(folder, name) for folder, names in listed["configs"].items() for name in names} == {
+        (path.parent.name, name) for name, path in shipped.items()
+    }
+    assert listed["configs"]["agents"]["ppo_cartpole"] == "rayloom_agents.ppo:PPO"
+    assert "digits" in listed["datasets"]
+    assert set(listed["sources"]) == set(config.SOURCE_KINDS)
+    for word in (*shipped, *listed["datasets"], *listed["sources"]):
+        assert f"  {word} " in captured.err
+    assert cli.main(["list"]) == 0
+    assert capsys.readouterr().out == captured.err
+
+
+# --- exit codes ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("failure", "code", "sentence", "status"),
+    [
+        (UserError("learner.count: set it to 1"), 2, "rayloom: learner.count: set it to 1\n", "FAILED"),
+        (KeyboardInterrupt(), 130, "rayloom: interrupted\n", "KILLED"),
+        (execution.Terminated(), 143, "rayloom: terminated\n", "KILLED"),
+    ],
+)
+@pytest.mark.parametrize("command", ["run a.yaml", "resume f00d"])
+def test_expected_ends_have_a_code_and_a_sentence(
+    engine: Engine,
+    capsys: pytest.CaptureFixture[str],
+    failure: BaseException,
+    code: int,
+    sentence: str,
+    status: str,
+    command: str,
+) -> None:
+    engine.failure = failure
+    assert cli.main(command.split()) == code
+    captured = capsys.readouterr()
+    assert captured.err == sentence
+    assert captured.out.splitlines()[0] == "f00d"
+    assert cli.main([*command.split(), "--json"]) == code
+    captured = capsys.readouterr()
+    assert captured.err.endswith(sentence)
+    line = json.loads(captured.out)
+    assert (line["run_id"], line["status"]) == ("f00d", status)
+    assert line["error"] in sentence
+
+
+def test_a_bug_keeps_its_traceback(engine: Engine, capsys: pytest.CaptureFixture[str]) -> None:
+    engine.failure = ZeroDivisionError("in the algorithm")
+    with pytest.raises(ZeroDivisionError, match="in the algorithm"):
+        cli.main(["run", "a.yaml", "--json"])
+    line = json.loads(capsys.readouterr().out)
+    assert line == {"run_id": "f00d", "status": "FAILED", "error": "ZeroDivisionError: in the algorithm"}
+
+
+def rayloom(*arguments: str, cwd: Path, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "rayloom", *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["run", "nothing_like_it"], "rayloom: there is no config file or shipped config 'nothing_like_it'"),
+        (["run", "ppo_cartpole", "learner.batchsize=3"], "rayloom: learner.batchsize: there is no such key; did you"),
+        (["resume", "0123456789"], "rayloom: there is no run '0123456789'"),
+        (["evaluate", "0123456789"], "rayloom: there is no run '0123456789'"),
+        (["show", "ppo_cartpole", "learner.count=0"], "rayloom: learner.count: input should be greater"),
+        (["ui"], "rayloom: there is no run store "),
+    ],
+)
+def test_a_users_mistake_is_one_sentence_and_leaves_nothing(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    sentence: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(sentence)
+    assert captured.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_process_ends_with_the_code(tmp_path: Path) -> None:
+    done = rayloom("run", "nothing_like_it", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Traceback" not in done.stderr
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    code = (
+        "import sys, rayloom.cli\n"
+        "try: rayloom.cli.main(['--help'])\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "print(sorted({'torch', 'numpy', 'ray', 'mlflow', 'rich', 'yaml', 'pydantic'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    for command in ("run", "resume", "evaluate", "sample", "show", "list", "ui"):
+        assert f"\n    {command} " in done.stdout
+
+
+def test_a_reader_that_goes_away_is_no_traceback(tmp_path: Path) -> None:
+    script = f"{sys.executable} -m rayloom list | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stderr == ""
+
+
+# --- the UI --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_exec(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Collect the commands that would replace this process."""
+    commands: list[list[str]] = []
+    monkeypatch.setattr(cli.os, "execv", lambda path, command: commands.append([path, *command]))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return commands
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_the_ui_serves_the_run_store_on_loopback(tmp_path: Path, no_exec: list[list[str]]) -> None:
+    (tmp_path / "mlflow.db").touch()
+    port = free_port()
+    cli.main(["ui", "--output", str(tmp_path), "--port", str(port)])
+    assert no_exec == [
+        [
+            sys.executable, sys.executable, "-m", "mlflow", "server",
+            "--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db",
+            "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+            "--artifacts-destination", f"file://{tmp_path}/mlartifacts",
+        ]
+    ]  # fmt: skip
+
+
+def test_the_ui_follows_the_tracking_uri(
+    tmp_path: Path, no_exec: list[list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "other.db").touch()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/other.db")
+    cli.main(["ui", "--port", str(free_port())])
+    assert f"sqlite:///{tmp_path}/other.db" in no_exec[0]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracker:5000")
+    assert cli.main(["ui"]) == 2
+    assert "open http://tracker:5000 in a browser" in capsys.readouterr().err
+    assert len(no_exec) == 1
+
+
+def test_a_busy_port_is_one_sentence(
+    tmp_path: Path, no_exec: list[list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mlflow.db").touch()
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        port = busy.getsockname()[1]
+        assert cli.main(["ui", "--output", str(tmp_path), "--port", str(port)]) == 2
+    assert capsys.readouterr().err == (
+        f"rayloom: cannot listen on 127.0.0.1:{port} (Address already in use); "
+        f"choose another, as rayloom ui --port {port + 1}\n"
+    )
+    assert cli.main(["ui", "--output", str(tmp_path), "--port", "70000"]) == 2
+    assert "choose one up to 65535" in capsys.readouterr().err
+    assert no_exec == []
+
+
+# --- a real run ----------------------------------------------------------------------------------------------------
+
+SOFTMAX = """\
+algorithm: {import: "rayloom_supervised.classifier:Classifier"}
+source: {kind: dataset, dataset: digits}
+learner: {batch_size: 64}
+stop: {epochs: 2}
+tracking: {system_metrics: false}
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
+    """Train a small classifier by the command line, once."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "softmax.yaml").write_text(SOFTMAX)
+    done = rayloom("run", "softmax.yaml", "--local", "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    yield SimpleNamespace(folder=folder, line=json.loads(done.stdout), human=done.stderr)
+
+
+@pytest.mark.xdist_group("cli")
+def test_a_real_run_finishes_and_says_so(trained: SimpleNamespace) -> None:
+    line = trained.line
+    assert line["status"] == "FINISHED"
+    assert line["counters"]["epochs"] == 2
+    assert line["metrics"]["evaluate/accuracy"] > 0.8
+    assert len(line["weights_sha256"]) == 64
+    assert Path(line["run_dir"]).is_dir()
+    lines = trained.human.splitlines()
+    assert (lines[0], lines[-1]) == (line["run_id"], line["run_id"])
+
+
+@pytest.mark.xdist_group("cli")
+def test_a_run_is_repeated_to_the_bit(trained: SimpleNamespace) -> None:
+    done = rayloom("run", "softmax.yaml", "--json", "--local", "tracking.enabled=false", cwd=trained.folder)
+    assert json.loads(done.stdout)["weights_sha256"] == trained.line["weights_sha256"]
+
+
+@pytest.mark.xdist_group("cli")
+def test_a_finished_run_is_evaluated_but_not_resumed(trained: SimpleNamespace) -> None:
+    done = rayloom("evaluate", trained.line["run_id"], "--json", cwd=trained.folder)
+    assert done.returncode == 0, done.stderr
+    expected = trained.line["metrics"]["evaluate/accuracy"]
+    assert json.loads(done.stdout)["metrics"]["evaluate/accuracy"] == pytest.approx(expected, abs=1e-9)
+    done = rayloom("resume", trained.line["run_id"], cwd=trained.folder)
+    assert done.returncode == 2
+    assert "has finished" in done.stderr
+
+
+@pytest.mark.xdist_group("cli")
+def test_a_real_config_is_shown(trained: SimpleNamespace) -> None:
+    done = rayloom("show", "softmax.yaml", "seed=3", cwd=trained.folder)
+    assert done.returncode == 0, done.stderr
+    assert "seed: 3" in done.stdout
+    assert "learner" in done.stdout
+
+
+@pytest.mark.xdist_group("cli")
+def test_the_real_ui_answers_with_the_run(trained: SimpleNamespace) -> None:
+    port = free_port()
+    command = [sys.executable, "-m", "rayloom", "ui", "--port", str(port)]
+    server = subprocess.Popen(
+        command, cwd=trained.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    try:
+        address = f"http://127.0.0.1:{port}/api/2.0/mlflow/runs/get?run_id={trained.line['run_id']}"
+        deadline = time.monotonic() + 90
+        while True:
+            try:
+                with urlopen(address, timeout=10) as answer:
+                    body = json.load(answer)
+                break
+            except OSError:
+                assert server.poll() is None, server.stdout.read() if server.stdout else ""
+                assert time.monotonic() < deadline, "the server did not answer in time"
+                time.sleep(0.5)
+        assert body["run"]["info"]["status"] == "FINISHED"
+        with urlopen(f"http://127.0.0.1:{port}/", timeout=10) as answer:
+            assert b"<html" in answer.read().lower()
+    finally:
+        os.killpg(server.pid, 15)
+        server.communicate(timeout=60)

@@ -1,0 +1,205 @@
+"""A tracking server that refuses, hangs, loses answers and comes back: no point is lost or doubled."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tracking_store import StoreView, losses, migrate, start, wait_for
+
+from rayloom.tracking import Tracker, journal
+from rayloom.tracking.reaper import find_stale, reap
+
+
+class FaultyLine:
+    """A TCP relay on loopback in front of a server, with faults to choose from.
+
+    forward: relay; refuse: close at once; hang: accept and never answer; cut: deliver requests that write, then close
+    the connection before the answer, as a server that dies between doing and saying.
+    """
+
+    WRITES = (b"runs/create", b"runs/log-batch")
+
+    def __init__(self, port: int) -> None:
+        self._server_port = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._mode = "forward"
+        self.faults = {"refuse": 0, "hang": 0, "cut": 0}
+        self._open: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def set_mode(self, mode: str) -> None:
+        self._mode = mode
+        self.faults = dict.fromkeys(self.faults, 0)
+        for connection in self._open:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        self._open.clear()
+
+    def close(self) -> None:
+        self.set_mode("refuse")
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                self._open.append(client)
+                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with client, contextlib.suppress(OSError):
+            if self._mode != "refuse":
+                client.settimeout(60)
+                with socket.create_connection(("127.0.0.1", self._server_port), timeout=60) as server:
+                    self._open.append(server)
+                    self._relay(client, server)
+            else:
+                self.faults["refuse"] += 1
+
+    def _relay(self, client: socket.socket, server: socket.socket) -> None:
+        threading.Thread(target=self._answers, args=(client, server), daemon=True).start()
+        while data := client.recv(65536):
+            if self._mode == "hang":
+                self.faults["hang"] += 1
+                client.recv(1)  # until the client gives up
+                return
+            if self._mode == "cut" and any(word in data.split(b"\r\n", 1)[0] for word in self.WRITES):
+                # The client is cut off first; the server gets the whole request all the same.
+                length = int(data.lower().split(b"content-length:")[1].split(b"\r\n")[0])
+                while len(data.split(b"\r\n\r\n", 1)[-1]) < length:
+                    data += client.recv(65536)
+                client.shutdown(socket.SHUT_RDWR)
+                server.sendall(data)
+                threading.Event().wait(0.3)  # a closed connection would cancel the request
+                self.faults["cut"] += 1
+                return
+            server.sendall(data)
+
+    def _answers(self, client: socket.socket, server: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := server.recv(65536):
+                client.sendall(data)
+            client.shutdown(socket.SHUT_RDWR)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def answers(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Path]]:
+    folder = tmp_path_factory.mktemp("server")
+    migrate(folder / "mlflow.db")
+    port = free_port()
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}", "--artifacts-destination", str(folder / "a")]
+    with open(folder / "server.log", "wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, cwd=folder)
+    try:
+        wait_for(lambda: answers(port), "the server's start")
+        yield port, folder
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(10)
+
+
+@pytest.fixture
+def line(server: tuple[int, Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyLine]:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "3")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    line = FaultyLine(server[0])
+    yield line
+    line.close()
+
+
+def log(tracker: Tracker, first: int, last: int) -> None:
+    for step in range(first, last):
+        tracker.log_metrics({"train/loss": 1.0 / (step + 1)}, step)
+
+
+def test_a_faulty_server_loses_and_doubles_nothing(tmp_path: Path, server: tuple[int, Path], line: FaultyLine) -> None:
+    store = StoreView(server[1] / "mlflow.db")
+    line.set_mode("refuse")
+    tracker = start(tmp_path, uri=f"http://127.0.0.1:{line.port}", experiment="faults")
+    tracker.log_text("config.yaml", "name: run\n")
+    log(tracker, 0, 10)
+    wait_for(lambda: line.faults["refuse"] and tracker.problem, "the writer noticing the refusal")
+    assert tracker.run_id is None
+
+    line.set_mode("cut")  # the run is created, but nobody hears of it
+    wait_for(lambda: line.faults["cut"] >= 3, "lost answers")
+    log(tracker, 10, 20)
+    line.set_mode("hang")
+    wait_for(lambda: line.faults["hang"] >= 2, "hanging requests")
+    line.set_mode("forward")
+    run_id = tracker.wait_run_id(60.0)
+    assert run_id
+    wait_for(lambda: len(store.points(run_id)) == 20, "the first points")
+
+    line.set_mode("cut")
+    log(tracker, 20, 30)
+    wait_for(lambda: line.faults["cut"] >= 2 and len(store.points(run_id)) == 30, "points whose answer is lost")
+    line.set_mode("forward")
+    assert tracker.finish("FINISHED")
+    assert store.points(run_id) == losses(0, 30)
+    assert store.status(run_id) == "FINISHED" and store.runs() == [run_id]
+    assert tracker.problem is None
+    (config,) = (server[1] / "a").rglob("config.yaml")
+    assert config.read_text() == "name: run\n"
+
+
+def test_what_a_dead_server_missed_is_delivered_later(tmp_path: Path, server: tuple[int, Path], line: FaultyLine) -> None:
+    store = StoreView(server[1] / "mlflow.db")
+    line.set_mode("refuse")
+    tracker = start(tmp_path, uri=f"http://127.0.0.1:{line.port}", experiment="late", drain_s=0.5)
+    log(tracker, 0, 5)
+    assert tracker.finish("FAILED") is False  # at once when the writer has given up
+    assert tracker.problem
+    finished = [record["time"] for record, _ in journal.read_records(tmp_path / "run") if record["kind"] == "finish"]
+
+    process = journal.read_json(tmp_path / "run" / journal.PROCESS)
+    assert find_stale(tmp_path) == []  # this process lives
+    journal.write_json(tmp_path / "run" / journal.PROCESS, {**process, "created": 0.0})
+    line.set_mode("forward")
+    with journal.locked(tmp_path / "run" / journal.LOCK, 10.0) as held:
+        assert held
+        assert reap(tmp_path, 30.0) == []  # somebody serves it
+    assert reap(tmp_path, 30.0) == [tmp_path / "run"]
+    run_id = tracker.run_id
+    assert run_id and store.points(run_id) == losses(0, 5)
+    assert store.rows("select status, end_time from runs where run_uuid = ?", run_id) == [("FAILED", *finished)]
+    assert reap(tmp_path, 30.0) == []
+
+
+def test_a_run_that_a_slow_server_created_twice_is_deleted_again(tmp_path: Path, server: tuple[int, Path]) -> None:
+    from mlflow import MlflowClient
+
+    shutil.copyfile(server[1] / "mlflow.db", tmp_path / "mlflow.db")
+    tracker = start(tmp_path, experiment="twins")
+    run_id = tracker.wait_run_id(60.0)
+    assert run_id
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    run = client.get_run(run_id)
+    twin = client.create_run(run.info.experiment_id, tags={"rayloom.journal": run.data.tags["rayloom.journal"]})
+    other = client.create_run(run.info.experiment_id, tags={"rayloom.journal": "another"})
+    assert tracker.finish("FINISHED")
+    assert client.get_run(twin.info.run_id).info.lifecycle_stage == "deleted"
+    assert {r.info.run_id for r in client.search_runs([run.info.experiment_id])} == {run_id, other.info.run_id}
