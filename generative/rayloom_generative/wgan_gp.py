@@ -96,9 +96,9 @@ class WGANGP(Algorithm):
         raw = trajectory[self.field]
         data = 2 * unit_range(raw) - 1 if self.field == "image" else raw
         # The generator's phase reuses the critic's last batch, so that it needs codes of its own.
-        codes = torch.randn(2, len(data), self.config.latent_size, device=data.device)
+        codes = torch.randn(len(data), 2, self.config.latent_size, device=data.device)
         between = torch.rand(len(data), device=data.device)
-        return {**trajectory, self.field: data, "code": codes[0], "generator_code": codes[1], "between": between}
+        return {**trajectory, self.field: data, "code": codes[:, 0], "generator_code": codes[:, 1], "between": between}
 
     def critic_loss(self, batch: Batch) -> Loss:
         """Return D(fake) - D(real) + lambda (|grad D| - 1)^2 of each example [B]; fakes carry no gradient."""
@@ -106,12 +106,12 @@ class WGANGP(Algorithm):
         with torch.no_grad():
             self._clip()
             fake = self.generator(batch["code"])
-        scores_real, scores_fake = self.critic(torch.cat((real, fake))).chunk(2)
-        distance = scores_real - scores_fake
+        scores = self.critic(torch.cat((real, fake)))
+        distance = scores[: len(real)] - scores[len(real) :]
         metrics = {"wasserstein": distance.detach()}
         if self.config.constraint == "clip":
             return Loss(-distance, metrics)
-        slope = self.slope(between(real, fake, batch["between"]))
+        slope = self.slope(interpolate(real, fake, batch["between"]))
         penalty = (slope - 1).square()
         metrics |= {"penalty": penalty.detach(), "slope": slope.detach()}
         return Loss(self.config.penalty_weight * penalty - distance, metrics)
@@ -171,7 +171,7 @@ class WGANGP(Algorithm):
             return drawn(self._visible(self.generator(code.to(next(self.parameters()).device))))
 
 
-def between(real: Tensor, fake: Tensor, share: Tensor) -> Tensor:
+def interpolate(real: Tensor, fake: Tensor, share: Tensor) -> Tensor:
     """Return share * real + (1 - share) * fake for examples [B, ...] and shares [B]."""
     share = share.reshape(-1, *[1] * (real.ndim - 1))
     return share * real + (1 - share) * fake

@@ -108,7 +108,7 @@ class FaultyEnvironment(CountingEnvironment):
         index = next(FaultyEnvironment.created)
         super().__init__(index, schedule)
         if fault == "constructor":
-            int("x", nonsense=1)  # type: ignore[call-overload]
+            reward_of(nonsense=1)  # type: ignore[call-arg]
         if fault == "dependency":
             raise gym.error.DependencyNotInstalled("box2d is missing, run `pip install box2d`")
         self.fault = fault if index == faulty else ""

@@ -276,7 +276,6 @@ def rayloom(*arguments: str, cwd: Path, timeout: float = 120) -> subprocess.Comp
         (["resume", "0123456789"], "rayloom: there is no run '0123456789'"),
         (["evaluate", "0123456789"], "rayloom: there is no run '0123456789'"),
         (["show", "ppo_cartpole", "learner.count=0"], "rayloom: learner.count: input should be greater"),
-        (["ui"], "rayloom: there is no run store "),
     ],
 )
 def test_a_users_mistake_is_one_sentence_and_leaves_nothing(
@@ -314,10 +313,15 @@ def test_help_does_not_wait_for_torch() -> None:
         assert f"\n    {command} " in done.stdout
 
 
-def test_a_reader_that_goes_away_is_no_traceback(tmp_path: Path) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_goes_away_is_no_traceback(tmp_path: Path, unbuffered: str) -> None:
     script = f"{sys.executable} -m rayloom list | true; exit ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.stderr == ""
+    assert done.returncode in (0, 1)
 
 
 # --- the UI --------------------------------------------------------------------------------------------------------
@@ -364,6 +368,17 @@ def test_the_ui_follows_the_tracking_uri(
     assert cli.main(["ui"]) == 2
     assert "open http://tracker:5000 in a browser" in capsys.readouterr().err
     assert len(no_exec) == 1
+
+
+def test_a_ui_of_nothing_is_one_sentence(
+    tmp_path: Path, no_exec: list[list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["ui", "--output", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == (
+        f"rayloom: there is no run store {tmp_path}/mlflow.db: train first, or name the folder with --output\n"
+    )
+    assert no_exec == []
+    assert list(tmp_path.iterdir()) == []  # looking makes no store
 
 
 def test_a_busy_port_is_one_sentence(

@@ -150,10 +150,18 @@ def test_last_observations_may_come_as_a_batch() -> None:
     assert_true_transitions(environment, SCHEDULES, steps=9)
 
 
-def test_a_missing_last_observation_is_a_fault() -> None:
+@pytest.mark.parametrize(
+    "infos",
+    [
+        {},
+        {"final_obs": np.array([None, None], dtype=object)},
+        {"final_obs": np.zeros((2, 3)), "_final_obs": np.array([False, True])},
+    ],
+)
+def test_a_missing_last_observation_is_a_fault(infos: dict[str, Any]) -> None:
     class Forgetful(gym.vector.VectorWrapper[Any, Any, Any, Any, Any]):
         def step(self, actions: Any) -> Any:
-            return *self.env.step(actions)[:4], {}
+            return *self.env.step(actions)[:4], infos
 
     environment = Environment(Forgetful(counting_vector("SAME_STEP", SCHEDULES)), first_index=4, worker=2)
     environment.reset(0)

@@ -189,7 +189,7 @@ def test_uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolve_uri(None, Path("out")) == "http://other:5000"
     assert resolve_uri("sqlite:////a/b.db", Path("out")) == "sqlite:////a/b.db"
     for wrong in ("file:///a/b", "file:/a/b", "/a/b"):
-        with pytest.raises(UserError, match="use sqlite:////a/b/mlflow.db instead"):
+        with pytest.raises(UserError, match=r"use sqlite:////a/b/mlflow\.db instead"):
             resolve_uri(wrong, Path("out"))
     with pytest.raises(UserError, match=f"use sqlite:///{tmp_path}/mlruns/mlflow.db instead"):
         resolve_uri("mlruns", Path("out"))

@@ -94,11 +94,11 @@ def test_the_installed_wheel_finds_a_shipped_config_by_name(installed: Path, tmp
 
 
 @pytest.mark.xdist_group("packaging")
-def test_the_installed_wheel_has_the_command_and_its_types(installed: Path, tmp_path: Path) -> None:
+def test_the_installed_wheel_has_the_command(installed: Path, tmp_path: Path) -> None:
     (metadata,) = installed.glob("rayloom-*.dist-info")
     assert "rayloom = rayloom.cli:main" in (metadata / "entry_points.txt").read_text()
-    done = python("-m", "rayloom", "show", "ppo_cartpole", "seed=12345", "--local", cwd=tmp_path, path=installed)
-    assert "seed: 12345" in done.stdout
+    done = python("-m", "rayloom", "list", cwd=tmp_path, path=installed)
+    assert "  ppo_cartpole " in done.stdout
 
 
 def test_the_checkout_is_installed_with_its_command() -> None:

@@ -76,7 +76,7 @@ def _call(path: str, seed: int, options: Mapping[str, Any]) -> Dataset:
         raise UserError(f"source.dataset: {path} is not a function: name one that returns a Dataset")
     try:
         inspect.signature(function).bind(seed, **options)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:  # ValueError: a function of C without a signature
         raise UserError(f"source.options: {path} is called as function(seed, **options), but {error}") from None
     dataset = function(seed, **options)
     if not isinstance(dataset, Dataset):

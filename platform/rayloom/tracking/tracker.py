@@ -136,7 +136,8 @@ class Tracker:
     def log_model(self, path_of_checkpoint: Path, loader: str = MODEL_LOADER) -> None:
         """Ask the writer to log the trained model; `loader(run_dir)` gives (module, example of batch 2, description).
 
-        Call it just before `finish`. A failure shows as the tag `rayloom.model_error` and in writer.log.
+        Call it just before `finish`. The tag `rayloom.model` then holds MLflow's model id, "none", or "failed: " and
+        the reason, whose details are in writer.log.
         """
         self._append({"kind": "model", "checkpoint": str(path_of_checkpoint), "loader": loader})
 
@@ -217,10 +218,10 @@ class Tracker:
 
 def _claim(run_dir: Path, tracked: bool) -> None:
     """Write down that this process trains in the folder."""
-    from rayloom.contract import UserError
-
     other = journal.read_json(run_dir / journal.PROCESS)
     if other and other["pid"] != os.getpid() and journal.is_alive(other):
+        from rayloom.contract import UserError
+
         raise UserError(f"{run_dir.name} is training in process {other['pid']}: wait for it, or stop it, first")
     journal.write_json(
         run_dir / journal.PROCESS, {**journal.own_process(), "session": uuid.uuid4().hex, "tracked": tracked}
@@ -254,8 +255,6 @@ def _largest_steps(run_dir: Path) -> dict[str, int]:
 
 def _exhibit_arrays(name: str, exhibit: Exhibit) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None]:
     """Return the data (images as bytes) and the reference points as arrays."""
-    from rayloom.contract import UserError
-
     shape = tuple(exhibit.data.shape)
     fits = {
         "images": len(shape) == 4 and shape[1] in (1, 3) and 0 not in shape,
@@ -263,6 +262,8 @@ def _exhibit_arrays(name: str, exhibit: Exhibit) -> tuple[np.ndarray[Any, Any], 
         "points": len(shape) == 2 and shape[1] == 2,
     }[exhibit.kind]
     if not fits:
+        from rayloom.contract import UserError
+
         wanted = {"images": "[M, 1 or 3, H, W]", "matrix": "[R, C]", "points": "[M, 2]"}[exhibit.kind]
         raise UserError(f"the exhibit {name!r} of kind {exhibit.kind} needs data {wanted}, not {list(shape)}")
     data = exhibit.data.detach().float().cpu().numpy()

@@ -80,8 +80,21 @@ class Writer:
         return self._exit
 
     def _pass(self) -> None:
+        """Send what there is; what the server refuses here, and not record by record, ends the writer."""
+        from rayloom.tracking.store import RefusedError
+
+        try:
+            self._serve()
+        except RefusedError as error:
+            if self._store is None or not self._stop_if_deleted(self._store):
+                self._report(f"the server refused this run: {error}")
+                self._exit = journal.GAVE_UP
+
+    def _serve(self) -> None:
         gone = self._driver_is_gone()  # asked before reading, so that its last words are read
         store = self._store or self._attach()
+        if self._exit is not None:
+            return
         if self._carry(store) or self._exit is not None:
             self._report(None)
             return
@@ -101,6 +114,10 @@ class Writer:
         binding = journal.read_json(self._run_dir / journal.BINDING) or {}
         same_store = binding.get("uri") == self._start["uri"]
         store = Store(self._start["uri"], self._run_dir)
+        if self._driver_pid is None and same_store:
+            store.run_id = binding["run_id"]
+            if self._stop_if_deleted(store):  # only a user's own resume brings a deleted run back
+                return store
         created = store.attach(self._start, binding.get("run_id") if same_store else None)
         if created or not same_store:
             self._acknowledged.offset = 0
@@ -137,6 +154,8 @@ class Writer:
                 points += [(key, value, record["time"], record["step"]) for key, value in record["values"].items()]
             if points and (record["kind"] != "metrics" or len(points) >= METRICS_PER_BATCH):
                 self._send_points(store, points)
+                if self._exit is not None:
+                    return True
                 points = []
                 self._acknowledge(end if record["kind"] == "metrics" else sent)
             if record["kind"] != "metrics":
@@ -176,6 +195,9 @@ class Writer:
         from rayloom.tracking.store import RefusedError
 
         kind = record["kind"]
+        if kind == "finish" and end > self._start_end:
+            self._end(store, record["status"], record["time"], record["status"].lower(), end)
+            return
         try:
             if kind == "start":
                 self._log_start(store, record)
@@ -191,11 +213,9 @@ class Writer:
                 store.log_file(draw_exhibit(record, self._run_dir), f"exhibits/{record['name']}")
             elif kind == "model" and end > self._start_end:
                 self._log_model(store, record, end)
-            elif kind == "finish" and end > self._start_end:
-                self._end(store, record["status"], record["time"], record["status"].lower(), end)
             elif kind == "unreadable":
                 say(f"the journal is damaged before byte {end}: one line is left out")
-        except RefusedError as error:
+        except (RefusedError, FileNotFoundError) as error:
             if not self._stop_if_deleted(store):
                 self._refused(store, f"{kind}: {error}")
 
@@ -228,32 +248,37 @@ class Writer:
         if state.get("end") != end:
             state = {"end": end, "attempts": 0}
         if state["attempts"] >= _MODEL_ATTEMPTS:
-            store.set_tags({"rayloom.model_error": "the process that exported the model died twice: see writer.log"})
+            store.set_tags({"rayloom.model": "failed: the writer died twice during the export: see writer.log"})
             return
         journal.write_json(path, {**state, "attempts": state["attempts"] + 1})
-        arguments = [str(self._run_dir), store.uri, store.run_id, store.experiment_id, record["loader"]]
-        command = [sys.executable, "-P", "-m", "rayloom.tracking.model", *arguments]
+        code, errors = self._export(store, record["loader"])
+        if code == os.EX_TEMPFAIL:
+            journal.write_json(path, {**journal.read_json(path), "attempts": state["attempts"]})
+            raise UnreachableError(errors[-1])
+        if code == 0:
+            store.set_tags({"rayloom.model": journal.read_json(path).get("model_id") or "none"})
+            return
+        reason = errors[-1] if code > 0 and errors else f"the exporting process ended with code {code}"
+        say(f"the model is not logged: {reason}")
+        store.set_tags({"rayloom.model": f"failed: {reason}"})
+
+    def _export(self, store: Store, loader: str) -> tuple[int, list[str]]:
+        """Run the child process; return its exit code and the lines of its standard error."""
+        arguments = [str(self._run_dir), store.uri, store.run_id, store.experiment_id, loader]
         try:
             done = subprocess.run(
-                command,
+                [sys.executable, "-P", "-m", "rayloom.tracking.model", *arguments],
                 stdin=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 timeout=_MODEL_DEADLINE_S,
                 env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
                 check=False,
             )
-            code, errors = done.returncode, done.stderr.decode(errors="replace")
         except subprocess.TimeoutExpired:
-            code, errors = 1, f"the export took longer than {_MODEL_DEADLINE_S:g} s"
+            return 1, [f"the export took longer than {_MODEL_DEADLINE_S:g} s"]
+        errors = done.stderr.decode(errors="replace").strip()
         print(errors, file=sys.stderr, flush=True)
-        if code == os.EX_TEMPFAIL:
-            state = journal.read_json(path)
-            journal.write_json(path, {**state, "attempts": state["attempts"] - 1})
-            raise UnreachableError((errors.strip().splitlines() or ["the server did not take the model"])[-1])
-        if code != 0:
-            line = (errors.strip().splitlines() or [f"the process that exported the model ended with {code}"])[-1]
-            say(f"the model is not logged: {line}")
-            store.set_tags({"rayloom.model_error": line})
+        return done.returncode, errors.splitlines()
 
     def _end(self, store: Store, status: str, time_ms: int, word: str, end: int | None = None) -> None:
         """Send what belongs to the end of a run, then its status, then acknowledge both."""
@@ -315,7 +340,7 @@ def say(text: str) -> None:
 
 def prepare_process() -> None:
     """Step behind the training, outlive the signals that end it, and keep MLflow's own waits short."""
-    os.nice(10)
+    os.nice(5)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     for key, value in _MLFLOW_SETTINGS.items():

@@ -1,0 +1,217 @@
+"""The data set source: every example once per epoch, the same batches for any number of ranks, exact resume."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from rayloom import datasets
+from rayloom.config import DatasetSourceConfig
+from rayloom.contract import Algorithm, AlgorithmConfig, Batch, TensorSpec, UserError
+from rayloom.sources.dataset import DatasetSource, shift_images
+
+CPU = torch.device("cpu")
+
+
+class Recorder(Algorithm):
+    """Adds a field in `prepare`, to prove that the source calls it without gradient."""
+
+    def prepare(self, trajectory: dict[str, Tensor]) -> Batch:
+        assert not torch.is_grad_enabled()
+        return {**trajectory, "prepared": trajectory["label"] * 2}
+
+
+def make_dataset(size: int, side: int = 3) -> datasets.Dataset:
+    """Number the examples by their label; every pixel of an image is its label plus one (after 255 comes 1)."""
+    label = torch.arange(size)
+    image = (label % 255 + 1).to(torch.uint8)[:, None, None, None].expand(size, 1, side, side).clone()
+    split = {"image": image, "label": label}
+    spec = {
+        "image": TensorSpec(shape=(1, side, side), dtype=torch.uint8),
+        "label": TensorSpec(shape=(), dtype=torch.int64, num_values=size),
+    }
+    return datasets.Dataset(split, split, split, spec)
+
+
+def make_source(size: int = 10, batch_size: int = 3, side: int = 3, **settings: Any) -> DatasetSource:
+    data = make_dataset(size, side)
+    where = {key: settings.pop(key) for key in ("seed", "rank", "world_size") if key in settings}
+    config = DatasetSourceConfig(kind="dataset", dataset="numbers", **settings)
+    return DatasetSource(
+        config, data, Recorder(AlgorithmConfig(), data.spec), batch_size, where.pop("seed", 0), CPU, **where
+    )
+
+
+def labels(source: DatasetSource, batches: int) -> list[list[int]]:
+    return [source.next()["label"].tolist() for _ in range(batches)]
+
+
+def flat(batches: list[list[int]]) -> list[int]:
+    return [label for batch in batches for label in batch]
+
+
+def assert_same(one: Batch, other: Batch) -> None:
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_every_example_once_per_epoch_in_a_new_order() -> None:
+    source = make_source(12, 3)
+    epochs = [flat(labels(source, 4)) for _ in range(3)]
+    assert [sorted(epoch) for epoch in epochs] == [list(range(12))] * 3
+    assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
+    assert epochs[0] != list(range(12))
+
+
+def test_batches_are_prepared_and_their_fields_stay_together() -> None:
+    batch = make_source(12, 5).next()
+    assert set(batch) == {"image", "label", "prepared"}
+    assert torch.equal(batch["prepared"], batch["label"] * 2)
+    assert torch.equal(batch["image"][:, 0, 0, 0].long(), batch["label"] + 1)
+    assert batch["image"].shape == (5, 1, 3, 3)
+    assert batch["image"].dtype == torch.uint8
+
+
+def test_drop_last_leaves_out_the_smaller_batch() -> None:
+    source = make_source(10, 4, drop_last=True)
+    sizes = [len(batch) for batch in labels(source, 2)]
+    assert sizes == [4, 4]
+    assert source.counters() == {"samples": 8, "epochs": 1}
+    labels(source, 3)
+    assert source.counters() == {"samples": 20, "epochs": 2}
+
+
+def test_without_drop_last_the_epoch_ends_with_the_smaller_batch() -> None:
+    source = make_source(10, 4, drop_last=False)
+    epoch = labels(source, 3)
+    assert [len(batch) for batch in epoch] == [4, 4, 2]
+    assert sorted(flat(epoch)) == list(range(10))
+    assert source.counters() == {"samples": 10, "epochs": 1}
+
+
+def test_counters_in_the_middle_of_an_epoch() -> None:
+    source = make_source(10, 3)
+    assert source.counters() == {"samples": 0, "epochs": 0}
+    labels(source, 2)
+    assert source.counters() == {"samples": 6, "epochs": 0}
+    labels(source, 1)
+    assert source.counters() == {"samples": 9, "epochs": 1}
+
+
+def test_order_depends_on_the_seed_alone() -> None:
+    assert labels(make_source(seed=1), 5) == labels(make_source(seed=1), 5)
+    assert labels(make_source(seed=1), 5) != labels(make_source(seed=2), 5)
+
+
+@pytest.mark.parametrize("augment", ["none", "shift"])
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_shares_of_all_ranks_are_the_batch_of_one(world_size: int, augment: str) -> None:
+    options = {"size": 23, "batch_size": 7, "side": 6, "drop_last": False, "augment": augment}
+    single = make_source(**options)
+    ranks = [make_source(**options, rank=rank, world_size=world_size) for rank in range(world_size)]
+    for _ in range(9):
+        whole, shares = single.next(), [source.next() for source in ranks]
+        sizes = [len(share["label"]) for share in shares]
+        assert max(sizes) - min(sizes) <= 1
+        assert_same(whole, {name: torch.cat([share[name] for share in shares]) for name in whole})
+        assert all(source.counters() == single.counters() for source in ranks)
+
+
+@pytest.mark.parametrize("augment", ["none", "shift"])
+@pytest.mark.parametrize("before", [0, 2, 4, 5, 7])
+def test_a_restored_source_continues_identically(before: int, augment: str) -> None:
+    options = {"size": 17, "batch_size": 4, "side": 6, "seed": 3, "augment": augment}  # four batches an epoch
+    source = make_source(**options)
+    labels(source, before)
+    restored = make_source(**options)
+    labels(restored, 1)
+    restored.load_state_dict(source.state_dict())
+    assert restored.counters() == source.counters()
+    for _ in range(6):
+        assert_same(source.next(), restored.next())
+
+
+def test_another_number_of_ranks_continues_with_the_same_batches() -> None:
+    source = make_source(20, 6)
+    labels(source, 4)
+    pair = [make_source(20, 6, rank=rank, world_size=2) for rank in range(2)]
+    for share in pair:
+        share.load_state_dict(source.state_dict())
+    for _ in range(4):
+        assert source.next()["label"].tolist() == flat(labels(pair[0], 1) + labels(pair[1], 1))
+
+
+def test_state_is_plain_and_of_constant_size() -> None:
+    source = make_source(10, 3)
+    labels(source, 4)
+    assert source.state_dict() == {"epoch": 1, "position": 3, "size": 10}
+
+
+def test_a_data_set_of_another_size_is_refused() -> None:
+    with pytest.raises(UserError, match="10 training examples, but had 12"):
+        make_source(10).load_state_dict(make_source(12).state_dict())
+
+
+def test_too_large_a_batch_is_refused() -> None:
+    make_source(10, 10)
+    with pytest.raises(UserError, match=r"learner\.batch_size: 11 is more than the 10 training examples of numbers"):
+        make_source(10, 11)
+    with pytest.raises(UserError, match=r"learner\.batch_size: 2 is too small for 3 learners"):
+        make_source(10, 2, rank=0, world_size=3)
+
+
+def test_points_cannot_be_shifted() -> None:
+    data = datasets.load("gaussian", 0, {"train_size": 8})
+    config = DatasetSourceConfig(kind="dataset", dataset="gaussian", augment="shift")
+    with pytest.raises(UserError, match=r"source\.augment: gaussian has no images"):
+        DatasetSource(config, data, Algorithm(AlgorithmConfig(), data.spec), 4, 0, CPU)
+
+
+# --- augmentation --------------------------------------------------------------------------------------------------
+
+
+def moved(image: Tensor, down: int, right: int) -> Tensor:
+    """Shift one image pixel by pixel, zeros where nothing comes in."""
+    result = torch.zeros_like(image)
+    height, width = image.shape[-2:]
+    for row in range(height):
+        for column in range(width):
+            if 0 <= row - down < height and 0 <= column - right < width:
+                result[:, row, column] = image[:, row - down, column - right]
+    return result
+
+
+def test_shift_images_moves_every_image_by_its_own_offset() -> None:
+    images = torch.randint(1, 256, (25, 2, 5, 4), dtype=torch.uint8)
+    offsets = torch.cartesian_prod(torch.arange(5), torch.arange(5)).T
+    shifted = shift_images(images, offsets, 2)
+    assert shifted.shape == images.shape
+    assert shifted.dtype == torch.uint8
+    for index in range(25):
+        down, right = 2 - int(offsets[0, index]), 2 - int(offsets[1, index])
+        assert torch.equal(shifted[index], moved(images[index], down, right))
+
+
+@pytest.mark.parametrize("size", [200, 400])
+def test_augmentation_uses_all_shifts_and_changes_with_every_batch(size: int) -> None:
+    # 200 examples: one batch in each epoch; 400: two batches in one epoch. The images are constant, so that the rows
+    # and columns of zeros tell the shift.
+    source = make_source(size, 200, side=6, augment="shift")
+    seen = []
+    for _ in range(2):
+        batch = source.next()
+        filled = batch["image"][:, 0] > 0
+        assert torch.equal(batch["image"].amax(dim=(1, 2, 3)), (batch["label"] % 255 + 1).to(torch.uint8))
+        rows, columns = filled.any(dim=2).long(), filled.any(dim=1).long()
+        seen.append(torch.stack([axis.argmax(1) - axis.flip(1).argmax(1) for axis in (rows, columns)]))
+    assert all(sorted(axis.unique().tolist()) == [-2, -1, 0, 1, 2] for shifts in seen for axis in shifts)
+    assert not torch.equal(seen[0], seen[1])
+    assert not torch.equal(seen[0][0], seen[0][1])
+
+
+def test_no_augmentation_leaves_images_alone() -> None:
+    batch = make_source(20, 20, side=6).next()
+    assert torch.equal(batch["image"], (batch["label"] + 1).to(torch.uint8)[:, None, None, None].expand(20, 1, 6, 6))
