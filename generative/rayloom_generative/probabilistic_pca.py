@@ -27,7 +27,7 @@ class ProbabilisticPCA(NamedTuple):
 def _spectrum(points: Tensor) -> tuple[Tensor, Tensor]:
     """Return eigenvalues [D], largest first, and eigenvectors [D, D] of the points' covariance (divided by N)."""
     centred = points - points.mean(0)
-    values, vectors = torch.linalg.eigh(centred.T @ centred / (len(points) - 1))
+    values, vectors = torch.linalg.eigh(centred.T @ centred / len(points))
     return values.flip(0), vectors.flip(1)
 
 

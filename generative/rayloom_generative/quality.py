@@ -28,7 +28,7 @@ def mode_quality(points: Tensor, modes: Tensor, deviation: float, within: float 
     distance, nearest = torch.cdist(points, modes).min(dim=1)
     good = distance < within * deviation
     counts = torch.zeros(len(modes), device=points.device).index_add(0, nearest, good.float())
-    share = counts / counts.sum().clamp(min=1)
+    share = counts / counts.sum()
     alone = torch.tensor(float(len(modes)), device=points.device).log()
     divergence = torch.where(counts.sum() > 0, alone + torch.special.xlogy(share, share).sum(), alone)
     return ModeQuality(good.float().mean(), (counts > 0).sum().float(), divergence)

@@ -9,6 +9,7 @@ that a resumed run repeats it exactly.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -54,6 +55,16 @@ def make_schedule(config: RunConfig, updates_per_epoch: int | None) -> Schedule:
         },
         budget,
     )
+
+
+def _check_finite(metrics: Mapping[str, float], updates: int) -> None:
+    """Raise when a loss has become NaN or infinite: going on would only spoil the weights."""
+    for name, value in metrics.items():
+        if name.startswith("train/") and name.endswith("loss") and not math.isfinite(value):
+            raise FloatingPointError(
+                f"{name} is {value} at update {updates}: lower learner.optimizer.learning_rate or set "
+                f"learner.max_grad_norm"
+            )
 
 
 class Loop:
@@ -105,6 +116,7 @@ class Loop:
     def _log(self, counters: Counters) -> None:
         values = self._role.metrics()
         self.metrics.update(values)
+        _check_finite(values, counters["updates"])
         self._tracker.log_metrics({**values, "time/updates": float(counters["updates"])}, self.step_of(counters))
         self._report(counters)
 

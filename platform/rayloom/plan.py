@@ -16,8 +16,8 @@ class Role:
 
     name: Literal["learner", "rollout", "evaluator"]
     count: int
-    place: Literal["driver", "actor"]
-    """In the driver's process, or as Ray actors."""
+    place: Literal["driver", "actor", "learner"]
+    """In the driver's process, as Ray actors, or in the learner's process."""
     cpus: float = 0.0
     """CPUs that Ray reserves for each (actors only)."""
     gpus: float = 0.0
@@ -47,7 +47,7 @@ class Plan:
         """Return a table of the roles."""
         lines = [f"{'role':<10} {'count':>5}  {'runs as':<18} {'cpus each':>9} {'gpus each':>9}"]
         for role in self.roles:
-            place = "Ray actor" if role.place == "actor" else "driver's process"
+            place = {"driver": "driver's process", "actor": "Ray actor", "learner": "learner's process"}[role.place]
             lines.append(f"{role.name:<10} {role.count:>5}  {place:<18} {role.cpus:>9g} {role.gpus:>9g}")
         return "\n".join(lines)
 
@@ -64,7 +64,7 @@ def make_plan(config: RunConfig, local: bool = False) -> Plan:
         if workers and not local:
             roles.append(Role("rollout", workers, "actor", config.source.worker_cpus))
         else:
-            roles.append(Role("rollout", 1, learner_place))
+            roles.append(Role("rollout", 1, "learner"))
     place = "driver" if local else config.cluster.evaluator
     roles.append(Role("evaluator", 1, place, 1.0 if place == "actor" else 0.0))
     return Plan(tuple(roles))

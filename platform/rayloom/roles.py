@@ -154,15 +154,6 @@ class LearnerRole:
         self._last_rates = (now, counters, waited)
         return values
 
-    def check_finite(self, metrics: Mapping[str, float]) -> None:
-        """Raise when a loss has become NaN or infinite: going on would only spoil the weights."""
-        for name, value in metrics.items():
-            if name.startswith("train/") and name.endswith("loss") and not math.isfinite(value):
-                raise FloatingPointError(
-                    f"{name} is {value} at update {self.learner.updates}: lower learner.optimizer.learning_rate or set "
-                    f"learner.max_grad_norm"
-                )
-
     def evaluate(self, split: str | None = None, episodes: int | None = None) -> Evaluation:
         """Evaluate the present weights here."""
         return self.evaluator.evaluate(self.learner.updates, split, episodes)

@@ -255,6 +255,20 @@ def test_a_bug_keeps_its_traceback(engine: Engine, capsys: pytest.CaptureFixture
     assert line == {"run_id": "f00d", "status": "FAILED", "error": "ZeroDivisionError: in the algorithm"}
 
 
+def test_remarks_are_shown_when_a_run_fails_before_it_has_an_id(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def resume(run_id: str, *, output: str, observer: Observer) -> Result:
+        observer.note("checkpoint 3 is damaged")
+        raise UserError("there is no other")
+
+    monkeypatch.setattr(execution, "resume", resume)
+    assert cli.main(["resume", "f00d", "--json"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err == "checkpoint 3 is damaged\nrayloom: there is no other\n"
+    assert json.loads(captured.out) == {"run_id": "f00d", "status": "FAILED", "error": "there is no other"}
+
+
 def rayloom(*arguments: str, cwd: Path, timeout: float = 120) -> subprocess.CompletedProcess[str]:
     """Run the command in a process of its own."""
     return subprocess.run(

@@ -39,18 +39,19 @@ def modules(root: Path) -> Iterator[tuple[str, Path]]:
             yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
 
 
-def imports(name: str, path: Path, typing_too: bool = True) -> Iterator[tuple[str, int]]:
+def imports(name: str, path: Path, when_loaded: bool = False) -> Iterator[tuple[str, int]]:
     """Yield what a module imports, wherever the statement stands, as dotted names with their lines.
 
     `from a import b` yields a.b, since b may be a module; import_module("a") and __import__("a") count as imports.
+    `when_loaded` leaves out imports inside functions and those for type checkers alone.
     """
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     tree = ast.parse(path.read_text(encoding="utf-8"))
     skipped: set[ast.AST] = set()
-    if not typing_too:
-        for node in ast.walk(tree):
-            if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
-                skipped |= {inner for statement in node.body for inner in ast.walk(statement)}
+    for node in ast.walk(tree) if when_loaded else ():
+        for_types = isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+        if for_types or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            skipped |= {inner for statement in node.body for inner in ast.walk(statement)}
     for node in ast.walk(tree):
         if node in skipped:
             continue
@@ -120,11 +121,11 @@ def check_crossings(root: Path) -> list[str]:
 
 
 def check_cycles(root: Path) -> list[str]:
-    """Find modules of the engine that import each other in a circle; imports for type checkers alone do not count."""
+    """Find modules of the engine that import each other in a circle when they are loaded."""
     known = {name: path for name, path in modules(root) if inside(name, "rayloom")}
     edges: dict[str, set[str]] = {}
     for name, path in known.items():
-        targets = {imported for imported, _ in imports(name, path, typing_too=False)}
+        targets = {imported for imported, _ in imports(name, path, when_loaded=True)}
         targets = {target if target in known else target.rpartition(".")[0] for target in targets}
         # A package's own __init__ gathers what its modules define; they do not depend on it.
         edges[name] = {target for target in targets if target in known and target != "rayloom" and target != name}
@@ -244,7 +245,8 @@ VIOLATIONS: list[tuple[Check, str, str]] = [
     (check_crossings, "supervised/rayloom_supervised/cnn.py", "from rayloom_agents import networks\n"),
     (check_crossings, "supervised/rayloom_supervised/cnn.py", "import rayloom_generative.networks\n"),
     (check_cycles, "platform/rayloom/contract.py", "import torch\nfrom rayloom import run\n"),
-    (check_cycles, "platform/rayloom/contract.py", "def f():\n    import rayloom.run\n"),
+    (check_cycles, "platform/rayloom/contract.py", "class A:\n    import rayloom.run\n"),
+    (check_cycles, "platform/rayloom/contract.py", "if True:\n    import rayloom.run\n"),
     (check_cycles, "platform/rayloom/cluster/__init__.py", "from ..run import start\n"),
     (check_names, "platform/__init__.py", ""),
     (check_names, "platform.py", ""),
@@ -287,6 +289,6 @@ def test_imports_are_resolved(tmp_path: Path) -> None:
         "a.b",
     ]
     package = path.with_name("__init__.py")
-    package.write_text("from .pool import Pool\nif typing.TYPE_CHECKING:\n    import d\n")
-    assert [name for name, _ in imports("rayloom.cluster", package)] == ["rayloom.cluster.pool.Pool", "d"]
-    assert [name for name, _ in imports("rayloom.cluster", package, typing_too=False)] == ["rayloom.cluster.pool.Pool"]
+    package.write_text("from .pool import Pool\nif typing.TYPE_CHECKING:\n    import d\ndef f():\n    import e\n")
+    assert {name for name, _ in imports("rayloom.cluster", package)} == {"rayloom.cluster.pool.Pool", "d", "e"}
+    assert [name for name, _ in imports("rayloom.cluster", package, when_loaded=True)] == ["rayloom.cluster.pool.Pool"]

@@ -255,6 +255,13 @@ def test_samples_of_images_and_points_in_the_plane() -> None:
     assert exhibit.reference is not None and exhibit.reference.shape == (6, 2)
 
 
+def test_the_decoder_mirrors_the_encoder() -> None:
+    algorithm = small(hidden_sizes=(16, 8))
+    for network, sizes in ((algorithm.encoder.network, [64, 16, 8, 6]), (algorithm.decoder, [3, 8, 16, 64])):
+        linear = [layer for layer in network.layers if isinstance(layer, torch.nn.Linear)]
+        assert [linear[0].in_features, *(layer.out_features for layer in linear)] == sizes
+
+
 def test_embedding_of_raw_images() -> None:
     algorithm = small()
     raw = digits(6)

@@ -58,7 +58,7 @@ def _original(error: RayTaskError) -> BaseException:
     if not isinstance(cause, BaseException):
         return RuntimeError(str(error))
     if not isinstance(cause, UserError):
-        cause.add_note(f"raised in a Ray actor:\n{error.traceback_str}")
+        cause.add_note(f"raised in a Ray actor:\n{error}")
     return cause
 
 
@@ -162,7 +162,11 @@ class RayPool:
         """Step all workers at once and wait for all."""
         progress = self._algorithm.progress
         refs = [actor.collect.remote(num_steps, self._version, self._weights, progress) for actor in self._actors]
-        return self._await(refs)
+        rollouts: list[Rollout] = self._await(refs)
+        # The arrays are read-only views that pin objects in the store: copies let them go.
+        return [
+            Rollout({name: array.copy() for name, array in r.arrays.items()}, r.episodes, r.env_steps) for r in rollouts
+        ]
 
     def barrier(self) -> None:
         """Restart every environment."""
