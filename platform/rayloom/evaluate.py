@@ -42,7 +42,8 @@ class Evaluator:
         algorithm = self._algorithm
         training = algorithm.training
         algorithm.eval()
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
+        device = next(algorithm.parameters()).device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.no_grad():
             torch.manual_seed(derive_seed(self._config.seed, "evaluate", number, "torch"))
             if isinstance(self._config.source, DatasetSourceConfig):
                 result = self._evaluate_data(split or self._config.evaluate.split)

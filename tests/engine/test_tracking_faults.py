@@ -23,17 +23,18 @@ class FaultyLine:
     """A TCP relay on loopback in front of a server, with faults to choose from.
 
     forward: relay; refuse: close at once; hang: accept and never answer; cut: deliver requests that write, then close
-    the connection before the answer, as a server that dies between doing and saying.
+    the connection in place of the answer, as a server that dies between doing and saying; drop: lose uploads.
     """
 
     WRITES = (b"runs/create", b"runs/log-batch")
+    UPLOADS = (b"mlflow-artifacts",)
 
     def __init__(self, port: int) -> None:
         self._server_port = port
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         self._mode = "forward"
-        self.faults = {"refuse": 0, "hang": 0, "cut": 0}
+        self.faults = {"refuse": 0, "hang": 0, "cut": 0, "drop": 0}
         self._open: list[socket.socket] = []
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -67,27 +68,36 @@ class FaultyLine:
                 self.faults["refuse"] += 1
 
     def _relay(self, client: socket.socket, server: socket.socket) -> None:
-        threading.Thread(target=self._answers, args=(client, server), daemon=True).start()
+        cut, answered = threading.Event(), threading.Event()
+        threading.Thread(target=self._answers, args=(client, server, cut, answered), daemon=True).start()
         while data := client.recv(65536):
             if self._mode == "hang":
                 self.faults["hang"] += 1
                 client.recv(1)  # until the client gives up
                 return
-            if self._mode == "cut" and any(word in data.split(b"\r\n", 1)[0] for word in self.WRITES):
-                # The client is cut off first; the server gets the whole request all the same.
+            request = data.split(b"\r\n", 1)[0]
+            if self._mode == "drop" and any(word in request for word in self.UPLOADS):
+                self.faults["drop"] += 1
+                return
+            if self._mode == "cut" and any(word in request for word in self.WRITES):
                 length = int(data.lower().split(b"content-length:")[1].split(b"\r\n")[0])
                 while len(data.split(b"\r\n\r\n", 1)[-1]) < length:
                     data += client.recv(65536)
-                client.shutdown(socket.SHUT_RDWR)
+                cut.set()
                 server.sendall(data)
-                threading.Event().wait(0.3)  # a closed connection would cancel the request
+                assert answered.wait(60)
                 self.faults["cut"] += 1
                 return
             server.sendall(data)
 
-    def _answers(self, client: socket.socket, server: socket.socket) -> None:
+    def _answers(
+        self, client: socket.socket, server: socket.socket, cut: threading.Event, answered: threading.Event
+    ) -> None:
         with contextlib.suppress(OSError):
             while data := server.recv(65536):
+                if cut.is_set():
+                    answered.set()
+                    return
                 client.sendall(data)
             client.shutdown(socket.SHUT_RDWR)
 
@@ -161,13 +171,21 @@ def test_a_faulty_server_loses_and_doubles_nothing(tmp_path: Path, server: tuple
     line.set_mode("cut")
     log(tracker, 20, 30)
     wait_for(lambda: line.faults["cut"] >= 2 and len(store.points(run_id)) == 30, "points whose answer is lost")
+
+    line.set_mode("drop")
+    log(tracker, 30, 40)
+    tracker.log_text("late.txt", "late\n")
+    wait_for(lambda: line.faults["drop"] >= 2 and len(store.points(run_id)) == 40, "a text that cannot be uploaded")
     line.set_mode("forward")
     assert tracker.finish("FINISHED", timeout_s=DEADLINE_S)
-    assert store.points(run_id) == losses(0, 30)
+    assert store.points(run_id) == losses(0, 40)
+    assert store.rows("select count(*) from runs") == [(1,)]  # no twin was created and deleted on the way
     assert store.status(run_id) == "FINISHED" and store.runs() == [run_id]
     assert tracker.problem is None
-    (config,) = (server[1] / "a").rglob("config.yaml")
-    assert config.read_text() == "name: run\n"
+    texts = {
+        path.name: path.read_text() for pattern in ("*.yaml", "*.txt") for path in (server[1] / "a").rglob(pattern)
+    }
+    assert texts == {"config.yaml": "name: run\n", "late.txt": "late\n"}
 
 
 def test_what_a_dead_server_missed_is_delivered_later(
