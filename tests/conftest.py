@@ -35,3 +35,16 @@ def _fresh_seeds() -> Iterator[None]:
 def root() -> Path:
     """Return the root of the checkout."""
     return Path(__file__).resolve().parent.parent
+
+
+def require_fashion_mnist() -> None:
+    """Skip where Fashion-MNIST is not installed; in continuous integration it must be."""
+    from rayloom.contract import UserError
+    from rayloom.datasets import load
+
+    try:
+        load("fashion-mnist", 0, {})
+    except UserError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))

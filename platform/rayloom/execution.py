@@ -23,6 +23,10 @@ from rayloom.roles import LearnerRole
 from rayloom.tracking import Tracker, git_state, resolve_uri
 
 
+_PATIENCE_S = 60.0  # wait for a tracking server that answers
+_IMPATIENCE_S = 5.0  # and for one that does not: the writer goes on without us
+
+
 class Terminated(BaseException):
     """SIGTERM arrived: the run ends like after Ctrl-C."""
 
@@ -143,8 +147,8 @@ def _train(
 
 def _finish(result: Result, config: RunConfig, tracker: Tracker, loop: Loop, observer: Observer) -> Result:
     tracker.set_tags({"rayloom.weights_sha256": result.weights_sha256, "rayloom.stopped_by": result.stopped_by})
-    tracker.log_model(result.run_dir)
-    delivered = tracker.finish("FINISHED")
+    tracker.log_model(result.run_dir, wait=False)
+    delivered = tracker.finish("FINISHED", timeout_s=_PATIENCE_S if tracker.problem is None else _IMPATIENCE_S)
     result = replace(result, run_id=tracker.run_id or result.run_dir.name)
     write_result(
         result.run_dir,
@@ -157,7 +161,8 @@ def _finish(result: Result, config: RunConfig, tracker: Tracker, loop: Loop, obs
         },
     )
     if not delivered and config.tracking.enabled:
-        observer.note("the tracking server did not take everything: the rest is sent when the next run starts")
+        problem = tracker.problem or "it is slow"
+        observer.note(f"the tracking server has not taken everything yet ({problem}): the rest is sent later")
     if not loop.announced:
         observer.run_id(result.run_id)
     observer.finished(result)
@@ -165,7 +170,7 @@ def _finish(result: Result, config: RunConfig, tracker: Tracker, loop: Loop, obs
 
 
 def _end(tracker: Tracker, folder: Path, status: str, reason: str) -> None:
-    tracker.finish(status)
+    tracker.finish(status, timeout_s=_PATIENCE_S if tracker.problem is None else _IMPATIENCE_S)
     write_result(folder, {"status": status, "stopped_by": reason})
 
 
@@ -189,7 +194,7 @@ def _start_tracker(config: RunConfig, plan: Plan, role: Role, folder: Path, resu
         counts = "\n".join(f"{name}: {count:,}" for name, count in role.parameter_counts().items())
         tracker.log_text("plan.txt", f"{plan.describe()}\n\ntrained parameters\n{counts}\n")
         if state and state.diff:
-            tracker.log_text("uncommitted.patch", state.diff)
+            tracker.log_text("diff.patch", state.diff)
     return tracker
 
 

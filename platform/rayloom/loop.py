@@ -143,12 +143,20 @@ class Loop:
         self._checkpoints.save(counters["updates"], state, metric=metric, metadata={"counters": dict(counters)})
 
     def _report(self, counters: Counters) -> None:
-        if not self._announced and self._tracker.run_id:
-            self._announced = True
-            self._observer.run_id(self._tracker.run_id)
+        if not self._announced:
+            self._announce()
         fraction = self._schedule.fraction(counters)
         elapsed = time.perf_counter() - self._started
         self._observer.report(Report(dict(counters), dict(self.metrics), fraction, elapsed))
+
+    def _announce(self) -> None:
+        """Tell the run's id: MLflow's as soon as it is known, the folder's name when there is none to be had."""
+        known = self._tracker.run_id
+        if known is None and (not self._config.tracking.enabled or self._tracker.problem):
+            known = self._tracker.run_dir.name
+        if known:
+            self._announced = True
+            self._observer.run_id(known)
 
     @property
     def announced(self) -> bool:

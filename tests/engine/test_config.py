@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from tiny_algorithm import BASE, TINY, Load, Tiny, TinyConfig, loader, refusal
 
 from rayloom import config
 from rayloom.config import Interval
 from rayloom.contract import UserError
-
-BUG = pytest.mark.xfail(strict=True, reason="a known bug of rayloom.config")
 
 
 @pytest.fixture
@@ -104,6 +103,22 @@ def test_an_override_of_one_learner_key_leaves_the_others(load: Load) -> None:
         ("1_0e1", 100.0),
         ("0.5", 0.5),
         ("12", 12),
+        ("-7", -7),
+        ("010", 10),
+        ("-010", -10),
+        ("08", 8),
+        ("0", 0),
+        ("0x1f", 31),
+        ("-0x10", -16),
+        ("0b101", 5),
+        ("-.5", -0.5),
+        ("5.", 5.0),
+        ("010.5", 10.5),
+        ("+.inf", float("inf")),
+        ("0x", "0x"),
+        ("1:30", "1:30"),
+        ("2024-01-01", "2024-01-01"),
+        ("", None),
         ("e5", "e5"),
         ("1e", "1e"),
         ("on", "on"),
@@ -128,9 +143,7 @@ def test_yaml_reads_numbers_and_words_as_a_person_means_them(text: str, value: A
 
 
 def test_the_loader_leaves_the_yaml_library_as_it_was() -> None:
-    import yaml
-
-    assert yaml.safe_load("{a: on, b: 1e-4}") == {"a": True, "b": "1e-4"}
+    assert yaml.safe_load("{a: on, b: 1e-4, c: 010}") == {"a": True, "b": "1e-4", "c": 8}
 
 
 @pytest.mark.parametrize(
@@ -172,9 +185,13 @@ def test_every_interval_is_checked_when_the_config_is_read(load: Load, key: str)
         ("seed=3", "learner.optimizer.betas=[0.5, 0.9]", "learner.max_grad_norm=0.5", "algorithm.sizes=[1, 2, 3]"),
         ("source={kind: dataset, dataset: digits, options: {a: [1, {b: null}], c: 1.0e-7}}", "stop={epochs: 2}"),
         ("evaluate.every=5_000 env_steps", "search={trials: 3, space: {seed: {int: [0, 9]}}}"),
-        pytest.param(("name='1e5'",), marks=BUG),
+        ("name='1e5'",),
         ("name='yes'", "algorithm.label='0x10'"),
-        pytest.param(("algorithm.label='1_0e-3'",), marks=BUG),
+        ("algorithm.label='1_0e-3'",),
+        ("name='010'", "algorithm.label='<<'"),
+        ("name='1:30'", "algorithm.label='2024-01-01'"),
+        ("name='null'", "algorithm.label='.5e3'"),
+        ("search={numbers: [1e5, -.5, .inf, 0x10, 010], words: ['1e5', '-.5', '.inf', '0x10', '010', '~', 'true']}",),
         ("algorithm.label=größer ✓",),
         ("algorithm.label=''",),
     ],
@@ -193,6 +210,13 @@ def test_the_tree_is_plain_data_and_its_own(load: Load) -> None:
     assert "algorithm_path" not in tree
     tree["stop"]["updates"] = 1
     assert "updates" not in run.stop
+
+
+def test_the_resolved_yaml_reads_alike_elsewhere(load: Load) -> None:
+    run = load("", "name=yes", "algorithm.label=1:30", "search={words: [on, '1e5', 2024-01-01, '010']}")
+    tree = yaml.safe_load(run.to_yaml())
+    assert (tree["name"], tree["algorithm"]["label"]) == ("yes", "1:30")
+    assert tree["search"] == {"words": ["on", "1e5", "2024-01-01", "010"]}
 
 
 # --- finding ---------------------------------------------------------------------------------------------------------

@@ -42,6 +42,7 @@ class Tracker:
         self._restarts = 0
         self._next_check = 0.0
         self._target: int | None = None
+        self._leaves_model = False
 
     @classmethod
     def start(
@@ -133,13 +134,15 @@ class Tracker:
         os.replace(aside, target)
         self._append({"kind": "file", "name": name})
 
-    def log_model(self, path_of_checkpoint: Path, loader: str = MODEL_LOADER) -> None:
+    def log_model(self, path_of_checkpoint: Path, loader: str = MODEL_LOADER, wait: bool = True) -> None:
         """Ask the writer to log the trained model; `loader(run_dir)` gives (module, example of batch 2, description).
 
-        Call it just before `finish`. The tag `rayloom.model` then holds MLflow's model id, "none", or "failed: " and
+        Call it just before `finish`, which waits for the model only with `wait`: an export takes seconds, so without
+        it the writer logs the model after the run's end, when this process may be gone already. The tag `rayloom.model` then holds MLflow's model id, "none", or "failed: " and
         the reason, whose details are in writer.log.
         """
-        self._append({"kind": "model", "checkpoint": str(path_of_checkpoint), "loader": loader})
+        self._leaves_model = not wait
+        self._append({"kind": "model", "checkpoint": str(path_of_checkpoint), "loader": loader, "wait": wait})
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Record tags; a later value replaces an earlier one."""
@@ -167,7 +170,8 @@ class Tracker:
         while True:
             acknowledgement = Acknowledgement.load(self.run_dir)
             if acknowledgement.status is not None and acknowledgement.offset >= self._target:
-                self._await_exit()
+                if not self._leaves_model:
+                    self._await_exit()
                 return True
             if not self._keep_writer() or time.monotonic() >= deadline:
                 return False

@@ -55,6 +55,7 @@ class Writer:
         self._sampler: SystemSampler | None = None
         self._system: list[Point] = []
         self._deadline: float | None = None
+        self._later: tuple[Record, int] | None = None
         self._exit: int | None = None
 
     def run(self) -> int:
@@ -211,8 +212,11 @@ class Writer:
                 from rayloom.tracking.pictures import draw_exhibit
 
                 store.log_file(draw_exhibit(record, self._run_dir), f"exhibits/{record['name']}")
-            elif kind == "model" and end > self._start_end:
+            elif kind == "model" and end > self._start_end and record.get("wait", True):
                 self._log_model(store, record, end)
+            elif kind == "model" and end > self._start_end:
+                self._later = (record, end)
+                store.set_tags({"rayloom.model": "pending"})
             elif kind == "unreadable":
                 say(f"the journal is damaged before byte {end}: one line is left out")
         except (RefusedError, FileNotFoundError) as error:
@@ -299,7 +303,19 @@ class Writer:
             self._acknowledged.offset = end
         self._acknowledged.problem = None
         self._acknowledged.save(self._run_dir)
+        self._log_later(store)
         self._exit = 0
+
+    def _log_later(self, store: Store) -> None:
+        """Log the model of a driver that did not want to wait for it; a failure is visible in tag and writer.log."""
+        from rayloom.tracking.store import RefusedError, UnreachableError
+
+        if self._later is None:
+            return
+        try:
+            self._log_model(store, *self._later)
+        except (RefusedError, UnreachableError, FileNotFoundError) as error:
+            say(f"the model is not logged: {error}")
 
     def _refused(self, store: Store, line: str) -> None:
         say(f"the server refused {line}")

@@ -1,0 +1,54 @@
+"""The compiled step equals the eager one, also where other networks change between steps."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+import pytest
+import torch
+from cases import case
+from rayloom.compiled import CompiledPhaseLearner
+from rayloom.contract import UserError
+from rayloom.learner import PhaseLearner
+from rayloom.roles import LearnerRole
+
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+
+
+def _trained(name: str, compiled: bool, updates: int) -> tuple[LearnerRole, dict[str, torch.Tensor]]:
+    role = LearnerRole(case(name, learner={"compile": compiled}))
+    for _ in range(updates):
+        role.learner.update(role.source.next, role.source.feedback)
+    return role, {key: value.clone() for key, value in role.learner.trained().items()}
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ["ppo", "dqn_prioritized_n_step", "softmax_regression"])
+def test_compiled_updates_equal_eager_updates(name: str) -> None:
+    # More than one target period: a graph that kept the old target network would differ.
+    eager_role, eager = _trained(name, False, 20)
+    compiled_role, compiled = _trained(name, True, 20)
+    assert isinstance(compiled_role.learner.phases[0], CompiledPhaseLearner)
+    for key, value in eager.items():
+        torch.testing.assert_close(compiled[key], value, rtol=2e-3, atol=2e-4, msg=lambda text, key=key: f"{key}: {text}")
+    theirs, mine = eager_role.metrics(), compiled_role.metrics()
+    assert {key for key in theirs if key.startswith("train/")} == {key for key in mine if key.startswith("train/")}
+    assert mine["train/loss"] == pytest.approx(theirs["train/loss"], rel=1e-2)
+
+
+@needs_compiler
+def test_phases_that_forbid_it_stay_eager() -> None:
+    role = LearnerRole(case("wgan_gp", learner={"compile": True}))
+    assert all(type(learner) is PhaseLearner for learner in role.learner.phases)
+    role.learner.update(role.source.next, role.source.feedback)
+
+
+def test_without_a_compiler_the_sentence_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(UserError, match="needs a C\\+\\+ compiler"):
+        _make(case("ppo", learner={"compile": True}))
+
+
+def _make(config: Any) -> LearnerRole:
+    return LearnerRole(config)

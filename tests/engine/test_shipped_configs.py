@@ -1,0 +1,36 @@
+"""Every shipped config is parsed, shown and briefly run."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import rayloom
+from conftest import require_fashion_mnist
+from rayloom.config import load, shipped_configs
+
+NAMES = sorted(shipped_configs())
+
+
+def test_the_promised_configs_are_there() -> None:
+    promised = {
+        "ppo_cartpole", "ppo_cartpole_ray", "dqn_cartpole", "softmax_regression_fashion_mnist",
+        "softmax_regression_digits", "lenet5_fashion_mnist", "lenet5_digits", "vae_fashion_mnist", "vae_digits",
+        "wgan_gp_gaussian_grid", "wgan_gp_digits",
+    }  # fmt: skip
+    assert promised <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_shipped_config_runs(name: str, tmp_path: Path) -> None:
+    if "fashion_mnist" in name:
+        require_fashion_mnist()
+    config = load(name)
+    assert config.stop, name
+    steps = "source.learning_starts=64" if config.source.kind == "replay" else "seed=0"
+    result = rayloom.run(
+        name, "stop={updates: 3}", "tracking.enabled=false", f"output={tmp_path}", steps, "evaluate.every=null", local=True
+    )
+    assert result.counters["updates"] == 3
+    assert result.metrics and all(math.isfinite(value) for value in result.metrics.values())
