@@ -1,7 +1,7 @@
 """Deep Q-network (Mnih et al. 2015) with double Q-learning, prioritised replay and n-step returns as options.
 
-Double: van Hasselt et al. 2016; prioritised replay: Schaul et al. 2016 (a source setting); n-step: Hessel et al. 2018 (a
-source setting: `source.n_step`).
+Double: van Hasselt et al. 2016. Prioritised replay (Schaul et al. 2016) and n-step returns (Hessel et al. 2018) are
+settings of the source.
 
 Departures from the papers: the target network may also follow slowly (`target_period: 1` with `target_rate` < 1); the
 network is fully connected; exploration falls by a line over `exploration_fraction` of the budget.
@@ -122,7 +122,9 @@ class DQN(Algorithm):
         successor = batch["next_observation"]
         target_next = self.target(successor)
         bootstrap = (
-            double_q_values(self.online(successor), target_next) if self.config.double else target_next.max(dim=1).values
+            double_q_values(self.online(successor), target_next)
+            if self.config.double
+            else target_next.max(dim=1).values
         )
         return n_step_targets(batch["reward"], batch["length"], batch["terminated"], bootstrap, self.config.gamma)
 

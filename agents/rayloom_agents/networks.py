@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Literal
@@ -23,7 +24,7 @@ class FeedForward(nn.Sequential):
         `output_gain` torch's default (uniform in fan-in) stays.
         """
         layers: list[nn.Module] = []
-        for index, (inputs, outputs) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        for index, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
             last = index == len(sizes) - 2
             linear = nn.Linear(inputs, outputs)
             if output_gain is not None:

@@ -53,6 +53,8 @@ class PPO(Algorithm):
         """Scale the advantages of each rollout to mean 0 and standard deviation 1."""
 
     config: Config
+    low: Tensor
+    high: Tensor
 
     def __init__(self, config: Config, spec: Spec) -> None:
         """Build a policy and a value network for the environment's spec."""

@@ -48,14 +48,18 @@ class CompiledPhaseLearner(PhaseLearner):
     def __init__(self, phase: Phase, config: LearnerConfig, group: Group | None = None) -> None:
         super().__init__(phase, config, group or SingleLearner())
         if not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
-            raise UserError("learner.compile: torch.compile needs a C++ compiler (g++) on this machine; set it to false")
+            raise UserError(
+                "learner.compile: torch.compile needs a C++ compiler (g++) on this machine; set it to false"
+            )
         self._module = _PhaseModule(phase)
         names = {id(parameter): name for name, parameter in self._module.named_parameters()}
         self._windows: list[tuple[str, int, torch.Size]] = []
         for parameter in phase.parameters:
             offset = (parameter.data_ptr() - self.flat.flat.data_ptr()) // parameter.element_size()
             self._windows.append((names.pop(id(parameter)), offset, parameter.shape))
-        others = {name: p for name, p in self._module.named_parameters() if name in set(names.values())}
+        others: dict[str, Tensor] = {
+            name: p for name, p in self._module.named_parameters() if name in set(names.values())
+        }
         others.update(self._module.named_buffers())
         # Aliases of memory that is only ever changed in place.
         self._other_names = list(others)
@@ -87,7 +91,7 @@ class CompiledPhaseLearner(PhaseLearner):
             names[:] = list(metrics)
             return [gradient, norm, per_example, *metrics.values()]
 
-        inputs = [*self._inputs, *batch.values()]
+        inputs: list[Any] = [*self._inputs, *batch.values()]
         graph = make_fx(flat_function)(*inputs)
         compiled: Any = torch._inductor.compile(graph, inputs)
         self._graphs[key] = (compiled, names)

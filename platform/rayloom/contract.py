@@ -218,7 +218,7 @@ class Source(ABC):
     def next(self) -> Batch:
         """Return the next training batch on the learner's device."""
 
-    def feedback(self, loss: Loss) -> None:
+    def feedback(self, loss: Loss) -> None:  # noqa: B027  optional
         """Take back what the learner computed for the batch that `next` returned last (priorities)."""
 
     @abstractmethod
@@ -229,7 +229,7 @@ class Source(ABC):
         """Return and clear what happened since the last call, without prefix (return_mean, length_mean)."""
         return {}
 
-    def barrier(self) -> None:
+    def barrier(self) -> None:  # noqa: B027  optional
         """Bring everything that cannot be saved into a state that can: environments restart by a derived seed.
 
         The engine calls it at every checkpoint, in interrupted and uninterrupted runs alike.
@@ -243,5 +243,5 @@ class Source(ABC):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned; the next batch equals the one that would have followed."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  optional
         """Release environments and workers. Idempotent."""

@@ -22,7 +22,6 @@ from rayloom.plan import Plan, check_machine, make_plan
 from rayloom.roles import LearnerRole
 from rayloom.tracking import Tracker, git_state, resolve_uri
 
-
 _PATIENCE_S = 60.0  # wait for a tracking server that answers
 _IMPATIENCE_S = 5.0  # and for one that does not: the writer goes on without us
 
@@ -48,8 +47,8 @@ def run(
 ) -> Result:
     """Train one config to its end and return the result.
 
-    `config` is a file, a shipped name, a tree or a RunConfig; `overrides` have the form "learner.batch_size=64"; `local`
-    keeps every role in this process. Raises UserError for mistakes in the config, before any work; an exception of an
+    `config` is a file, a shipped name, a tree or a RunConfig; `overrides` have the form "learner.batch_size=64";
+    `local` keeps every role in this process. Raises UserError for mistakes in the config, before any work; an exception of an
     algorithm or environment passes through with its own traceback, after the run was marked FAILED.
     """
     typed = as_config(config, overrides)
@@ -147,7 +146,7 @@ def _train(
 
 def _finish(result: Result, config: RunConfig, tracker: Tracker, loop: Loop, observer: Observer) -> Result:
     tracker.set_tags({"rayloom.weights_sha256": result.weights_sha256, "rayloom.stopped_by": result.stopped_by})
-    tracker.log_model(result.run_dir, wait=False)
+    tracker.log_model(result.run_dir, wait=config.tracking.wait_for_model)
     delivered = tracker.finish("FINISHED", timeout_s=_PATIENCE_S if tracker.problem is None else _IMPATIENCE_S)
     result = replace(result, run_id=tracker.run_id or result.run_dir.name)
     write_result(

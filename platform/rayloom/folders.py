@@ -28,7 +28,7 @@ def make_run_folder(config: RunConfig) -> Path:
 
 
 def find_run_folder(output: Path, run_id: str) -> Path:
-    """Return the folder of a run by its MLflow id, its folder's name, or a unique beginning of either (8 characters)."""
+    """Return the folder of a run by its MLflow id, its folder's name, or a unique beginning (8 characters) of either."""
     folders = [path for path in sorted(output.glob("*/")) if (path / "config.yaml").is_file()]
     names: dict[str, Path] = {}
     for folder in folders:

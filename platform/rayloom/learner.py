@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any, Protocol
 
 import torch
@@ -141,7 +141,7 @@ class PhaseLearner:
         """Scale the gradient to at most `max_grad_norm` (Pascanu et al. 2013), without a host synchronisation."""
         if self.config.max_grad_norm is None:
             return None
-        norm = torch.linalg.vector_norm(self.flat.gradient)
+        norm: Tensor = torch.linalg.vector_norm(self.flat.gradient)
         self.flat.gradient.mul_((self.config.max_grad_norm / (norm + 1e-6)).clamp_(max=1.0))
         return norm
 
@@ -206,8 +206,7 @@ class Learner:
             ids = {id(parameter) for parameter in phase.parameters}
             assert not ids & seen, f"phase {phase.name} shares parameters with an earlier phase"
             seen |= ids
-        local = replace(config, batch_size=config.batch_size)
-        self.phases = [self._make_phase(phase, local, group or SingleLearner()) for phase in phases]
+        self.phases = [self._make_phase(phase, config, group or SingleLearner()) for phase in phases]
         self._prefixes = ["" if len(phases) == 1 else f"{phase.name}_" for phase in phases]
 
     @staticmethod

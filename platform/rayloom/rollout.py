@@ -107,9 +107,7 @@ class RolloutWorker:
 
     def _step(self, t: int, num_steps: int, storage: dict[str, np.ndarray]) -> None:
         observation = self._observation
-        action, self._state, extras = self._algorithm.act(
-            torch.from_numpy(observation), self._state, self._generator
-        )
+        action, self._state, extras = self._algorithm.act(torch.from_numpy(observation), self._state, self._generator)
         chosen = action.numpy()
         step = self._environment.step(chosen)
         if not storage:
@@ -216,6 +214,4 @@ def concatenate_rollouts(rollouts: list[Rollout]) -> dict[str, np.ndarray]:
     """Join the rollouts of all workers along their environments: arrays [T, N, ...] with N over all workers."""
     if len(rollouts) == 1:
         return rollouts[0].arrays
-    return {
-        name: np.concatenate([rollout.arrays[name] for rollout in rollouts], axis=1) for name in rollouts[0].arrays
-    }
+    return {name: np.concatenate([rollout.arrays[name] for rollout in rollouts], axis=1) for name in rollouts[0].arrays}

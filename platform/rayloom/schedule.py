@@ -24,9 +24,7 @@ class Schedule:
     def due(self, before: Counters, after: Counters) -> set[str]:
         """Return the names whose interval has a multiple in (before, after]."""
         return {
-            name
-            for name, unit, count in self._intervals
-            if after.get(unit, 0) // count > before.get(unit, 0) // count
+            name for name, unit, count in self._intervals if after.get(unit, 0) // count > before.get(unit, 0) // count
         }
 
     def fraction(self, counters: Counters) -> float:

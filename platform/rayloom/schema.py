@@ -258,6 +258,8 @@ class TrackingConfig:
     """Interval of the metrics; null: about every hundredth of the stopping budget."""
     system_metrics: bool = True
     """Record the machine's CPU, memory, disk and GPU use."""
+    wait_for_model: bool = False
+    """Let the run end only after the trained model is logged; else the writer logs it afterwards, in seconds."""
     enabled: bool = True
     """False keeps the journal in the output folder and leaves MLflow alone."""
 

@@ -13,6 +13,7 @@ from rayloom.config import DatasetSourceConfig, RunConfig
 from rayloom.contract import Algorithm, Exhibit, UserError
 from rayloom.roles import LearnerRole
 from rayloom.seeding import derive_seed, torch_generator
+from rayloom.tracking.tracker import exhibit_arrays
 
 
 def sample_picture(role: LearnerRole, count: int, destination: Path) -> Path:
@@ -27,10 +28,12 @@ def sample_picture(role: LearnerRole, count: int, destination: Path) -> Path:
         chosen = np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(int)
         images = torch.from_numpy(np.stack([frames[i] for i in chosen])).permute(0, 3, 1, 2) / 255.0
         exhibit = Exhibit("images", images)
-    from rayloom.tracking.pictures import save_exhibit
+    from rayloom.tracking.pictures import draw
 
+    data, reference = exhibit_arrays("sample", exhibit)
     try:
-        return save_exhibit(exhibit, destination)
+        draw(exhibit.kind, data, reference, destination, labels=exhibit.labels, columns=exhibit.columns)
+        return destination
     except (OSError, ValueError) as error:
         raise UserError(f"the picture {destination} cannot be written ({error}); choose another file") from None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from rayloom.contract import Spec, TensorSpec, UserError
 from rayloom_agents.dqn import DQN
 
@@ -63,7 +64,9 @@ def test_the_loss_trains_the_chosen_action_of_the_online_network_only() -> None:
     with torch.no_grad():
         error = chosen - dqn.targets(batch)
     torch.testing.assert_close(loss.priorities, error.abs())
-    torch.testing.assert_close(loss.per_example, torch.nn.functional.huber_loss(chosen, chosen - error, reduction="none"))
+    torch.testing.assert_close(
+        loss.per_example, torch.nn.functional.huber_loss(chosen, chosen - error, reduction="none")
+    )
 
 
 def test_the_target_network_is_copied_every_period() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+
 from rayloom_agents.objectives import clipped_surrogate, huber
 
 

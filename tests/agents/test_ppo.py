@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.distributions import Categorical, Independent, Normal
+
 from rayloom.contract import Spec, TensorSpec, Trajectory, UserError
 from rayloom_agents.ppo import PPO
-from torch.distributions import Categorical, Independent, Normal
 
 OBSERVATION = TensorSpec(shape=(3,), dtype=torch.float32)
 DISCRETE: Spec = {"observation": OBSERVATION, "action": TensorSpec(shape=(), dtype=torch.int64, num_values=4)}
@@ -138,7 +139,9 @@ def test_continuous_actions_stay_in_their_range_and_keep_the_sample() -> None:
     result = ppo.act(torch.zeros(500, 3), None, torch.Generator().manual_seed(0))
     unclipped = result.extras["unclipped_action"]
     assert (unclipped[:, 0].abs() > 1).any()
-    torch.testing.assert_close(result.action, torch.stack((unclipped[:, 0].clamp(-1, 1), unclipped[:, 1].clamp(-2, 2)), 1))
+    torch.testing.assert_close(
+        result.action, torch.stack((unclipped[:, 0].clamp(-1, 1), unclipped[:, 1].clamp(-2, 2)), 1)
+    )
 
 
 def test_image_shaped_actions_are_refused() -> None:

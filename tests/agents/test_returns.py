@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from rayloom_agents.returns import double_q_values, generalized_advantages, n_step_discounts, n_step_targets
 
 

@@ -51,8 +51,9 @@ def measure(comparison: Comparison, rounds: int) -> str:
 
 def main() -> None:
     """Run the benchmarks named on the command line."""
-    import engine
     import reinforcement
+
+    import engine
     import supervised
 
     groups = {**reinforcement.COMPARISONS, **supervised.COMPARISONS, **engine.COMPARISONS}

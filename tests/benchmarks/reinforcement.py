@@ -43,23 +43,25 @@ def _peer_rate(make: Callable[[], Any], steps: int) -> float:
 
 
 def _peer_ppo() -> Any:
-    from stable_baselines3 import PPO as PeerPPO
+    import stable_baselines3
     from stable_baselines3.common.env_util import make_vec_env
 
     network = {"net_arch": [64, 64], "activation_fn": torch.nn.Tanh}
     envs = make_vec_env("CartPole-v1", n_envs=8)
-    return PeerPPO("MlpPolicy", envs, n_steps=256, batch_size=256, n_epochs=10, policy_kwargs=network, device="cpu")
+    return stable_baselines3.PPO(
+        "MlpPolicy", envs, n_steps=256, batch_size=256, n_epochs=10, policy_kwargs=network, device="cpu"
+    )
 
 
 def _peer_dqn(num_envs: int) -> Any:
-    from stable_baselines3 import DQN as PeerDQN
+    import stable_baselines3
     from stable_baselines3.common.env_util import make_vec_env
 
     envs = make_vec_env("CartPole-v1", n_envs=num_envs)
     schedule: dict[str, Any] = (
         {"train_freq": 4, "gradient_steps": 1} if num_envs == 1 else {"train_freq": 1, "gradient_steps": num_envs // 4}
     )
-    return PeerDQN(
+    return stable_baselines3.DQN(
         "MlpPolicy",
         envs,
         batch_size=64,

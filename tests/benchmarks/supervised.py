@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 from bench import Comparison
+from torch import Tensor, nn
+
+from rayloom.config import from_tree
 from rayloom.contract import TensorSpec
 from rayloom.datasets import Dataset
 from rayloom.roles import LearnerRole
-from rayloom.config import from_tree
-from torch import Tensor, nn
 
 BATCH, EXAMPLES, THREADS = 128, 25_600, 2
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
 from rayloom.config import RunConfig
 from rayloom.tracking import read_metrics
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from cases import case
+
 from rayloom.compiled import CompiledPhaseLearner
 from rayloom.contract import UserError
 from rayloom.learner import PhaseLearner
@@ -31,7 +32,9 @@ def test_compiled_updates_equal_eager_updates(name: str) -> None:
     compiled_role, compiled = _trained(name, True, 20)
     assert isinstance(compiled_role.learner.phases[0], CompiledPhaseLearner)
     for key, value in eager.items():
-        torch.testing.assert_close(compiled[key], value, rtol=2e-3, atol=2e-4, msg=lambda text, key=key: f"{key}: {text}")
+        torch.testing.assert_close(
+            compiled[key], value, rtol=2e-3, atol=2e-4, msg=lambda text, key=key: f"{key}: {text}"
+        )
     theirs, mine = eager_role.metrics(), compiled_role.metrics()
     assert {key for key in theirs if key.startswith("train/")} == {key for key in mine if key.startswith("train/")}
     assert mine["train/loss"] == pytest.approx(theirs["train/loss"], rel=1e-2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,13 @@ from typing import Any
 import pytest
 import torch
 from cases import TREES, case
+from torch.utils._python_dispatch import TorchDispatchMode
+
 from rayloom.checkpoint import CheckpointStore
 from rayloom.contract import Batch, Loss
 from rayloom.learner import PhaseLearner
 from rayloom.loop import make_schedule
 from rayloom.roles import LearnerRole
-from torch.utils._python_dispatch import TorchDispatchMode
 
 ALL = sorted(TREES)
 
@@ -97,7 +99,7 @@ def test_shards_of_a_batch_add_up_to_the_whole_batch(
         whole = _gradient(learner, batch, 32)
         assert whole.abs().max() > 0
         total = torch.zeros_like(whole)
-        for start, end in zip(cuts[:-1], cuts[1:], strict=True):
+        for start, end in itertools.pairwise(cuts):
             noise.at(start)
             total += _gradient(learner, {key: value[start:end] for key, value in batch.items()}, 32)
         torch.testing.assert_close(total, whole, rtol=1e-4, atol=1e-6)

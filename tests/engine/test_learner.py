@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
+
 from rayloom.config import LearnerConfig, OptimizerConfig, ScheduleConfig
 from rayloom.contract import Algorithm, AlgorithmConfig, Batch, Loss, Phase
 from rayloom.learner import Learner, MetricSums
-from torch import nn
 
 
 class _Regression(Algorithm):
@@ -47,7 +48,9 @@ def _batch(rows: int = 17, weighted: bool = False) -> Batch:
 @pytest.mark.parametrize("limit", [None, 0.05, 1e6])
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "rmsprop", "adagrad", "adadelta"])
 def test_steps_equal_a_plain_torch_loop(name: Any, limit: float | None, weighted: bool) -> None:
-    optimizer = OptimizerConfig(name=name, learning_rate=0.05, momentum=0.9 if name == "sgd" else 0.0, weight_decay=0.01)
+    optimizer = OptimizerConfig(
+        name=name, learning_rate=0.05, momentum=0.9 if name == "sgd" else 0.0, weight_decay=0.01
+    )
     algorithm, plain = _Regression(), _Regression()
     learner = Learner(algorithm, LearnerConfig(optimizer=optimizer, max_grad_norm=limit))
     classes = {

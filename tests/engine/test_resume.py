@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from cases import case
 from processes import finish, history, journal_lines, kill_after, run_folder, start, write_config
+
 from rayloom import run
 from rayloom.config import RunConfig
 

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import rayloom
 from cases import case
 from processes import history, kill_after, run_folder, start, write_config
+
+import rayloom
 from rayloom.folders import read_result
 
-_BROKEN = '''
+_BROKEN = """
 import gymnasium, numpy as np
 from dataclasses import dataclass
 from rayloom_agents.ppo import PPO
@@ -46,7 +47,7 @@ class Broken(gymnasium.Env):
         return observation, reward, self.count % 10 == 0, False, {}
 
 gymnasium.register("Broken-v0", entry_point=Broken)
-'''
+"""
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 import pytest
+
 import rayloom
 from conftest import require_fashion_mnist
 from rayloom.config import load, shipped_configs
@@ -30,7 +31,13 @@ def test_a_shipped_config_runs(name: str, tmp_path: Path) -> None:
     assert config.stop, name
     steps = "source.learning_starts=64" if config.source.kind == "replay" else "seed=0"
     result = rayloom.run(
-        name, "stop={updates: 3}", "tracking.enabled=false", f"output={tmp_path}", steps, "evaluate.every=null", local=True
+        name,
+        "stop={updates: 3}",
+        "tracking.enabled=false",
+        f"output={tmp_path}",
+        steps,
+        "evaluate.every=null",
+        local=True,
     )
     assert result.counters["updates"] == 3
     assert result.metrics and all(math.isfinite(value) for value in result.metrics.values())

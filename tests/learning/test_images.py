@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 import rayloom
 from conftest import require_fashion_mnist
 from rayloom.config import load

@@ -75,8 +75,8 @@ def start_ray(config: RunConfig, plan: Plan) -> bool:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
         except ConnectionError as error:
             raise UserError(
-                f"cluster.address: no Ray cluster answers at {address} ({str(error).splitlines()[0]}); start one or set "
-                f"cluster.address to null"
+                f"cluster.address: no Ray cluster answers at {address} ({str(error).splitlines()[0]}); start one or "
+                f"set cluster.address to null"
             ) from None
     have = ray.cluster_resources()
     for resource, key in (("cpus", "CPU"), ("gpus", "GPU")):

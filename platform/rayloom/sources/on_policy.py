@@ -37,8 +37,8 @@ class OnPolicySource(Source):
     ) -> None:
         if batch_size > config.num_envs * config.rollout_steps:
             raise UserError(
-                f"learner.batch_size: {batch_size} is more than the {config.num_envs * config.rollout_steps} steps of a "
-                f"rollout (source.num_envs * source.rollout_steps); lower it"
+                f"learner.batch_size: {batch_size} is more than the {config.num_envs * config.rollout_steps} steps of "
+                f"a rollout (source.num_envs * source.rollout_steps); lower it"
             )
         self._config = config
         self._pool = pool

@@ -31,13 +31,27 @@ def draw_exhibit(record: Record, run_dir: Path) -> Path:
         data = arrays["data"]
         reference = arrays.get("reference")
     title = f"{record['name']}, step {record['step']}"
-    if record["draw"] == "images":
-        matplotlib_image.imsave(target, image_grid(data, record["columns"]))
-    elif record["draw"] == "matrix":
-        _matrix(data, record["labels"], title).savefig(target)
+    draw(record["draw"], data, reference, target, title=title, labels=record["labels"], columns=record["columns"])
+    return target
+
+
+def draw(
+    kind: str,
+    data: Array,
+    reference: Array | None,
+    target: Path,
+    *,
+    title: str = "",
+    labels: Sequence[str] = (),
+    columns: int = 8,
+) -> None:
+    """Draw images (bytes [M, C, H, W]), a matrix [R, C] or points [M, 2] into a PNG file."""
+    if kind == "images":
+        matplotlib_image.imsave(target, image_grid(data, columns))
+    elif kind == "matrix":
+        _matrix(data, labels, title).savefig(target)
     else:
         _points(data, reference, title).savefig(target)
-    return target
 
 
 def image_grid(images: Array, columns: int) -> Array:

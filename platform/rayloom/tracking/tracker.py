@@ -114,7 +114,7 @@ class Tracker:
         """Record something to look at; the writer draws it. UserError when its data do not fit its kind."""
         if step <= self._before.get(_exhibit_key(name), -1):
             return
-        data, reference = _exhibit_arrays(name, exhibit)
+        data, reference = exhibit_arrays(name, exhibit)
         stem = f"exhibits/{name}/step_{step:09d}"
         target = self.run_dir / f"{stem}.npz"
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -138,8 +138,9 @@ class Tracker:
         """Ask the writer to log the trained model; `loader(run_dir)` gives (module, example of batch 2, description).
 
         Call it just before `finish`, which waits for the model only with `wait`: an export takes seconds, so without
-        it the writer logs the model after the run's end, when this process may be gone already. The tag `rayloom.model` then holds MLflow's model id, "none", or "failed: " and
-        the reason, whose details are in writer.log.
+        it the writer logs the model after the run's end, when this process may be gone already. The tag
+        `rayloom.model` then holds MLflow's model id, "pending", "none", or "failed: " and the reason, whose details
+        are in writer.log.
         """
         self._leaves_model = not wait
         self._append({"kind": "model", "checkpoint": str(path_of_checkpoint), "loader": loader, "wait": wait})
@@ -257,7 +258,7 @@ def _largest_steps(run_dir: Path) -> dict[str, int]:
     return largest
 
 
-def _exhibit_arrays(name: str, exhibit: Exhibit) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None]:
+def exhibit_arrays(name: str, exhibit: Exhibit) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None]:
     """Return the data (images as bytes) and the reference points as arrays."""
     shape = tuple(exhibit.data.shape)
     fits = {
