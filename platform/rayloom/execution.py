@@ -15,7 +15,15 @@ from typing import Any
 from rayloom.checkpoint import CheckpointStore, Loaded
 from rayloom.config import RunConfig, apply_overrides, from_tree, load
 from rayloom.contract import UserError
-from rayloom.folders import find_run_folder, is_running, load_run_config, make_run_folder, read_result, write_result
+from rayloom.folders import (
+    find_run_folder,
+    forget_result,
+    is_running,
+    load_run_config,
+    make_run_folder,
+    read_result,
+    write_result,
+)
 from rayloom.loop import Loop, Role
 from rayloom.observer import Observer, Result
 from rayloom.plan import Plan, check_machine, make_plan
@@ -48,8 +56,8 @@ def run(
     """Train one config to its end and return the result.
 
     `config` is a file, a shipped name, a tree or a RunConfig; `overrides` have the form "learner.batch_size=64";
-    `local` keeps every role in this process. Raises UserError for mistakes in the config, before any work; an exception of an
-    algorithm or environment passes through with its own traceback, after the run was marked FAILED.
+    `local` keeps every role in this process. Raises UserError for mistakes in the config, before any work; an
+    exception of an algorithm or environment passes through with its own traceback, after the run was marked FAILED.
     """
     typed = as_config(config, overrides)
     plan = make_plan(typed, local)
@@ -71,7 +79,7 @@ def resume(run_id: str, *, output: str = "rayloom-runs", observer: Observer | No
     result = read_result(folder)
     if result and result["status"] == "FINISHED":
         raise UserError(f"the run {run_id} has finished ({result['stopped_by']}); start a new one with a larger stop")
-    if is_running(folder):
+    if not result and is_running(folder):
         raise UserError(f"the run {run_id} is still running; wait for it or stop it first")
     config = load_run_config(folder)
     plan = make_plan(config, bool(result and result.get("local")) or _was_local(folder))
@@ -116,6 +124,7 @@ def _train(
 ) -> Result:
     if not plan.uses_ray:
         (folder / "local").touch()
+    forget_result(folder)
     observer.started(config, plan, folder)
     tracker = _start_tracker(config, plan, role, folder, resumed)
     loop = Loop(config, role, tracker, _checkpoints(config, folder), observer)
@@ -135,11 +144,10 @@ def _train(
             stopped_by=stopped_by,
         )
     except (KeyboardInterrupt, Terminated):
-        _end(tracker, folder, "KILLED", "interrupted")
+        _end(tracker, folder, "KILLED", "interrupted", observer)
         raise
     except BaseException:
-        tracker.log_text("traceback.txt", traceback.format_exc())
-        _end(tracker, folder, "FAILED", "an exception")
+        _end(tracker, folder, "FAILED", "an exception", observer, traceback.format_exc())
         raise
     return _finish(result, config, tracker, loop, observer)
 
@@ -168,9 +176,17 @@ def _finish(result: Result, config: RunConfig, tracker: Tracker, loop: Loop, obs
     return result
 
 
-def _end(tracker: Tracker, folder: Path, status: str, reason: str) -> None:
-    tracker.finish(status, timeout_s=_PATIENCE_S if tracker.problem is None else _IMPATIENCE_S)
-    write_result(folder, {"status": status, "stopped_by": reason})
+def _end(
+    tracker: Tracker, folder: Path, status: str, reason: str, observer: Observer, failure: str | None = None
+) -> None:
+    """Record how the run ended; a full disk must not hide the exception that is on its way to the user."""
+    try:
+        if failure is not None:
+            tracker.log_text("traceback.txt", failure)
+        tracker.finish(status, timeout_s=_PATIENCE_S if tracker.problem is None else _IMPATIENCE_S)
+        write_result(folder, {"status": status, "stopped_by": reason})
+    except (UserError, OSError) as error:
+        observer.note(f"the end of the run could not be recorded: {error}")
 
 
 def _start_tracker(config: RunConfig, plan: Plan, role: Role, folder: Path, resumed: bool) -> Tracker:

@@ -28,7 +28,7 @@ def make_run_folder(config: RunConfig) -> Path:
 
 
 def find_run_folder(output: Path, run_id: str) -> Path:
-    """Return the folder of a run by its MLflow id, its folder's name, or a unique beginning (8 characters) of either."""
+    """Return the folder of a run by its MLflow id, its folder's name, or the first 8 letters of either."""
     folders = [path for path in sorted(output.glob("*/")) if (path / "config.yaml").is_file()]
     names: dict[str, Path] = {}
     for folder in folders:
@@ -63,6 +63,11 @@ def write_result(folder: Path, content: dict[str, Any]) -> None:
     """Record how the run ended."""
     json.dumps(content)
     write_json(folder / RESULT, content)
+
+
+def forget_result(folder: Path) -> None:
+    """The run goes on: how it ended before is no longer true."""
+    (folder / RESULT).unlink(missing_ok=True)
 
 
 def is_running(folder: Path) -> bool:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 from cases import case
 from processes import history, kill_after, run_folder, start, write_config
 
 import rayloom
+from rayloom.contract import UserError
 from rayloom.folders import read_result
 
 _BROKEN = """
@@ -25,6 +29,11 @@ from rayloom_agents.ppo import PPO
 class BrokenLoss(PPO):
     def loss(self, batch):
         raise ZeroDivisionError("the line of the user")  # marked line
+
+class Stopping(PPO):
+    def loss(self, batch):
+        breakpoint()
+        return super().loss(batch)
 
 class Broken(gymnasium.Env):
     observation_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
@@ -42,6 +51,8 @@ class Broken(gymnasium.Env):
                 raise RuntimeError("the pole is on fire")  # environment line
             if self.fault == "nan":
                 reward = float("nan")
+            if self.fault == "breakpoint":
+                breakpoint()
             if self.fault == "outside":
                 observation = np.full(2, 7, np.float32)
         return observation, reward, self.count % 10 == 0, False, {}
@@ -191,3 +202,56 @@ def test_the_newest_and_the_best_checkpoints_are_kept(tmp_path: Path) -> None:
     kept = sorted((result.run_dir / "checkpoints").glob("step_*"))
     assert 2 <= len(kept) <= 3
     assert kept[-1].name == f"step_{result.counters['updates']:012d}"
+
+
+def _full_disk(*arguments: Any, **keywords: Any) -> Any:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_while_saving_is_one_sentence_and_leaves_the_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = case("softmax_regression", str(tmp_path), checkpoint={"every": "1 epochs"}, stop={"epochs": 6})
+    saves = []
+    original = safetensors.torch.save_file
+
+    def fill(*arguments: Any, **keywords: Any) -> Any:
+        saves.append(arguments)
+        return original(*arguments, **keywords) if len(saves) <= 2 else _full_disk()
+
+    monkeypatch.setattr(safetensors.torch, "save_file", fill)
+    with pytest.raises(UserError, match="No space left"):
+        rayloom.run(config)
+    folder = run_folder(tmp_path)
+    assert read_result(folder)["status"] == "FAILED"  # type: ignore[index]
+    monkeypatch.undo()
+    resumed = rayloom.resume(folder.name, output=str(tmp_path))
+    whole = rayloom.run(case("softmax_regression", str(tmp_path / "whole"), stop={"epochs": 6}))
+    assert resumed.weights_sha256 == whole.weights_sha256
+
+
+def test_a_full_disk_while_logging_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rayloom.tracking.journal.Journal.append", _full_disk)
+    config = case("softmax_regression", str(tmp_path))
+    with pytest.raises(UserError, match="free some disk space"):
+        rayloom.run(config)
+
+
+def test_a_breakpoint_in_a_loss_and_in_an_environment_stops_in_this_process(
+    broken: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stops = []
+
+    def hook() -> None:
+        frame = sys._getframe(1)
+        stops.append((frame.f_code.co_name, threading.current_thread() is threading.main_thread()))
+
+    monkeypatch.setattr(sys, "breakpointhook", hook)
+    tree = case("ppo", str(broken / "out")).to_tree()
+    tree["algorithm"]["import"] = "broken_parts:Stopping"
+    tree["source"].update(
+        {"env": "broken_parts:Broken-v0", "env_options": {"fault": "breakpoint"}, "rollout_workers": 2}
+    )
+    rayloom.run(tree, local=True)
+    assert {name for name, _ in stops} == {"loss", "step"}
+    assert all(in_main for _, in_main in stops)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -63,10 +64,13 @@ class OnPolicySource(Source):
                 self._collect()
             self._epochs_left -= 1
             count = len(next(iter(self._rows.values())))
-            order = torch.from_numpy(self._rng.permutation(count)).to(self._device)
+            order = self._rng.permutation(count)
             size = self._batch_size
-            # A remainder is left out of this epoch: every step sees batch_size rows, and the next epoch reshuffles.
-            self._batches = [order[i : i + size] for i in range(0, count - size + 1, size)] or [order]
+            # Dead steps make the number of rows vary. Every batch has exactly batch_size rows all the same: the last
+            # one is filled up from the start of the permutation, or a small remainder is left out until the next epoch.
+            batches = max(1, round(count / size))
+            order = np.resize(order, batches * size)
+            self._batches = list(torch.from_numpy(order).to(self._device).split(size))
             self._batches.reverse()
         index = self._batches.pop()
         self._samples += len(index)

@@ -69,7 +69,7 @@ class Tracker:
         run_dir.mkdir(parents=True, exist_ok=True)
         _claim(run_dir, enabled)
         tracker = cls(run_dir, drain_s, enabled, resume)
-        tracker._journal.append(
+        tracker._write(
             {
                 "kind": "start",
                 "time": journal.now_ms(),
@@ -185,9 +185,20 @@ class Tracker:
             self._process.wait(_EXIT_DEADLINE_S)
 
     def _append(self, record: dict[str, Any]) -> None:
-        self._journal.append(record)
+        self._write(record)
         if self._tracked:
             self._keep_writer()
+
+    def _write(self, record: dict[str, Any]) -> None:
+        try:
+            self._journal.append(record)
+        except OSError as error:
+            from rayloom.contract import UserError
+
+            raise UserError(
+                f"the journal in {self.run_dir} cannot be written ({error.strerror or error}): free some disk space "
+                f"and resume the run; its last checkpoint is intact"
+            ) from error
 
     def _keep_writer(self) -> bool:
         """Start the writer again if it died; False when it died too often. Looks once a second only."""
