@@ -91,7 +91,8 @@ class Phase:
     every: int = 1
     """Run only in every n-th update (the delayed actor of TD3)."""
     compilable: bool = True
-    """False forbids torch.compile and autocast: needed where the loss itself differentiates (gradient penalty)."""
+    """False forbids torch.compile and autocast: needed where the loss itself differentiates (gradient penalty) or
+    branches on anything but its batch and the module's tensors, such as `progress`."""
 
 
 @dataclass

@@ -92,7 +92,9 @@ class Classifier(Algorithm):
 
     def phases(self) -> list[Phase]:
         """Return the one phase that descends the cross-entropy."""
-        return [Phase("classify", self.loss, tuple(self.network.parameters()))]
+        # A compiled graph cannot see the penalties set in later.
+        fixed = not self.config.penalty_start
+        return [Phase("classify", self.loss, tuple(self.network.parameters()), compilable=fixed)]
 
     def prepare(self, trajectory: dict[str, Tensor]) -> Batch:
         """Scale and standardise the images; other fields stay."""

@@ -23,6 +23,8 @@ LONGEST_PARAM = 6000
 LONGEST_TAG = 5000
 LONGEST_KEY = 250
 JOURNAL_TAG = "rayloom.journal"
+# Opens the experiment in the UI's view for trained models; without it the UI guesses, and guesses wrong.
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 
 _DATABASE_DEADLINE_S = 120.0
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE")
@@ -96,7 +98,8 @@ class Store:
         if found is not None:
             return str(found.experiment_id)
         try:
-            return str(self._client.create_experiment(name, artifact_location(self.uri, self.run_dir)))
+            location = artifact_location(self.uri, self.run_dir)
+            return str(self._client.create_experiment(name, location, tags=EXPERIMENT_TAGS))
         except MlflowException as error:
             # Another run created it between the two calls.
             found = self._client.get_experiment_by_name(name)
