@@ -3,8 +3,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# The long tests and the speed ratios have their own targets.
-QUICK := -m "not full and not benchmark"
+# The long tests have a target of their own.
+QUICK := -m "not full"
 # loadgroup: tests that share a Ray or a built wheel name one xdist_group and stay on one core, one after the other.
 PARALLEL := -n 2 --dist loadgroup
 SOURCES := platform agents generative supervised tests
@@ -30,7 +30,7 @@ test: install  ## the test suite without its long tests
 	$(BIN)/python -m pytest $(PARALLEL) $(QUICK)
 
 test-full: install  ## the whole suite, with soak and fault tests
-	$(BIN)/python -m pytest $(PARALLEL) -m "not benchmark"
+	$(BIN)/python -m pytest $(PARALLEL)
 
 check: install  ## formatter, linter, types, layering, tests
 	$(BIN)/ruff format --check $(SOURCES)
@@ -44,7 +44,7 @@ format: install  ## rewrite the sources in house style
 	$(BIN)/ruff format $(SOURCES)
 
 bench: $(VENV)/.installed-bench  ## speed ratios against peers; nothing else should run on the machine
-	$(BIN)/python -m pytest tests/benchmarks -m benchmark -s
+	$(BIN)/python tests/benchmarks/bench.py
 
 system:  ## Debian packages: Fashion-MNIST, and a browser for the tests that look at pages
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \

@@ -175,9 +175,9 @@ class PrioritizedReplayBuffer(ReplayBuffer):
 
     Transition i starts a segment with probability P(i) = p_i^alpha / sum_k p_k^alpha, stratified over the batch.
 
-    Departure from the paper: the importance weights (count * P(i))^-beta are not divided by their maximum. The learner
-    divides by the sum of the weights anyway, so a common factor has no effect; but the maximum of one batch, or of one
-    shard's buffer, would weigh shards against each other, and K shards would no longer equal one batch.
+    Departure from the paper: the importance weights (count * P(i))^-beta are not divided by their maximum. The maximum
+    of one batch, or of one shard's buffer, would weigh shards against each other, and K shards would no longer equal
+    one batch. At beta = 1 the weighted mean over a batch is an unbiased estimate of the mean over the buffer.
     """
 
     def __init__(self, capacity: int, num_envs: int, rng: np.random.Generator, alpha: float) -> None:

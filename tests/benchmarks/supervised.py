@@ -116,7 +116,11 @@ def _lightning(name: str, epochs: int) -> float:
 
         def training_step(self, batch: Any, index: int) -> Tensor:
             images, labels = batch
-            return nn.functional.cross_entropy(self.network(images.float() / 255), labels)
+            logits = self.network(images.float() / 255)
+            loss = nn.functional.cross_entropy(logits, labels)
+            # rayloom's side records both of every step too.
+            self.log_dict({"loss": loss, "accuracy": (logits.detach().argmax(dim=1) == labels).float().mean()})
+            return loss
 
         def configure_optimizers(self) -> Any:
             return torch.optim.Adam(self.parameters(), fused=True)

@@ -23,7 +23,7 @@ LONGEST_PARAM = 6000
 LONGEST_TAG = 5000
 LONGEST_KEY = 250
 JOURNAL_TAG = "rayloom.journal"
-# Opens the experiment in the UI's view for trained models; without it the UI guesses, and guesses wrong.
+# Marks the experiment as one of trained models rather than of language-model applications.
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 
 _DATABASE_DEADLINE_S = 120.0
