@@ -17,7 +17,7 @@ from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 
 from rayloom.contract import Action, Algorithm, AlgorithmConfig, Batch, Loss, Phase, Spec, Trajectory, UserError
-from rayloom_agents.networks import Activation, FeedForward, NumpyForward, as_rows, flat_size
+from rayloom_agents.networks import Activation, FeedForward, NumpyForward, as_rows, observation_size
 from rayloom_agents.objectives import huber
 from rayloom_agents.returns import double_q_values, n_step_targets
 
@@ -63,7 +63,7 @@ class DQN(Algorithm):
                 "algorithm: DQN needs a discrete action space; for continuous actions use rayloom_agents.ppo:PPO"
             )
         self.num_actions = action.num_values
-        sizes = (flat_size(spec["observation"].shape), *config.hidden_sizes, self.num_actions)
+        sizes = (observation_size(spec["observation"]), *config.hidden_sizes, self.num_actions)
         self.online = FeedForward(sizes, config.activation)
         self.target = FeedForward(sizes, config.activation).requires_grad_(False)
         self.target.load_state_dict(self.online.state_dict())

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rayloom.contract import TensorSpec, UserError
+
 Activation = Literal["tanh", "relu"]
 
 
@@ -63,9 +65,14 @@ class NumpyForward:
         return rows
 
 
-def flat_size(shape: tuple[int, ...]) -> int:
-    """Return the number of elements of an observation."""
-    return math.prod(shape)
+def observation_size(spec: TensorSpec) -> int:
+    """Return the number of elements of an observation; raise UserError for one that is a category."""
+    if spec.num_values is not None:
+        raise UserError(
+            "source.env: its observations are categories, and this algorithm needs vectors; choose an environment with "
+            "a Box observation space"
+        )
+    return math.prod(spec.shape)
 
 
 def as_rows(observation: Tensor) -> Tensor:

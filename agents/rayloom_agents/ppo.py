@@ -19,7 +19,7 @@ from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 
 from rayloom.contract import Action, Algorithm, AlgorithmConfig, Batch, Loss, Phase, Spec, Trajectory, UserError
-from rayloom_agents.networks import Activation, FeedForward, NumpyForward, as_rows, flat_size
+from rayloom_agents.networks import Activation, FeedForward, NumpyForward, as_rows, observation_size
 from rayloom_agents.objectives import clipped_surrogate
 from rayloom_agents.returns import generalized_advantages
 
@@ -60,7 +60,7 @@ class PPO(Algorithm):
         """Build a policy and a value network for the environment's spec."""
         super().__init__(config, spec)
         observation, action = spec["observation"], spec["action"]
-        inputs = flat_size(observation.shape)
+        inputs = observation_size(observation)
         self.discrete = action.num_values is not None
         if not self.discrete and len(action.shape) != 1:
             raise UserError(f"algorithm: PPO needs discrete or vector actions, not actions of shape {action.shape}")
