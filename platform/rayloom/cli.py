@@ -28,6 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 success, 1 our bug (with its traceback), 2 a mistake of the user (one sentence), 130 interrupted, 143 terminated.
     """
     options = _parse(sys.argv[1:] if arguments is None else arguments)
+    # A user's own algorithm lies in the working folder. Last, so that it can shadow nothing.
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
     from rayloom.contract import UserError  # imports torch: after the options were found to be right
 
     try:

@@ -94,6 +94,8 @@ class Loop:
 
     def run(self) -> str:
         """Train until a stopping condition holds, and return that condition."""
+        if self.metrics and (already := self._stopped(self._role.counters())):
+            return already  # restored from the last checkpoint of a run that was killed before it could say so
         while True:
             advance = self._role.advance(self._schedule)
             counters, due = advance.counters, advance.due
@@ -108,6 +110,9 @@ class Loop:
                 self._checkpoint(counters, evaluated="evaluate" in due or stopped_by is not None)
             if stopped_by:
                 return stopped_by
+
+    def _stopped(self, counters: Counters) -> str | None:
+        return self._schedule.exhausted(counters) or reached(self._config.stop, self.metrics)
 
     def step_of(self, counters: Counters) -> int:
         """Return the x-axis of the metrics: environment steps where there are any, else updates."""

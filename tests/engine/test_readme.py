@@ -33,7 +33,8 @@ def _run(command: list[str], folder: Path) -> str:
 def _rayloom(line: str, folder: Path) -> str:
     words = line.split()
     assert words[0] == "rayloom", line
-    return _run([sys.executable, "-m", *words], folder)
+    # The console script, as the reader types it: unlike `python -m`, it does not search the working folder by itself.
+    return _run([str(Path(sys.executable).with_name("rayloom")), *words[1:]], folder)
 
 
 @pytest.mark.xdist_group("readme")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from cases import case
 from processes import finish, history, journal_lines, kill_after, run_folder, start, write_config
 
-from rayloom import run
+from rayloom import resume, run
 from rayloom.config import RunConfig
 
 # Long enough that a kill in the first 60 % of the journal meets a living process.
@@ -95,3 +96,16 @@ def test_a_killed_run_with_a_rollout_actor_resumes_to_the_bits_of_one_process(tm
     resumed = finish(start("resume", folder.name, f"--output={output}", cwd=tmp_path))
     assert resumed["weights_sha256"] == whole.weights_sha256
     assert history(folder) == history(whole.run_dir)
+
+
+@pytest.mark.parametrize("stop", [{"epochs": 3}, {"epochs": 50, "evaluate/accuracy": 0.7}])
+def test_a_run_killed_after_its_last_checkpoint_does_nothing_more(stop: dict[str, Any], tmp_path: Path) -> None:
+    whole = run(case("softmax_regression", str(tmp_path), stop=stop))
+    before = history(whole.run_dir)
+    (whole.run_dir / "result.json").unlink()  # what a kill while the tracker finishes leaves behind
+    process = json.loads((whole.run_dir / "process.json").read_text())
+    (whole.run_dir / "process.json").write_text(json.dumps({**process, "pid": 2**22 + 1}))
+    resumed = resume(whole.run_dir.name, output=str(tmp_path))
+    assert resumed.weights_sha256 == whole.weights_sha256
+    assert resumed.counters == whole.counters and resumed.stopped_by == whole.stopped_by
+    assert history(whole.run_dir) == before

@@ -70,7 +70,7 @@ class OnPolicySource(Source):
             # one is filled up from the start of the permutation, or a small remainder is left out until the next epoch.
             batches = max(1, round(count / size))
             order = np.resize(order, batches * size)
-            self._batches = list(torch.from_numpy(order).to(self._device).split(size))
+            self._batches = list(torch.split(torch.from_numpy(order).to(self._device), size))
             self._batches.reverse()
         index = self._batches.pop()
         self._samples += len(index)
