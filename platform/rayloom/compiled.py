@@ -106,7 +106,8 @@ class CompiledPhaseLearner(PhaseLearner):
         def objective(values: Tensor) -> tuple[Tensor, Any]:
             named = {n: values[start : start + shape.numel()].view(shape) for n, start, shape in self._windows}
             named.update(zip(self._other_names, others, strict=True))
-            per_example, metrics = torch.func.functional_call(self._module, named, (batch,))
+            with torch.autocast(self._device_type, dtype=torch.bfloat16, enabled=self._autocast):
+                per_example, metrics = torch.func.functional_call(self._module, named, (batch,))
             weight = batch.get("weight")
             weighted = per_example if weight is None else per_example * weight
             return weighted.sum() * scale, (per_example.detach(), metrics)

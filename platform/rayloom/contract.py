@@ -215,6 +215,9 @@ class Source(ABC):
     `next` may block only while another role can make progress, and never without a deadline.
     """
 
+    wait_s: float = 0.0
+    """Seconds that `next` has spent on collecting experience, in all."""
+
     @abstractmethod
     def next(self) -> Batch:
         """Return the next training batch on the learner's device."""

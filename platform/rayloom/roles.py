@@ -84,8 +84,7 @@ class LearnerRole:
         self.learner = Learner(self.algorithm, config.learner)
         self.evaluator = Evaluator(config, self.algorithm, self.dataset)
         self.source = self._make_source(pool_factory)
-        self._started = time.perf_counter()
-        self._last_rates = (self._started, self.counters(), 0.0)
+        self._last_rates = (time.perf_counter(), self.counters(), 0.0)
 
     def _make_source(self, pool_factory: PoolFactory) -> Source:
         config, source = self.config, self.config.source
@@ -144,7 +143,7 @@ class LearnerRole:
         if self.learner.phases:
             rate = self.learner.phases[0].optimizer.param_groups[0]["lr"]
             values["train/learning_rate"] = float(rate)
-        now, counters, waited = time.perf_counter(), self.counters(), float(getattr(self.source, "wait_s", 0.0))
+        now, counters, waited = time.perf_counter(), self.counters(), self.source.wait_s
         before, old, waited_before = self._last_rates
         elapsed = max(now - before, 1e-9)
         for unit in ("env_steps", "samples", "updates"):

@@ -64,7 +64,6 @@ class RolloutWorker:
         self._algorithm = algorithm
         self._barriers = -1
         self._version = -1
-        self._steps_done = 0
         self._generator = torch_generator(config.seed, "rollout", index, "explore")
         self.barrier()
 
@@ -102,7 +101,6 @@ class RolloutWorker:
                 self._step(t, num_steps, storage)
         self._environment.check(storage["next_observation"], storage["reward"])
         episodes = self._finish_episodes(storage)
-        self._steps_done += num_steps
         return Rollout(storage, episodes, int(np.count_nonzero(storage["valid"])))
 
     def _step(self, t: int, num_steps: int, storage: dict[str, np.ndarray]) -> None:

@@ -55,3 +55,17 @@ def test_without_a_compiler_the_sentence_says_so(monkeypatch: pytest.MonkeyPatch
 
 def _make(config: Any) -> LearnerRole:
     return LearnerRole(config)
+
+
+@needs_compiler
+def test_compiled_losses_are_autocast_too() -> None:
+    losses = {}
+    for compiled in (False, True):
+        for precision in ("float32", "bfloat16"):
+            role = LearnerRole(case("softmax_regression", learner={"compile": compiled, "precision": precision}))
+            for _ in range(5):
+                role.learner.update(role.source.next, role.source.feedback)
+            losses[compiled, precision] = role.metrics()["train/loss"]
+    assert losses[True, "bfloat16"] == pytest.approx(losses[False, "bfloat16"], rel=1e-3)
+    assert losses[True, "float32"] == pytest.approx(losses[False, "float32"], rel=1e-5)
+    assert losses[True, "bfloat16"] != losses[True, "float32"]

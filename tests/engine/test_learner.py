@@ -192,3 +192,21 @@ def test_parameters_shared_by_two_phases_are_refused() -> None:
 
     with pytest.raises(AssertionError, match="shares parameters"):
         Learner(_Regression(make), LearnerConfig())
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_bfloat16_runs_losses_under_autocast_except_where_a_phase_forbids_it(allowed: bool) -> None:
+    seen: list[torch.dtype] = []
+
+    def make(algorithm: _Regression) -> list[Phase]:
+        def loss(batch: Batch) -> Loss:
+            hidden = algorithm.first(batch["x"])
+            seen.append(hidden.dtype)
+            return Loss((algorithm.second(hidden).squeeze(1) - batch["y"]).square())
+
+        return [Phase("all", loss, tuple(algorithm.parameters()), compilable=allowed)]
+
+    algorithm = _Regression(make)
+    Learner(algorithm, LearnerConfig(precision="bfloat16")).update(_batch, lambda loss: None)
+    assert seen == [torch.bfloat16 if allowed else torch.float32]
+    assert all(parameter.dtype == torch.float32 for parameter in algorithm.parameters())

@@ -16,13 +16,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray
+import torch
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from rayloom.config import RunConfig, from_tree
 from rayloom.contract import Algorithm, Progress, UserError
 from rayloom.evaluate import Evaluation, Evaluator
 from rayloom.plan import Plan, make_plan
-from rayloom.roles import Advance, LearnerRole, source_spec
+from rayloom.roles import Advance, LearnerRole, load_run_dataset, source_spec
 from rayloom.rollout import Rollout, RolloutWorker, environment_share
 from rayloom.schedule import Counters, Schedule
 
@@ -192,10 +193,9 @@ class _EvaluatorActor:
     """An evaluator with a process and a copy of the algorithm of its own."""
 
     def __init__(self, tree: dict[str, Any], paths: list[str]) -> None:
-        from rayloom.roles import load_run_dataset
-
         _extend_search_path(paths)
         config = from_tree(tree)
+        torch.set_num_threads(config.learner.threads)  # as in the driver, whose numbers this one's must equal
         dataset = load_run_dataset(config)
         self._algorithm = config.algorithm_class()(config.algorithm, source_spec(config, dataset))
         self._evaluator = Evaluator(config, self._algorithm, dataset)

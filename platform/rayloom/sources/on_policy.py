@@ -55,7 +55,6 @@ class OnPolicySource(Source):
         self._collected = 0
         self._env_steps = 0
         self._samples = 0
-        self.wait_s = 0.0
 
     def next(self) -> Batch:
         """Return the next shuffled batch of rows; collect a fresh rollout when the last one is used up."""

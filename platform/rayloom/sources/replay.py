@@ -66,7 +66,6 @@ class ReplaySource(Source):
         self._draws = 0
         self._env_steps = 0
         self._samples = 0
-        self.wait_s = 0.0
 
     def next(self) -> Batch:
         """Collect until the replay ratio allows another update, then sample and prepare a batch."""
