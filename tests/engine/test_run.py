@@ -69,7 +69,7 @@ def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_run_returns_what_it_did(tmp_path: Path) -> None:
-    config = case("softmax_regression", str(tmp_path))
+    config = case("softmax_regression", str(tmp_path), tracking={"every": "50 updates"})
     result = rayloom.run(config)
     assert result.status == "FINISHED" and result.stopped_by == "epochs >= 3"
     assert result.counters["epochs"] == 3 and result.counters["updates"] == 3 * (1197 // 64)
@@ -80,6 +80,7 @@ def test_a_run_returns_what_it_did(tmp_path: Path) -> None:
     assert ("evaluate/accuracy", result.metrics["evaluate/accuracy"]) in [(k, v) for _, k, v in points]
     steps = [step for step, key, _ in points if key == "train/loss"]
     assert steps == sorted(set(steps)), "one point per step"
+    assert steps[-1] == result.counters["updates"], "the last steps are logged although no interval ends there"
 
 
 def test_a_metric_ends_a_run_and_its_best_checkpoint_is_kept(tmp_path: Path) -> None:
