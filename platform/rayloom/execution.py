@@ -82,7 +82,7 @@ def resume(run_id: str, *, output: str = "rayloom-runs", observer: Observer | No
     if not result and is_running(folder):
         raise UserError(f"the run {run_id} is still running; wait for it or stop it first")
     config = load_run_config(folder)
-    plan = make_plan(config, bool(result and result.get("local")) or _was_local(folder))
+    plan = make_plan(config, _was_local(folder))
     check_machine(plan, config)
     loaded = _checkpoints(config, folder).load_latest()
     for note in loaded.notes if loaded else []:

@@ -71,7 +71,10 @@ def make_plan(config: RunConfig, local: bool = False) -> Plan:
 
 
 def check_machine(plan: Plan, config: RunConfig) -> None:
-    """Raise UserError when this machine (no cluster address given) cannot hold the plan."""
+    """Raise UserError when this machine cannot hold the plan; what a given cluster must hold, Ray is asked later."""
+    on_cluster = plan.uses_ray and bool(config.cluster.address or os.environ.get("RAY_ADDRESS"))
+    if on_cluster and plan.role("learner").place == "actor":
+        return  # the learner's GPU is another machine's
     if config.learner.device == "cuda" or config.learner.gpus > 0:
         import torch
 
@@ -82,9 +85,7 @@ def check_machine(plan: Plan, config: RunConfig) -> None:
                 f"set learner.gpus to 0 and learner.device to cpu"
             )
     cpus = os.cpu_count() or 1
-    if config.cluster.address or os.environ.get("RAY_ADDRESS"):
-        return
-    if plan.uses_ray and plan.total("cpus") > cpus:
+    if plan.uses_ray and not on_cluster and plan.total("cpus") > cpus:
         raise UserError(
             f"source.rollout_workers: the plan reserves {plan.total('cpus'):g} CPUs but this machine has {cpus}; "
             f"use fewer rollout workers, lower source.worker_cpus, or run with --local"

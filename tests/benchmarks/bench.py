@@ -59,7 +59,7 @@ def main() -> None:
     groups = {**reinforcement.COMPARISONS, **supervised.COMPARISONS, **engine.COMPARISONS}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", choices=[*groups, []], help=", ".join(groups))
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     print("| benchmark | rayloom | peer | unit | ratio (spread) | target | torch threads |")
     print("|---|---|---|---|---|---|---|", flush=True)
