@@ -19,12 +19,13 @@ from torch import Tensor
 from rayloom.checkpoint import generator_state, restore_generator
 from rayloom.cluster.pool import WorkerPool
 from rayloom.config import OnPolicySourceConfig
-from rayloom.contract import Algorithm, Batch, Source, UserError
-from rayloom.rollout import EpisodeStatistics, concatenate_rollouts
+from rayloom.contract import Algorithm, Batch, UserError
+from rayloom.rollout import concatenate_rollouts
 from rayloom.seeding import numpy_generator
+from rayloom.sources.rollouts import RolloutSource
 
 
-class OnPolicySource(Source):
+class OnPolicySource(RolloutSource):
     """Feeds one learner from its rollout workers."""
 
     def __init__(
@@ -41,20 +42,14 @@ class OnPolicySource(Source):
                 f"learner.batch_size: {batch_size} is more than the {config.num_envs * config.rollout_steps} steps of "
                 f"a rollout (source.num_envs * source.rollout_steps); lower it"
             )
+        super().__init__(pool, algorithm, batch_size, device)
         self._config = config
-        self._pool = pool
-        self._algorithm = algorithm
-        self._batch_size = batch_size
-        self._device = device
         self._rng = numpy_generator(seed, "on_policy", "shuffle")
-        self._statistics = EpisodeStatistics()
         self._rows: dict[str, Tensor] = {}
         self._batches: list[Tensor] = []
         self._epochs_left = 0
         self._rollouts = 0
         self._collected = 0
-        self._env_steps = 0
-        self._samples = 0
 
     def next(self) -> Batch:
         """Return the next shuffled batch of rows; collect a fresh rollout when the last one is used up."""
@@ -94,14 +89,6 @@ class OnPolicySource(Source):
         self._rollouts += 1
         self._epochs_left = self._config.epochs
 
-    def counters(self) -> dict[str, int]:
-        """Return env_steps that were learnt from, finished episodes and samples."""
-        return {"env_steps": self._env_steps, "episodes": self._statistics.episodes, "samples": self._samples}
-
-    def metrics(self) -> dict[str, float]:
-        """Return statistics of the episodes that ended since the last call."""
-        return self._statistics.drain()
-
     def barrier(self) -> None:
         """Restart the environments by a derived seed."""
         self._pool.barrier()
@@ -134,7 +121,3 @@ class OnPolicySource(Source):
         self._collected = int(state["collected"])
         self._env_steps = int(state["env_steps"])
         self._samples = int(state["samples"])
-
-    def close(self) -> None:
-        """End the rollout workers."""
-        self._pool.close()

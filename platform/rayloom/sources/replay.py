@@ -18,13 +18,14 @@ import torch
 
 from rayloom.cluster.pool import WorkerPool
 from rayloom.config import ReplaySourceConfig
-from rayloom.contract import Algorithm, Batch, Loss, Source, UserError
+from rayloom.contract import Algorithm, Batch, Loss, UserError
 from rayloom.replay import PrioritizedReplayBuffer, ReplayBuffer
-from rayloom.rollout import EpisodeStatistics, concatenate_rollouts
+from rayloom.rollout import concatenate_rollouts
 from rayloom.seeding import numpy_generator
+from rayloom.sources.rollouts import RolloutSource
 
 
-class ReplaySource(Source):
+class ReplaySource(RolloutSource):
     """Feeds one learner from its replay buffer."""
 
     def __init__(
@@ -46,11 +47,8 @@ class ReplaySource(Source):
                 f"source.capacity: {config.capacity} is too small for {config.num_envs} environments and segments of "
                 f"{config.n_step} steps; raise it"
             )
+        super().__init__(pool, algorithm, batch_size, device)
         self._config = config
-        self._pool = pool
-        self._algorithm = algorithm
-        self._batch_size = batch_size
-        self._device = device
         rng = numpy_generator(seed, "replay", "sample")
         self._buffer: ReplayBuffer
         self._prioritized: PrioritizedReplayBuffer | None = None
@@ -61,11 +59,8 @@ class ReplaySource(Source):
             self._buffer = self._prioritized
         else:
             self._buffer = ReplayBuffer(config.capacity, config.num_envs, rng)
-        self._statistics = EpisodeStatistics()
         self._index: Any = None
         self._draws = 0
-        self._env_steps = 0
-        self._samples = 0
 
     def next(self) -> Batch:
         """Collect until the replay ratio allows another update, then sample and prepare a batch."""
@@ -112,14 +107,6 @@ class ReplaySource(Source):
         self._prioritized.update_priorities(self._index, loss.priorities.cpu().numpy())
         self._index = None
 
-    def counters(self) -> dict[str, int]:
-        """Return collected env_steps, finished episodes and sampled transitions."""
-        return {"env_steps": self._env_steps, "episodes": self._statistics.episodes, "samples": self._samples}
-
-    def metrics(self) -> dict[str, float]:
-        """Return statistics of the episodes that ended since the last call."""
-        return self._statistics.drain()
-
     def barrier(self) -> None:
         """Restart the environments by a derived seed; stored segments end there."""
         self._pool.barrier()
@@ -144,7 +131,3 @@ class ReplaySource(Source):
         self._draws = int(state["draws"])
         self._env_steps = int(state["env_steps"])
         self._samples = int(state["samples"])
-
-    def close(self) -> None:
-        """End the rollout workers."""
-        self._pool.close()
