@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rayloom.config import RunConfig
     from rayloom.observer import Observer, Result
+    from rayloom.search.observer import StudyObserver, StudyResult
 
 __version__ = "0.1.0"
-__all__ = ["resume", "run"]
+__all__ = ["resume", "resume_study", "run", "run_study"]
 
 
 def run(
@@ -30,3 +31,24 @@ def resume(run_id: str, *, output: str = "rayloom-runs", observer: Observer | No
     from rayloom.execution import resume as resume_run
 
     return resume_run(run_id, output=output, observer=observer)
+
+
+def run_study(
+    config: RunConfig | str | Mapping[str, Any],
+    *overrides: str,
+    local: bool = False,
+    observer: StudyObserver | None = None,
+) -> StudyResult:
+    """Search the space of a config's `search` part; see `rayloom.search.study.run_study`."""
+    from rayloom.search.study import run_study as search
+
+    return search(config, *overrides, local=local, observer=observer)
+
+
+def resume_study(
+    study_id: str, *overrides: str, output: str = "rayloom-runs", observer: StudyObserver | None = None
+) -> StudyResult:
+    """Continue an interrupted study; see `rayloom.search.study.resume_study`."""
+    from rayloom.search.study import resume_study as resume_search
+
+    return resume_search(study_id, *overrides, output=output, observer=observer)

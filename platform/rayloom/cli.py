@@ -74,6 +74,13 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="as learner.batch_size=64")
         command.add_argument("--local", action="store_true", help="everything in this process, without Ray")
         _add_json(command)
+    search = add("search", _search, "search hyperparameters: a study of trials, each a whole run")
+    search.set_defaults(overridable=True, overrides=[])
+    search.add_argument("words", metavar="CONFIG KEY=VALUE", nargs="*", help="a config with a search part; overrides")
+    search.add_argument("--resume", metavar="STUDY", help="continue this study; search.trials=N extends it")
+    search.add_argument("--local", action="store_true", help="one trial after the other in this process, without Ray")
+    _add_output(search)
+    _add_json(search)
     _add_run_arguments(add("resume", _resume, "continue an interrupted run exactly"))
     evaluate = add("evaluate", _evaluate, "evaluate a run's last weights anew")
     _add_run_arguments(evaluate)
@@ -177,6 +184,46 @@ def _train(options: argparse.Namespace, observer: Display, train: Callable[[], R
     return 0
 
 
+def _search(options: argparse.Namespace) -> int:
+    from rayloom.contract import UserError
+    from rayloom.execution import Terminated
+    from rayloom.search.study import resume_study, run_study
+    from rayloom.study_display import make_study_observer
+
+    words = [*options.words, *options.overrides]
+    if options.resume is None and (not words or "=" in words[0]):
+        raise UserError("name a config with a search part, as rayloom search grid_softmax_regression_digits")
+    observer = make_study_observer(options.json, _human_stream(options))
+    try:
+        if options.resume is not None:
+            result = resume_study(options.resume, *words, output=options.output, observer=observer)
+        else:
+            result = run_study(words[0], *words[1:], local=options.local, observer=observer)
+    except Terminated:
+        print("rayloom: terminated", file=sys.stderr)
+        _print_failure(options, "KILLED", "terminated", observer.known_study_id)
+        return _TERMINATED
+    finally:
+        observer.close()
+        options.of_run = observer.known_study_id
+    if options.json:
+        _print_json(
+            {
+                "run_id": result.study_id,
+                "status": result.status,
+                "metrics": dict(zip(result.metrics, result.best_values or (), strict=False)),
+                "best_trial": result.best_number,
+                "best_parameters": result.best_parameters,
+                "best_config": str(result.best_config) if result.best_config else None,
+                "pareto": list(result.pareto),
+                "trials": result.counts,
+                "study_dir": str(result.study_dir),
+                "tracking_uri": result.tracking_uri,
+            }
+        )
+    return 0
+
+
 def _evaluate(options: argparse.Namespace) -> int:
     from rayloom.display import format_table, format_value
     from rayloom.execution import evaluate
@@ -205,6 +252,10 @@ def _show(options: argparse.Namespace) -> int:
 
     resolved = load(options.config, options.overrides)
     print(describe(resolved, options.local), file=_human_stream(options))
+    if resolved.search is not None:
+        from rayloom.search.study import describe_study
+
+        print(f"\n{describe_study(resolved, options.local)}", file=_human_stream(options))
     if options.json:
         _print_json({"status": "FINISHED", "config": resolved.to_tree()})
     return 0

@@ -39,6 +39,7 @@ from rayloom.schema import (
     TrackingConfig,
     plain,
 )
+from rayloom.search.settings import SearchConfig
 
 __all__ = [
     "SOURCE_KINDS",
@@ -55,6 +56,7 @@ __all__ = [
     "ReplaySourceConfig",
     "RunConfig",
     "ScheduleConfig",
+    "SearchConfig",
     "SourceConfig",
     "TrackingConfig",
     "apply_overrides",

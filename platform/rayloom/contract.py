@@ -142,6 +142,15 @@ class Algorithm(nn.Module):
     Config: ClassVar[type[AlgorithmConfig]] = AlgorithmConfig
     sources: ClassVar[frozenset[str]] = frozenset()
     """Kinds of source that this algorithm can learn from."""
+    population_fields: ClassVar[frozenset[str] | None] = None
+    """Numbers of `Config` in which runs that train together, as one vectorised model, may differ; None: they cannot.
+
+    Where they differ, the loss reads them from `self.config` as tensors [] of its own run, under `torch.vmap`: it may
+    calculate with them, but not branch on them or pass them on as Python numbers. Nothing else may depend on them, and
+    the loss takes its parameters from the modules each time. Such an algorithm has one phase, with all parameters, no
+    buffers, no randomness in `prepare`, which works row by row, and in the loss."""
+    population_requires: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    """Values that a field of `Config` must have for that: with others the loss is random or cannot be vectorised."""
 
     def __init__(self, config: Any, spec: Spec) -> None:
         """Keep `config` (an instance of `Config`) and `spec`; raise UserError when they do not fit together."""

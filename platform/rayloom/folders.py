@@ -13,30 +13,54 @@ from rayloom.contract import UserError
 from rayloom.tracking.journal import BINDING, PROCESS, is_alive, read_json, write_json
 
 RESULT = "result.json"
+STUDY = "study.yaml"
 
 
-def make_run_folder(config: RunConfig) -> Path:
-    """Make `OUTPUT/TIME-NAME-RANDOM` with the resolved config in it; UserError when the disk refuses."""
+def make_run_folder(config: RunConfig, file: str = "config.yaml") -> Path:
+    """Make `OUTPUT/TIME-NAME-RANDOM` with the resolved config in `file`; UserError when the disk refuses."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
     folder = Path(config.output).absolute() / f"{stamp}-{config.name}-{secrets.token_hex(3)}"
     try:
         folder.mkdir(parents=True)
-        (folder / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
+        (folder / file).touch(mode=0o600 if file == STUDY else 0o644)  # a study's database has a password
+        (folder / file).write_text(config.to_yaml(), encoding="utf-8")
     except OSError as error:
         raise UserError(f"output: the folder {folder} cannot be written ({error.strerror}); choose another") from None
     return folder
 
 
-def find_run_folder(output: Path, run_id: str) -> Path:
-    """Return the folder of a run by its MLflow id, its folder's name, or the first 8 letters of either."""
-    folders = [path for path in sorted(output.glob("*/")) if (path / "config.yaml").is_file()]
+def find_study_folder(output: Path, study_id: str) -> Path:
+    """Return the folder of a study by its MLflow id, its folder's name, or the first 8 letters of either."""
     names: dict[str, Path] = {}
-    for folder in folders:
-        names[folder.name] = folder
-        binding = read_json(folder / BINDING)
-        if binding:
-            names[binding["run_id"]] = folder
-    matches = {names[name] for name in names if name == run_id}
+    for path in sorted(output.glob(f"*/{STUDY}")):
+        _name(path.parent, names)
+    matches = {path for name, path in names.items() if name == study_id}
+    if not matches and len(study_id) >= 8:
+        matches = {path for name, path in names.items() if name.startswith(study_id)}
+    if len(matches) > 1:
+        raise UserError(f"study id {study_id!r} fits several studies; write more of it")
+    if not matches:
+        hint = suggest(study_id, names) if names else "; there are no studies yet"
+        raise UserError(f"there is no study {study_id!r} under {output}{hint}")
+    return matches.pop()
+
+
+def find_run_folder(output: Path, run_id: str) -> Path:
+    """Return the folder of a run by its MLflow id, its folder's name, or the first 8 letters of either.
+
+    A trial of a study is found by its MLflow id, or as STUDY/0007 or STUDY/trials/0007. UserError for a study itself.
+    """
+    names: dict[str, Path] = {}
+    paths: dict[str, Path] = {}  # of trials; they take no part in the guessing
+    for folder in sorted(output.glob("*/")):
+        if (folder / STUDY).is_file():
+            _name(folder, names)
+            for trial in (path.parent for path in sorted(folder.glob("trials/*/config.yaml"))):
+                paths[f"{folder.name}/{trial.name}"] = paths[f"{folder.name}/trials/{trial.name}"] = trial
+                _name(trial, names, named=False)
+        elif (folder / "config.yaml").is_file():
+            _name(folder, names)
+    matches = {path for name, path in (names | paths).items() if name == run_id}
     if not matches and len(run_id) >= 8:
         matches = {names[name] for name in names if name.startswith(run_id)}
     if len(matches) > 1:
@@ -44,7 +68,19 @@ def find_run_folder(output: Path, run_id: str) -> Path:
     if not matches:
         hint = suggest(run_id, names) if names else "; there are no runs yet"
         raise UserError(f"there is no run {run_id!r} under {output}{hint}")
-    return matches.pop()
+    found = matches.pop()
+    if (found / STUDY).is_file():
+        raise UserError(f"{run_id} is a study: continue it with rayloom search --resume {run_id}")
+    return found
+
+
+def _name(folder: Path, names: dict[str, Path], named: bool = True) -> None:
+    """Add what a folder is called: its MLflow id, and its own name where that is unique."""
+    if named:
+        names[folder.name] = folder
+    binding = read_json(folder / BINDING)
+    if binding:
+        names[binding["run_id"]] = folder
 
 
 def load_run_config(folder: Path) -> RunConfig:

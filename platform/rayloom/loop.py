@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from rayloom.checkpoint import CheckpointStore
@@ -28,7 +29,7 @@ class Role(Protocol):
 
     def counters(self) -> Counters: ...
     def updates_per_epoch(self) -> int | None: ...
-    def advance(self, schedule: Schedule) -> Advance: ...
+    def advance(self, schedule: Schedule, pause_s: float = math.inf) -> Advance: ...
     def metrics(self) -> dict[str, float]: ...
     def evaluate(self, split: str | None = None, episodes: int | None = None) -> Evaluation: ...
     def barrier_and_state(self) -> dict[str, Any]: ...
@@ -67,6 +68,16 @@ def _check_finite(metrics: Mapping[str, float], updates: int) -> None:
             )
 
 
+@dataclass(frozen=True)
+class Step:
+    """What one call of `Loop.advance` did."""
+
+    evaluated: bool
+    """Whether there is a new evaluation in `Loop.metrics`."""
+    stopped_by: str | None
+    """The stopping condition that holds, if one does."""
+
+
 class Loop:
     """Drives one run from where its role stands to a stopping condition."""
 
@@ -74,59 +85,77 @@ class Loop:
         self, config: RunConfig, role: Role, tracker: Tracker, checkpoints: CheckpointStore, observer: Observer
     ) -> None:
         self._config = config
-        self._role = role
+        self.role = role
         self._tracker = tracker
         self._checkpoints = checkpoints
         self._observer = observer
-        self._schedule = make_schedule(config, role.updates_per_epoch())
+        self.schedule = make_schedule(config, role.updates_per_epoch())
         self._started = time.perf_counter()
         self._announced = False
+        self._restored = False
         self.metrics: dict[str, float] = {}
+        self.evaluations = 0
         self.best: float | None = None
         stop_metrics = [name for name in config.stop if "/" in name]
         self._best_metric = config.checkpoint.best or (stop_metrics[0] if stop_metrics else None)
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue from a checkpoint's state."""
-        self._role.load_state(state["role"])
+        self.role.load_state(state["role"])
         self.metrics = dict(state["metrics"])
         self.best = state["best"]
+        self.evaluations = int(state["evaluations"])
+        self._restored = True
 
     def run(self) -> str:
         """Train until a stopping condition holds, and return that condition."""
-        if self.metrics and (already := self._stopped(self._role.counters())):
-            return already  # restored from the last checkpoint of a run that was killed before it could say so
         while True:
-            advance = self._role.advance(self._schedule)
-            counters, due = advance.counters, advance.due
-            stopped_by = advance.exhausted
-            if "log" in due or "evaluate" in due or stopped_by:
-                self._log(counters)
-            improved = False
-            if "evaluate" in due or stopped_by:
-                improved = self._evaluate(counters)
-                stopped_by = stopped_by or reached(self._config.stop, self.metrics)
-            if "checkpoint" in due or stopped_by or (improved and self._config.checkpoint.best):
-                self._checkpoint(counters, evaluated="evaluate" in due or stopped_by is not None)
+            stopped_by = self.advance().stopped_by
             if stopped_by:
                 return stopped_by
 
+    def advance(self, pause_s: float = math.inf) -> Step:
+        """Train until something is due, and do it; or until `pause_s` seconds have passed, which changes nothing."""
+        already = self.already_stopped()
+        return Step(False, already) if already else self.handle(self.role.advance(self.schedule, pause_s))
+
+    def already_stopped(self) -> str | None:
+        """Return the condition that held at the checkpoint just restored, of a run killed before it could say so."""
+        restored, self._restored = self._restored, False
+        return self._stopped(self.role.counters()) if restored else None
+
+    def handle(self, advance: Advance) -> Step:
+        """Do what has become due: log, evaluate, checkpoint."""
+        counters, due = advance.counters, advance.due
+        stopped_by = advance.exhausted
+        if "log" in due or "evaluate" in due or stopped_by:
+            self._log(counters)
+        evaluated = "evaluate" in due or stopped_by is not None
+        improved = False
+        if evaluated:
+            improved = self._evaluate(counters)
+            stopped_by = stopped_by or reached(self._config.stop, self.metrics)
+        if "checkpoint" in due or stopped_by or (improved and self._config.checkpoint.best):
+            self._checkpoint(counters, evaluated)
+        return Step(evaluated, stopped_by)
+
     def _stopped(self, counters: Counters) -> str | None:
-        return self._schedule.exhausted(counters) or reached(self._config.stop, self.metrics)
+        return self.schedule.exhausted(counters) or reached(self._config.stop, self.metrics)
 
     def step_of(self, counters: Counters) -> int:
         """Return the x-axis of the metrics: environment steps where there are any, else updates."""
         return counters.get("env_steps", counters["updates"])
 
     def _log(self, counters: Counters) -> None:
-        values = self._role.metrics()
+        values = self.role.metrics()
         self.metrics.update(values)
         _check_finite(values, counters["updates"])
         self._tracker.log_metrics({**values, "time/updates": float(counters["updates"])}, self.step_of(counters))
         self._report(counters)
 
     def _evaluate(self, counters: Counters) -> bool:
-        evaluation = self._role.evaluate()
+        evaluation = self.role.evaluate()
+        self.evaluations += 1
         step = self.step_of(counters)
         self.metrics.update(evaluation.metrics)
         self._tracker.log_metrics(evaluation.metrics, step)
@@ -144,13 +173,18 @@ class Loop:
 
     def _checkpoint(self, counters: Counters, evaluated: bool) -> None:
         metric = self.metrics.get(self._best_metric or "") if evaluated else None
-        state = {"role": self._role.barrier_and_state(), "metrics": dict(self.metrics), "best": self.best}
+        state = {
+            "role": self.role.barrier_and_state(),
+            "metrics": dict(self.metrics),
+            "best": self.best,
+            "evaluations": self.evaluations,
+        }
         self._checkpoints.save(counters["updates"], state, metric=metric, metadata={"counters": dict(counters)})
 
     def _report(self, counters: Counters) -> None:
         if not self._announced:
             self._announce()
-        fraction = self._schedule.fraction(counters)
+        fraction = self.schedule.fraction(counters)
         elapsed = time.perf_counter() - self._started
         self._observer.report(Report(dict(counters), dict(self.metrics), fraction, elapsed))
 

@@ -17,6 +17,7 @@ from pydantic import ConfigDict
 
 from rayloom.contract import Algorithm, AlgorithmConfig, UserError
 from rayloom.importing import import_algorithm
+from rayloom.search.settings import SearchConfig
 
 UNITS: tuple[str, ...] = ("updates", "env_steps", "samples", "epochs", "episodes")
 STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
@@ -308,7 +309,7 @@ class RunConfig:
     """The run ends when any of these is reached: counters (updates, env_steps, samples, epochs) or metrics."""
     output: str = "rayloom-runs"
     """Folder of runs, checkpoints and the default store."""
-    search: Mapping[str, Any] | None = None
+    search: SearchConfig | None = None
     """Search space and study settings of `rayloom search`."""
 
     def algorithm_class(self) -> type[Algorithm]:

@@ -1,10 +1,11 @@
-"""Classification of images with a feed-forward network, trained by cross-entropy."""
+"""Classification of images, trained by cross-entropy."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,24 +14,48 @@ from torch import Tensor, nn
 
 from rayloom.contract import Algorithm, AlgorithmConfig, Batch, Exhibit, Loss, Phase, Spec, TensorSpec, UserError
 from rayloom_supervised import metrics
-from rayloom_supervised.networks import MLP, Activation, LeNet5, Linear
+from rayloom_supervised.networks import (
+    MLP,
+    Activation,
+    Cell,
+    ConvolutionalNetwork,
+    LeNet5,
+    Linear,
+    RecurrentNetwork,
+)
 
 Size = Annotated[int, Ge(1)]
-_SMALLEST_SIDE = 4
+_SMALLEST_SIDE = {"lenet5": 4, "cnn": 1, "rnn": 1}
+_IGNORED = {
+    "softmax_regression": ("hidden_sizes", "dropout", "channels", "cell", "cell_size", "cell_layers"),
+    "mlp": ("channels", "cell", "cell_size", "cell_layers"),
+    "lenet5": ("cell", "cell_size", "cell_layers"),
+    "cnn": ("cell", "cell_size", "cell_layers"),
+    "rnn": ("channels",),
+}
+"""Settings that a network has no use for, of those whose default shows that the user left them alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierConfig(AlgorithmConfig):
     """Settings of the classifier."""
 
-    network: Literal["softmax_regression", "mlp", "lenet5"] = "mlp"
-    """softmax_regression is linear; mlp is fully connected; lenet5 has two convolutions before."""
+    network: Literal["softmax_regression", "mlp", "lenet5", "cnn", "rnn"] = "mlp"
+    """softmax_regression is linear; mlp is fully connected; lenet5 has two convolutions before, cnn any number; rnn
+    reads the image row by row."""
     hidden_sizes: tuple[Size, ...] | None = None
-    """Units of the fully connected hidden layers (mlp, lenet5); null: 256, 128 (mlp) or 120, 84 (lenet5)."""
-    channels: tuple[Size, Size] = (6, 16)
-    """Feature maps of the two convolutions (lenet5)."""
+    """Units of the fully connected hidden layers (all but softmax_regression); null: 256, 128 (mlp), 120, 84 (lenet5),
+    128 (cnn), none (rnn)."""
+    channels: tuple[Size, ...] | None = None
+    """Feature maps of each convolution (cnn: one block each; lenet5: two); null: 32, 64 (cnn) or 6, 16 (lenet5)."""
+    cell: Cell | None = None
+    """Recurrent cell (rnn); null: lstm."""
+    cell_size: Size | None = None
+    """Units of each recurrent layer (rnn); null: 128."""
+    cell_layers: Size | None = None
+    """Recurrent layers on top of each other (rnn); null: 1."""
     activation: Activation = "relu"
-    """Nonlinearity of the hidden layers."""
+    """Nonlinearity of the convolutions and of the fully connected hidden layers."""
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Probability of dropping a unit of a fully connected hidden layer."""
     label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
@@ -64,7 +89,7 @@ class Standardize(nn.Module):
 
 
 class Classifier(Algorithm):
-    """Softmax regression, multilayer perceptron or LeNet-5, minimising the cross-entropy.
+    """Softmax regression, MLP, LeNet-5, convolutional or recurrent network, minimising the cross-entropy.
 
     References: LeCun et al. (1998) for LeNet-5, whose departures `networks.LeNet5` lists; Srivastava et al. (2014) for
     dropout; Szegedy et al. (2016) for label smoothing. The penalties l1 and l2 are part of the loss, unlike adamw's
@@ -73,9 +98,15 @@ class Classifier(Algorithm):
 
     Config = ClassifierConfig
     sources = frozenset({"dataset"})
+    population_fields = frozenset({"l1", "l2", "label_smoothing"})
+    population_requires: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        "network": ("softmax_regression", "mlp", "lenet5", "cnn"),  # torch's recurrent layers cannot be vectorised
+        "dropout": (0,),
+        "penalty_start": (0,),
+    }
 
     def __init__(self, config: ClassifierConfig, spec: Spec) -> None:
-        """Build the network for the fields `image` (any shape; [C, H, W] for lenet5) and `label` of the data set."""
+        """Build the network for the fields `image` ([C, H, W]; any shape for softmax_regression, mlp) and `label`."""
         super().__init__(config, spec)
         if "image" not in spec or "label" not in spec or spec["label"].num_values is None:
             raise UserError(f"source.dataset: a classifier needs the fields image and label, not {sorted(spec)}")
@@ -88,7 +119,6 @@ class Classifier(Algorithm):
         scale = 255.0 if spec["image"].dtype == torch.uint8 else 1.0
         self.standardize = Standardize(scale, config.input_mean, config.input_std)
         self.network = _build_network(config, spec["image"], self.num_classes)
-        self._penalized = tuple(p for p in self.network.parameters() if p.ndim > 1)
 
     def phases(self) -> list[Phase]:
         """Return the one phase that descends the cross-entropy."""
@@ -103,21 +133,31 @@ class Classifier(Algorithm):
     def loss(self, batch: Batch) -> Loss:
         """Return the cross-entropy [B] plus the penalties, and the accuracy [B]."""
         logits, label = self.network(batch["image"]), batch["label"]
-        losses = F.cross_entropy(logits, label, reduction="none", label_smoothing=self.config.label_smoothing)
+        losses = self._cross_entropy(logits, label)
         measured = {"accuracy": metrics.accuracy(logits.detach().argmax(dim=1), label)}
-        if (self.config.l1 or self.config.l2) and self.progress.epochs >= self.config.penalty_start:
+        if (_is_on(self.config.l1) or _is_on(self.config.l2)) and self.progress.epochs >= self.config.penalty_start:
             penalty = self._penalty()
             # The learner averages over examples, so that adding the penalty to each of them counts it once.
             losses = losses + penalty
             measured["penalty"] = penalty.detach()
         return Loss(losses, measured)
 
+    def _cross_entropy(self, logits: Tensor, label: Tensor) -> Tensor:
+        smoothing = self.config.label_smoothing
+        if not isinstance(smoothing, Tensor):
+            return F.cross_entropy(logits, label, reduction="none", label_smoothing=smoothing)
+        log_probability = F.log_softmax(logits, dim=1)
+        plain = F.nll_loss(log_probability, label, reduction="none")
+        return (1 - smoothing) * plain - smoothing * log_probability.mean(dim=1)
+
     def _penalty(self) -> Tensor:
-        penalty = torch.zeros((), device=self._penalized[0].device)
-        for weight in self._penalized:
-            if self.config.l1:
+        # Asked anew each time: a compiled or vectorised loss puts other tensors into the modules.
+        penalized = [parameter for parameter in self.network.parameters() if parameter.ndim > 1]
+        penalty = torch.zeros((), device=penalized[0].device)
+        for weight in penalized:
+            if _is_on(self.config.l1):
                 penalty = penalty + self.config.l1 * weight.abs().sum()
-            if self.config.l2:
+            if _is_on(self.config.l2):
                 penalty = penalty + self.config.l2 / 2 * weight.square().sum()
         return penalty
 
@@ -159,23 +199,53 @@ class Classifier(Algorithm):
         return "image"
 
 
+def _is_on(coefficient: float | Tensor) -> bool:
+    """Return whether a penalty is asked for; a population's coefficient is a tensor, which may be 0 for some runs."""
+    return isinstance(coefficient, Tensor) or coefficient != 0
+
+
 def _build_network(config: Any, image: TensorSpec, num_classes: int) -> nn.Module:
+    _refuse_ignored(config)
     inputs = math.prod(image.shape)
     if config.network == "softmax_regression":
-        if config.hidden_sizes or config.dropout:
-            raise UserError(
-                "algorithm.network: softmax_regression has no hidden layers; remove hidden_sizes and dropout"
-            )
         return Linear(inputs, num_classes)
     if config.network == "mlp":
         hidden = (256, 128) if config.hidden_sizes is None else config.hidden_sizes
         return MLP((inputs, *hidden, num_classes), config.activation, config.dropout)
-    if len(image.shape) != 3 or min(image.shape[1:]) < _SMALLEST_SIDE:
-        raise UserError(
-            f"algorithm.network: lenet5 needs images (channels, height, width) with sides of {_SMALLEST_SIDE} pixels "
-            f"or more, not {image.shape}; use mlp"
-        )
+    shape = _image_shape(config.network, image)
+    if config.network == "rnn":
+        size, layers, hidden = config.cell_size or 128, config.cell_layers or 1, config.hidden_sizes or ()
+        head = (hidden, config.activation, config.dropout)
+        return RecurrentNetwork(shape, num_classes, config.cell or "lstm", size, layers, *head)
+    if config.network == "cnn":
+        hidden = (128,) if config.hidden_sizes is None else config.hidden_sizes
+        channels = (32, 64) if config.channels is None else config.channels
+        if not channels:
+            raise UserError("algorithm.channels: cnn needs one block at least, as [32]; or use mlp")
+        return ConvolutionalNetwork(shape, num_classes, channels, hidden, config.activation, config.dropout)
     hidden = (120, 84) if config.hidden_sizes is None else config.hidden_sizes
+    channels = (6, 16) if config.channels is None else config.channels
+    if len(channels) != 2:
+        raise UserError(f"algorithm.channels: lenet5 has two convolutions, not {len(channels)}; give two, or use cnn")
+    return LeNet5(shape, num_classes, (channels[0], channels[1]), hidden, config.activation, config.dropout)
+
+
+def _refuse_ignored(config: Any) -> None:
+    ignored = [name for name in _IGNORED[config.network] if getattr(config, name)]
+    if config.network == "rnn" and config.dropout and not config.hidden_sizes:
+        raise UserError("algorithm.dropout: an rnn without hidden_sizes has no units to drop; give some, or remove it")
+    if config.network == "softmax_regression" and {"hidden_sizes", "dropout"} & set(ignored):
+        raise UserError("algorithm.network: softmax_regression has no hidden layers; remove hidden_sizes and dropout")
+    if ignored:
+        raise UserError(f"algorithm.{ignored[0]}: {config.network} makes no use of it; remove {', '.join(ignored)}")
+
+
+def _image_shape(network: str, image: TensorSpec) -> tuple[int, int, int]:
+    smallest = _SMALLEST_SIDE[network]
+    if len(image.shape) != 3 or min(image.shape[1:]) < smallest:
+        raise UserError(
+            f"algorithm.network: {network} needs images (channels, height, width) with sides of {smallest} "
+            f"pixel{'s' * (smallest > 1)} or more, not {image.shape}; use mlp"
+        )
     channels, height, width = image.shape
-    shape = (channels, height, width)
-    return LeNet5(shape, num_classes, config.channels, hidden, config.activation, config.dropout)
+    return channels, height, width

@@ -54,9 +54,12 @@ def main() -> None:
     import reinforcement
 
     import engine
+    import population
+    import search
     import supervised
 
-    groups = {**reinforcement.COMPARISONS, **supervised.COMPARISONS, **engine.COMPARISONS}
+    modules = (reinforcement, supervised, engine, search, population)
+    groups = {name: group for module in modules for name, group in module.COMPARISONS.items()}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", choices=[*groups, []], help=", ".join(groups))
     parser.add_argument("--rounds", type=int, default=3)

@@ -37,10 +37,10 @@ def _rayloom(line: str, folder: Path) -> str:
     return _run([str(Path(sys.executable).with_name("rayloom")), *words[1:]], folder)
 
 
-@pytest.mark.xdist_group("readme")
+@pytest.mark.xdist_group("ray")
 def test_every_command_works_in_the_order_of_the_text(tmp_path: Path) -> None:
     commands = _commands()
-    assert len(commands) == 8, "a command was added: see that it is run here"
+    assert len(commands) == 9, "a command was added: see that it is run here"
     run_id = ""
     for line in commands:
         if line == "rayloom ui" or "reinforce" in line:
@@ -49,6 +49,8 @@ def test_every_command_works_in_the_order_of_the_text(tmp_path: Path) -> None:
         if line.startswith("rayloom run"):
             run_id = out.splitlines()[0].strip()
             assert out.strip().splitlines()[-1] == run_id
+        if line.startswith("rayloom search"):
+            assert "24 complete" in out and "best config" in out
     assert (tmp_path / f"sample-{run_id}.png").stat().st_size > 1000
 
 
@@ -68,10 +70,11 @@ def test_the_readers_own_algorithm_learns(tmp_path: Path) -> None:
     assert best >= 150, out[-2000:]
 
 
-def test_the_config_in_the_text_is_valid(tmp_path: Path) -> None:
-    block = next(block for block in _blocks("yaml") if "rayloom_agents.dqn" in block)
+@pytest.mark.parametrize(("algorithm", "part"), [("rayloom_agents.dqn", "# plan"), ("rayloom_agents.ppo", "# search")])
+def test_the_configs_in_the_text_are_valid(algorithm: str, part: str, tmp_path: Path) -> None:
+    block = next(block for block in _blocks("yaml") if algorithm in block)
     (tmp_path / "mine.yaml").write_text(block)
-    assert "plan" in _rayloom("rayloom show mine.yaml", tmp_path)
+    assert part in _rayloom("rayloom show mine.yaml", tmp_path)
 
 
 @pytest.mark.xdist_group("ray")

@@ -12,13 +12,15 @@ from conftest import require_fashion_mnist
 from rayloom.config import load, shipped_configs
 
 NAMES = sorted(shipped_configs())
+STUDIES = sorted(name for name, path in shipped_configs().items() if path.parent.name == "search")
 
 
 def test_the_promised_configs_are_there() -> None:
     promised = {
         "ppo_cartpole", "ppo_cartpole_ray", "dqn_cartpole", "softmax_regression_fashion_mnist",
         "softmax_regression_digits", "lenet5_fashion_mnist", "lenet5_digits", "vae_fashion_mnist", "vae_digits",
-        "wgan_gp_gaussian_grid", "wgan_gp_digits",
+        "wgan_gp_gaussian_grid", "wgan_gp_digits", "grid_softmax_regression_digits", "tpe_ppo_cartpole",
+        "gp_lenet5_digits", "architecture_digits", "population_mlp_digits",
     }  # fmt: skip
     assert promised <= set(NAMES)
 
@@ -41,3 +43,25 @@ def test_a_shipped_config_runs(name: str, tmp_path: Path) -> None:
     )
     assert result.counters["updates"] == 3
     assert result.metrics and all(math.isfinite(value) for value in result.metrics.values())
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_shipped_study_runs(name: str, tmp_path: Path) -> None:
+    settings = load(name).search
+    assert settings is not None
+    # One trial at random, so that the sampler proposes the others.
+    startup = "search.sampler_options={n_startup_trials: 1}" if settings.sampler in ("tpe", "gp") else "seed=0"
+    result = rayloom.run_study(
+        name,
+        "stop={updates: 4}",
+        "evaluate.every=2 updates",
+        "search.trials=4",
+        f"search.population={min(settings.population, 4)}",
+        startup,
+        "tracking.enabled=false",
+        f"output={tmp_path}",
+        local=True,
+    )
+    assert result.status == "FINISHED"
+    assert result.counts["COMPLETE"] >= 1 and result.counts["COMPLETE"] + result.counts["PRUNED"] == 4
+    assert result.best_values is not None and all(math.isfinite(value) for value in result.best_values)

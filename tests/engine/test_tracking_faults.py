@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tracking_store import DEADLINE_S, StoreView, empty_store, losses, start, wait_for
+from tracking_store import DEADLINE_S, StoreView, empty_store, losses, start, start_study, start_trial, wait_for
 
 from rayloom.tracking import Tracker, journal
 from rayloom.tracking.reaper import find_stale, reap
@@ -211,3 +211,29 @@ def test_what_a_dead_server_missed_is_delivered_later(
     assert run_id and store.points(run_id) == losses(0, 5)
     assert store.rows("select status, end_time from runs where run_uuid = ?", run_id) == [("FAILED", *finished)]
     assert reap(tmp_path, 30.0) == []
+
+
+def test_a_study_loses_and_doubles_nothing(tmp_path: Path, server: tuple[int, Path], line: FaultyLine) -> None:
+    store = StoreView(server[1] / "mlflow.db")
+    there: dict[str, str] = {"uri": f"http://127.0.0.1:{line.port}", "experiment": "study"}
+    line.set_mode("refuse")
+    study = start_study(tmp_path, **there)
+    trials = [start_trial(tmp_path, number, **there) for number in range(2)]
+    for trial in trials:
+        log(trial, 0, 10)
+    assert trials[0].finish("FINISHED")
+    wait_for(lambda: line.faults["refuse"] and study.problem, "the host noticing the refusal")
+    line.set_mode("cut")
+    wait_for(lambda: line.faults["cut"] >= 4, "lost answers")
+    line.set_mode("forward")
+    ids = [wait_for(lambda trial=trial: trial.run_id, "the trial's run") for trial in trials]
+    wait_for(lambda: len(store.points(ids[1])) == 10, "the first points")
+    line.set_mode("cut")
+    log(trials[1], 10, 20)
+    wait_for(lambda: line.faults["cut"] >= 2 and study.problem, "points whose answer is lost")
+    line.set_mode("forward")
+    assert study.finish("FINISHED", timeout_s=DEADLINE_S) and study.problem is None
+    assert [store.points(run_id) for run_id in ids] == [losses(0, 10), losses(0, 20)]
+    assert [store.status(run_id) for run_id in (str(study.run_id), *ids)] == ["FINISHED", "FINISHED", "KILLED"]
+    query = "select count(*) from runs r join experiments e using (experiment_id) where e.name = 'study'"
+    assert store.rows(f"{query} and r.lifecycle_stage = 'active'") == [(3,)]

@@ -85,6 +85,17 @@ def start(output: Path, name: str = "run", *, resume: bool = False, **settings: 
     return Tracker.start(output / name, resume=resume, **arguments)
 
 
+def start_study(output: Path, *, resume: bool = False, **settings: Any) -> Tracker:
+    """Start a study, whose writer serves its trials too."""
+    return start(output, "study", resume=resume, hosts=True, **settings)
+
+
+def start_trial(output: Path, number: int, *, resume: bool = False, **settings: Any) -> Tracker:
+    """Start a trial of the study in `output`."""
+    arguments = {"uri": f"sqlite:///{output / 'mlflow.db'}", "hosted": True, **settings}
+    return start(output / "study" / "trials", f"{number:04d}", resume=resume, **arguments)
+
+
 DRIVER = """
 import sys, time
 from pathlib import Path

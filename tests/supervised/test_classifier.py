@@ -18,7 +18,7 @@ from rayloom.contract import TensorSpec, UserError
 from rayloom_supervised.classifier import Classifier, ClassifierConfig
 
 SPEC = datasets.load("digits", 0, {}).spec
-NETWORKS = ("softmax_regression", "mlp", "lenet5")
+NETWORKS = ("softmax_regression", "mlp", "lenet5", "cnn", "rnn")
 
 
 def build(**settings: Any) -> Classifier:
@@ -86,14 +86,15 @@ def test_label_smoothing_mixes_in_the_uniform_distribution() -> None:
     assert torch.allclose(algorithm.evaluate(batch)["loss"], -log[torch.arange(32), batch["label"]], atol=1e-5)
 
 
-def test_penalties_count_once_and_spare_the_biases() -> None:
-    plain, penalized = build(network="mlp"), build(network="mlp", l1=0.01, l2=0.5)
+@pytest.mark.parametrize(("network", "matrices"), [("mlp", 3), ("cnn", 4), ("rnn", 3)])
+def test_penalties_count_once_and_spare_the_biases(network: str, matrices: int) -> None:
+    plain, penalized = build(network=network), build(network=network, l1=0.01, l2=0.5)
     for parameter in plain.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     penalized.load_state_dict(plain.state_dict())
     batch = digits_batch(plain)
-    weights = [p for name, p in plain.named_parameters() if name.endswith("weight")]
-    assert len(weights) == 3
+    weights = [p for name, p in plain.named_parameters() if "weight" in name]
+    assert len(weights) == matrices
     expected = sum(0.01 * w.abs().sum() + 0.25 * (w**2).sum() for w in weights)
     loss = penalized.loss(batch)
     difference = loss.per_example.mean() - plain.loss(batch).per_example.mean()
@@ -102,7 +103,7 @@ def test_penalties_count_once_and_spare_the_biases() -> None:
     loss.per_example.mean().backward()
     plain.loss(batch).per_example.mean().backward()
     for (name, one), other in zip(plain.named_parameters(), penalized.parameters(), strict=True):
-        extra = 0.01 * one.sign() + 0.5 * one if name.endswith("weight") else 0.0
+        extra = 0.01 * one.sign() + 0.5 * one if "weight" in name else 0.0
         assert torch.allclose(other.grad, one.grad + extra, atol=1e-5)
 
 
@@ -113,6 +114,18 @@ def test_penalties_set_in_after_the_given_epochs() -> None:
     assert "penalty" not in algorithm.loss(batch).metrics
     algorithm.progress.epochs = 2
     assert float(algorithm.loss(batch).metrics["penalty"]) > 1
+
+
+def test_defaults_of_the_architectures() -> None:
+    def sizes(**settings: Any) -> list[tuple[int, ...]]:
+        return [tuple(p.shape) for p in build(**settings).network.parameters() if p.ndim > 1]
+
+    assert sizes(network="lenet5") == [(6, 1, 5, 5), (16, 6, 3, 3), (120, 64), (84, 120), (10, 84)]
+    assert sizes(network="cnn") == [(32, 1, 3, 3), (64, 32, 3, 3), (128, 256), (10, 128)]
+    assert sizes(network="cnn", channels=(4,), hidden_sizes=()) == [(4, 1, 3, 3), (10, 64)]
+    assert sizes(network="rnn") == [(512, 8), (512, 128), (10, 128)]
+    gru = sizes(network="rnn", cell="gru", cell_size=5, cell_layers=2, hidden_sizes=(7,), dropout=0.1)
+    assert gru == [(15, 8), (15, 5), (15, 5), (15, 5), (7, 5), (10, 7)]
 
 
 def test_one_phase_owns_every_parameter_once() -> None:
@@ -143,6 +156,7 @@ def test_evaluate_and_summarize() -> None:
     assert build().summarize(outputs)[1]["confusion_matrix"].labels == tuple("0123456789")
 
 
+@pytest.mark.filterwarnings("ignore:The tensor attributes:UserWarning")  # of torch's own recurrent layers
 @pytest.mark.parametrize("network", NETWORKS)
 def test_inference_takes_raw_images(network: str) -> None:
     algorithm = build(network=network, input_mean=0.3, input_std=0.4).eval()
@@ -154,8 +168,9 @@ def test_inference_takes_raw_images(network: str) -> None:
     assert torch.allclose(module(raw), expected, atol=1e-5)
     assert torch.allclose(module(raw.float()), expected, atol=1e-5)
     assert algorithm.inference_input() == "image"
-    exported = torch.export.export(module, (raw,)).module()
+    exported = torch.export.export(module, (raw,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)).module()
     assert torch.allclose(exported(raw), expected, atol=1e-5)
+    assert torch.allclose(exported(raw[:3]), expected[:3], atol=1e-5)
 
 
 def test_the_loss_does_not_synchronise_with_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,6 +190,16 @@ def test_the_loss_does_not_synchronise_with_the_host(monkeypatch: pytest.MonkeyP
     [
         ({"network": "softmax_regression", "hidden_sizes": (3,)}, "has no hidden layers"),
         ({"network": "softmax_regression", "dropout": 0.5}, "has no hidden layers"),
+        ({"network": "softmax_regression", "channels": (4,)}, r"algorithm\.channels: softmax_regression makes no use"),
+        ({"network": "mlp", "channels": (6, 16)}, r"algorithm\.channels: mlp makes no use of it; remove channels"),
+        ({"network": "mlp", "cell": "gru", "cell_layers": 1}, r"algorithm\.cell: .*; remove cell, cell_layers"),
+        ({"network": "lenet5", "cell_size": 8}, r"algorithm\.cell_size: lenet5"),
+        ({"network": "lenet5", "channels": (8,)}, r"algorithm\.channels: lenet5 has two convolutions, not 1"),
+        ({"network": "lenet5", "channels": (8, 9, 10)}, r"algorithm\.channels: lenet5 has two convolutions, not 3"),
+        ({"network": "cnn", "channels": ()}, r"algorithm\.channels: cnn needs one block"),
+        ({"network": "cnn", "cell_layers": 2}, r"algorithm\.cell_layers: cnn"),
+        ({"network": "rnn", "channels": (4,)}, r"algorithm\.channels: rnn"),
+        ({"network": "rnn", "dropout": 0.5}, r"algorithm\.dropout: an rnn without hidden_sizes"),
         ({"class_names": ("a", "b")}, r"algorithm\.class_names: give 10 names.*not 2"),
     ],
 )
@@ -188,15 +213,30 @@ def test_data_that_do_not_fit() -> None:
         Classifier(ClassifierConfig(), {"point": TensorSpec(shape=(2,), dtype=torch.float32)})
     flat = {**SPEC, "image": TensorSpec(shape=(64,), dtype=torch.uint8)}
     Classifier(ClassifierConfig(network="mlp"), flat)
-    with pytest.raises(UserError, match="lenet5 needs images"):
-        Classifier(ClassifierConfig(network="lenet5"), flat)
+    for network in ("lenet5", "cnn", "rnn"):
+        with pytest.raises(UserError, match=rf"{network} needs images"):
+            Classifier(ClassifierConfig(network=network), flat)
+    line = {**SPEC, "image": TensorSpec(shape=(1, 1, 1), dtype=torch.uint8)}
+    for network in ("cnn", "rnn"):
+        assert Classifier(ClassifierConfig(network=network), line).network(torch.ones(2, 1, 1, 1)).shape == (2, 10)
     small = {**SPEC, "image": TensorSpec(shape=(1, 3, 9), dtype=torch.uint8)}
     with pytest.raises(UserError, match="sides of 4 pixels"):
         Classifier(ClassifierConfig(network="lenet5"), small)
 
 
 @pytest.mark.parametrize(
-    "settings", [{"dropout": 1.0}, {"l2": -1.0}, {"input_std": 0}, {"hidden_sizes": [0]}, {"network": "lenet"}]
+    "settings",
+    [
+        {"dropout": 1.0},
+        {"l2": -1.0},
+        {"input_std": 0},
+        {"hidden_sizes": [0]},
+        {"network": "lenet"},
+        {"channels": [8, 0]},
+        {"cell": "elman"},
+        {"cell_size": 0},
+        {"cell_layers": 0},
+    ],
 )
 def test_values_out_of_range_name_their_key(settings: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=rf"algorithm\.{next(iter(settings))}"):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from rayloom_supervised.networks import MLP, Activation, LeNet5, Linear
+from rayloom_supervised.networks import MLP, Activation, ConvolutionalNetwork, LeNet5, Linear
 
 
 def count(module: torch.nn.Module) -> int:
@@ -87,3 +88,72 @@ def test_dropout_follows_every_hidden_layer_and_draws_from_the_global_generator(
     network.eval()
     assert torch.equal(network(inputs), network(inputs))
     assert not any(isinstance(layer, torch.nn.Dropout) for layer in MLP((10, 4, 5), "relu").layers)
+
+
+def test_lenet5_keeps_its_first_weights() -> None:
+    """Golden numbers: a run of LeNet-5 repeats from version to version."""
+    torch.manual_seed(0)
+    totals = [float(weight.detach().abs().sum()) for weight in LeNet5((1, 8, 8), 10).parameters() if weight.ndim > 1]
+    assert totals == pytest.approx([32.7552, 133.902, 1087.8809, 1042.3301, 107.6752], rel=1e-4)
+
+
+def numpy_block(maps: np.ndarray, weight: np.ndarray, bias: np.ndarray, pool: bool) -> np.ndarray:
+    """Convolve one image [C, H, W] by the definition, rectify, and pool."""
+    _, height, width = maps.shape
+    padded = np.pad(maps, ((0, 0), (1, 1), (1, 1)))
+    out = np.zeros((len(weight), height, width))
+    for y in range(height):
+        for x in range(width):
+            out[:, y, x] = (weight * padded[:, y : y + 3, x : x + 3]).sum((1, 2, 3)) + bias
+    out = np.maximum(out, 0)
+    if not pool:
+        return out
+    kept = out[:, : height // 2 * 2, : width // 2 * 2]
+    return kept.reshape(len(weight), height // 2, 2, width // 2, 2).max((2, 4))
+
+
+def test_cnn_equals_its_formula() -> None:
+    network = ConvolutionalNetwork((2, 7, 5), 3, channels=(4, 5, 6), hidden_sizes=(8,))
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    images = torch.randn(3, 2, 7, 5)
+    weights = [parameter.detach().double().numpy() for parameter in network.parameters()]
+    logits = network(images).detach().numpy()
+    for image, found in zip(images.double().numpy(), logits, strict=True):
+        maps = numpy_block(image, weights[0], weights[1], pool=True)  # 7x5 to 3x2
+        maps = numpy_block(maps, weights[2], weights[3], pool=True)  # to 1x1, so that the third does not pool
+        maps = numpy_block(maps, weights[4], weights[5], pool=False)
+        hidden = np.maximum(weights[6] @ maps.ravel() + weights[7], 0)
+        np.testing.assert_allclose(found, weights[8] @ hidden + weights[9], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("shape", "channels", "maps"),
+    [
+        ((1, 28, 28), (32, 64), (64, 7, 7)),
+        ((1, 28, 28), (3, 4, 5, 6, 7), (7, 1, 1)),
+        ((3, 9, 13), (4,), (4, 4, 6)),
+        ((1, 2, 9), (4, 5), (5, 1, 4)),
+        ((1, 9, 1), (4, 5), (5, 9, 1)),
+        ((1, 1, 1), (4, 5), (5, 1, 1)),
+    ],
+)
+def test_cnn_takes_any_size_and_depth(shape: tuple[int, ...], channels: tuple[int, ...], maps: tuple[int, ...]) -> None:
+    network = ConvolutionalNetwork(shape, 10, channels, hidden_sizes=(11,))  # type: ignore[arg-type]
+    assert network.features(torch.zeros(2, *shape)).shape == (2, *maps)
+    assert network(torch.zeros(2, *shape)).shape == (2, 10)
+    inputs = (shape[0], *channels[:-1])
+    convolutions = sum((9 * before + 1) * after for before, after in zip(inputs, channels, strict=True))
+    assert count(network) == convolutions + (math.prod(maps) + 1) * 11 + (11 + 1) * 10
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_cnn_weights_have_the_documented_spread(activation: Activation) -> None:
+    network = ConvolutionalNetwork((32, 8, 8), 10, (64, 96), hidden_sizes=(256,), activation=activation, dropout=0.3)
+    for layer, inputs, outputs in ((network.features[0], 32, 64), (network.features[3], 64, 96)):
+        variance = 2 / (9 * inputs) if activation == "relu" else 2 / (9 * (inputs + outputs))
+        assert float(layer.weight.detach().std()) == pytest.approx(math.sqrt(variance), rel=0.02)
+        assert not layer.bias.any()
+    expected = type(network.features[1])
+    assert expected is {"relu": torch.nn.ReLU, "tanh": torch.nn.Tanh}[activation]
+    assert [layer.p for layer in network.modules() if isinstance(layer, torch.nn.Dropout)] == [0.3]

@@ -10,8 +10,10 @@ trajectories go straight from rollout actors to their learner. Every wait has th
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -261,11 +263,13 @@ class RayRole:
         updates: int | None = self._call("updates_per_epoch")
         return updates
 
-    def advance(self, schedule: Schedule) -> Advance:
+    def advance(self, schedule: Schedule, pause_s: float = math.inf) -> Advance:
         """Update until something is due. A learner actor answers every few seconds, so that a dead one is noticed."""
+        resume_at = time.monotonic() + pause_s
         while True:
-            advance: Advance = self._call("advance", schedule, *(() if self._local else (_PAUSE_S,)))
-            if advance.due or advance.exhausted:
+            pause = pause_s if self._local else min(_PAUSE_S, max(0.0, resume_at - time.monotonic()))
+            advance: Advance = self._call("advance", schedule, pause)
+            if advance.due or advance.exhausted or time.monotonic() >= resume_at:
                 return advance
 
     def metrics(self) -> dict[str, float]:

@@ -9,6 +9,6 @@ from __future__ import annotations
 from rayloom.tracking.journal import read_metrics
 from rayloom.tracking.location import resolve_uri
 from rayloom.tracking.provenance import GitState, git_state
-from rayloom.tracking.tracker import Tracker
+from rayloom.tracking.tracker import Tracker, record_end
 
-__all__ = ["GitState", "Tracker", "git_state", "read_metrics", "resolve_uri"]
+__all__ = ["GitState", "Tracker", "git_state", "read_metrics", "record_end", "resolve_uri"]

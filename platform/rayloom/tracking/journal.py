@@ -148,8 +148,12 @@ def last_start(run_dir: Path) -> tuple[Record, int] | None:
 
 
 def last_kind(run_dir: Path) -> str | None:
-    """Return the kind of the last record, reading the end of the journal only."""
-    with open(run_dir / JOURNAL, "rb") as file:
+    """Return the kind of the last record, reading the end of the journal only; None without any record."""
+    try:
+        file = open(run_dir / JOURNAL, "rb")  # noqa: SIM115  closed below, opened here to tell its absence apart
+    except FileNotFoundError:
+        return None
+    with file:
         size = _complete_size(file.fileno())
         file.seek(max(0, size - 65536))
         lines = file.read(size - file.tell()).splitlines()

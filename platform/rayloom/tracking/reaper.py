@@ -23,10 +23,13 @@ def find_stale(runs_root: Path) -> list[Path]:
 def is_stale(run_dir: Path) -> bool:
     """Tell whether the driver of a tracked run is dead on this machine and its journal is not delivered.
 
-    A run of another machine in a shared folder is never stale: its driver cannot be asked.
+    A run of another machine in a shared folder is never stale: its driver cannot be asked. Nor is a trial: its study
+    is, and is delivered only after all its trials.
     """
     process = journal.read_json(run_dir / journal.PROCESS)
-    if not process or not process["tracked"] or journal.is_alive(process) is not False:
+    if not process or not process["tracked"] or process.get("hosted"):
+        return False
+    if journal.is_alive(process) is not False:
         return False
     return journal.last_start(run_dir) is not None and not journal.is_delivered(run_dir)
 
@@ -43,14 +46,14 @@ def reap(runs_root: Path, drain_s: float = _DRAIN_S) -> list[Path]:
 
 
 def _settle(run_dir: Path, drain_s: float) -> bool:
-    from rayloom.tracking.writer import Writer
+    from rayloom.tracking.service import make_writer
 
     print(f"reaping {run_dir}", flush=True)
-    return Writer(run_dir, driver_pid=None, drain_s=drain_s).run() == 0
+    return make_writer(run_dir, driver_pid=None, drain_s=drain_s).run() == 0
 
 
 if __name__ == "__main__":
-    from rayloom.tracking.writer import prepare_process
+    from rayloom.tracking.service import prepare_process
 
     prepare_process()
     reap(Path(sys.argv[1]))

@@ -60,49 +60,54 @@ def _first_line(error: Exception) -> str:
 class Store:
     """Writes one run. Every method raises UnreachableError or RefusedError, and may be repeated after either."""
 
-    def __init__(self, uri: str, run_dir: Path) -> None:
+    def __init__(self, uri: str, run_dir: Path, client: MlflowClient | None = None) -> None:
+        """Connect, or use the connection of another Store of the same `uri`."""
         self.uri = uri
         self.run_dir = run_dir
         self.run_id = ""
         self.experiment_id = ""
         with translated():
-            _create_database(uri)
-            self._client = MlflowClient(tracking_uri=uri)
+            if client is None:
+                _create_database(uri)
+            self.client = client or MlflowClient(tracking_uri=uri)
 
-    def attach(self, start: Record, known_run_id: str | None) -> bool:
+    def attach(self, start: Record, known_run_id: str | None, tags: Mapping[str, str], search: bool) -> bool:
         """Find or create the run of a start record and set it RUNNING; True when it is one that MLflow did not have.
 
-        A run is recognised by the tag `rayloom.journal`, so a creation whose answer was lost is not repeated.
+        A new run has `tags` from its first moment. A run is recognised by the tag `rayloom.journal`, so a creation
+        whose answer was lost is not repeated; without `search` it is certain that there is none yet.
         """
         with translated():
             self.experiment_id = self._experiment(start["experiment"])
-            run = self._existing_run(known_run_id) or next(iter(self._runs_of(start["journal"])), None)
+            run = self._existing_run(known_run_id)
+            if run is None and search:
+                run = next(iter(self._runs_of(start["journal"])), None)
             created = run is None
             if run is None:
-                run = self._client.create_run(
+                run = self.client.create_run(
                     self.experiment_id,
                     start_time=start["time"],
-                    tags={JOURNAL_TAG: start["journal"]},
+                    tags={JOURNAL_TAG: start["journal"], **tags},
                     run_name=start["name"],
                 )
             self.run_id = run.info.run_id
             self.experiment_id = run.info.experiment_id
             if run.info.status != "RUNNING":
-                self._client.update_run(self.run_id, status="RUNNING")
+                self.client.update_run(self.run_id, status="RUNNING")
         return created
 
     def _experiment(self, name: str) -> str:
-        found = self._client.get_experiment_by_name(name)
+        found = self.client.get_experiment_by_name(name)
         if found is not None and found.lifecycle_stage != "active":
-            self._client.restore_experiment(found.experiment_id)
+            self.client.restore_experiment(found.experiment_id)
         if found is not None:
             return str(found.experiment_id)
         try:
             location = artifact_location(self.uri, self.run_dir)
-            return str(self._client.create_experiment(name, location, tags=EXPERIMENT_TAGS))
+            return str(self.client.create_experiment(name, location, tags=EXPERIMENT_TAGS))
         except MlflowException as error:
             # Another run created it between the two calls.
-            found = self._client.get_experiment_by_name(name)
+            found = self.client.get_experiment_by_name(name)
             if error.error_code != "RESOURCE_ALREADY_EXISTS" or found is None:
                 raise
             return str(found.experiment_id)
@@ -111,7 +116,7 @@ class Store:
         if run_id is None:
             return None
         try:
-            run = self._client.get_run(run_id)
+            run = self.client.get_run(run_id)
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
@@ -121,7 +126,7 @@ class Store:
     def _runs_of(self, journal_id: str) -> list[Run]:
         """Return the runs of a journal, the oldest first."""
         condition = f"tags.`{JOURNAL_TAG}` = '{journal_id}'"
-        runs = self._client.search_runs([self.experiment_id], condition, ViewType.ACTIVE_ONLY)
+        runs = self.client.search_runs([self.experiment_id], condition, ViewType.ACTIVE_ONLY)
         return sorted(runs, key=lambda run: (run.info.start_time, run.info.run_id))
 
     def delete_twins(self, journal_id: str) -> int:
@@ -129,7 +134,7 @@ class Store:
         with translated():
             twins = [run for run in self._runs_of(journal_id) if run.info.run_id != self.run_id]
             for run in twins:
-                self._client.delete_run(run.info.run_id)
+                self.client.delete_run(run.info.run_id)
         return len(twins)
 
     def is_deleted(self) -> bool:
@@ -149,7 +154,7 @@ class Store:
         """Write a batch; halve it where it is refused, until the culprit stands alone."""
         try:
             with translated():
-                self._client.log_batch(self.run_id, metrics=batch)
+                self.client.log_batch(self.run_id, metrics=batch)
         except RefusedError as error:
             if self.is_deleted():
                 raise
@@ -162,12 +167,12 @@ class Store:
     def log_params(self, params: Mapping[str, str]) -> None:
         """Write params; long values are cut. MLflow cannot change a param: a new value of it becomes a tag."""
         with translated():
-            before = self._client.get_run(self.run_id).data.params
+            before = self.client.get_run(self.run_id).data.params
         wanted = {_valid_key(key): _cut(value, LONGEST_PARAM) for key, value in params.items()}
         new = [Param(key, value) for key, value in wanted.items() if key not in before]
         with translated():
             for start in range(0, len(new), ITEMS_PER_BATCH):
-                self._client.log_batch(self.run_id, params=new[start : start + ITEMS_PER_BATCH])
+                self.client.log_batch(self.run_id, params=new[start : start + ITEMS_PER_BATCH])
         changed = {key: value for key, value in wanted.items() if before.get(key, value) != value}
         self.set_tags({f"rayloom.changed/{key}": value for key, value in changed.items()})
 
@@ -176,19 +181,19 @@ class Store:
         items = [RunTag(_valid_key(key), _cut(str(value), LONGEST_TAG)) for key, value in tags.items()]
         with translated():
             for start in range(0, len(items), ITEMS_PER_BATCH):
-                self._client.log_batch(self.run_id, tags=items[start : start + ITEMS_PER_BATCH])
+                self.client.log_batch(self.run_id, tags=items[start : start + ITEMS_PER_BATCH])
 
     def log_file(self, path: Path, folder: str | None) -> None:
         """Write an artifact."""
         if not path.is_file():
             raise RefusedError(f"{path} is gone")
         with translated():
-            self._client.log_artifact(self.run_id, str(path), folder)
+            self.client.log_artifact(self.run_id, str(path), folder)
 
     def terminate(self, status: str, time_ms: int) -> None:
         """Set the terminal status."""
         with translated():
-            self._client.set_terminated(self.run_id, status, time_ms)
+            self.client.set_terminated(self.run_id, status, time_ms)
 
 
 def _create_database(uri: str) -> None:

@@ -26,16 +26,19 @@ _POLL_S = 0.05
 _RESTART_PAUSE_S = 1.0
 _EXIT_DEADLINE_S = 5.0
 _MOST_RESTARTS = 5
+_CLAIM_DEADLINE_S = 30.0
 
 
 class Tracker:
     """Records one run. Belongs to the driver's main thread; every call but the waits takes microseconds."""
 
-    def __init__(self, run_dir: Path, drain_s: float, tracked: bool, resume: bool) -> None:
+    def __init__(self, run_dir: Path, drain_s: float, tracked: bool, hosted: bool, resume: bool) -> None:
         """Use `Tracker.start`."""
         self.run_dir = run_dir
         self._drain_s = drain_s
         self._tracked = tracked
+        self._hosted = hosted
+        self._has_writer = tracked and not hosted
         self._before = _largest_steps(run_dir) if resume else {}
         self._journal = Journal(run_dir)
         self._process: subprocess.Popen[bytes] | None = None
@@ -58,8 +61,13 @@ class Tracker:
         enabled: bool = True,
         system_metrics: bool = True,
         drain_s: float = 300.0,
+        hosts: bool = False,
+        hosted: bool = False,
     ) -> Tracker:
         """Open the journal of a run and start its writer process.
+
+        With `hosts` the run is a study: its writer also carries the journals of the trials, which are the folders
+        `run_dir`/trials/*. With `hosted` the run is such a trial: it starts no writer and waits for none.
 
         `uri` comes from `resolve_uri`. `resume` goes on with the folder's MLflow run and leaves out the points that
         the journal already has. The writer tries for `drain_s` seconds after the end of the run to reach the server.
@@ -67,8 +75,8 @@ class Tracker:
         """
         run_dir = run_dir.absolute()
         run_dir.mkdir(parents=True, exist_ok=True)
-        _claim(run_dir, enabled)
-        tracker = cls(run_dir, drain_s, enabled, resume)
+        _claim(run_dir, enabled, hosted)
+        tracker = cls(run_dir, drain_s, enabled, hosted, resume)
         tracker._write(
             {
                 "kind": "start",
@@ -80,9 +88,10 @@ class Tracker:
                 "params": {key: str(value) for key, value in params.items()},
                 "tags": dict(tags),
                 "system_metrics": system_metrics,
+                "hosts": hosts,
             }
         )
-        if enabled:
+        if tracker._has_writer:
             tracker._spawn()
         return tracker
 
@@ -93,9 +102,9 @@ class Tracker:
         return binding["run_id"] if binding else None
 
     def wait_run_id(self, timeout_s: float) -> str | None:
-        """Wait for `run_id`, at most `timeout_s` seconds."""
+        """Wait for `run_id`, at most `timeout_s` seconds; a hosted run does not wait."""
         deadline = time.monotonic() + timeout_s
-        while self.run_id is None and self._tracked and time.monotonic() < deadline:
+        while self.run_id is None and self._has_writer and time.monotonic() < deadline:
             time.sleep(_POLL_S)
         return self.run_id
 
@@ -127,11 +136,10 @@ class Tracker:
 
     def log_text(self, name: str, text: str) -> None:
         """Record a text file, for instance config.yaml, as an artifact of that name."""
-        target = self.run_dir / "artifacts" / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        aside = target.with_name(target.name + ".new")
-        aside.write_text(text, encoding="utf-8")
-        os.replace(aside, target)
+        self._append(_write_text(self.run_dir, name, text))
+
+    def log_file(self, name: str) -> None:
+        """Record a file that lies under `run_dir`/artifacts already, as an artifact of that name."""
         self._append({"kind": "file", "name": name})
 
     def log_model(self, path_of_checkpoint: Path, loader: str = MODEL_LOADER, wait: bool = True) -> None:
@@ -140,8 +148,10 @@ class Tracker:
         Call it just before `finish`, which waits for the model only with `wait`: an export takes seconds, so without
         it the writer logs the model after the run's end, when this process may be gone already. The tag
         `rayloom.model` then holds MLflow's model id, "pending", "none", or "failed: " and the reason, whose details
-        are in writer.log.
+        are in writer.log. The model of a hosted run is not logged: this call does nothing.
         """
+        if self._hosted:
+            return
         self._leaves_model = not wait
         self._append({"kind": "model", "checkpoint": str(path_of_checkpoint), "loader": loader, "wait": wait})
 
@@ -157,14 +167,14 @@ class Tracker:
         """Record the terminal status and wait until MLflow has everything.
 
         Returns False when `timeout_s` seconds passed first: the journal stays, and the writer, or the writer of the
-        next run in the same output folder, delivers it.
+        next run in the same output folder, delivers it. A hosted run does not wait: True at once.
         """
         assert status in STATUSES, status
         if self._target is None:
             self._append({"kind": "finish", "status": status, "time": journal.now_ms()})
             self._target = self._journal.size
             self._journal.close()
-        return self._wait_delivered(time.monotonic() + timeout_s) if self._tracked else True
+        return self._wait_delivered(time.monotonic() + timeout_s) if self._has_writer else True
 
     def _wait_delivered(self, deadline: float) -> bool:
         assert self._target is not None
@@ -186,7 +196,7 @@ class Tracker:
 
     def _append(self, record: dict[str, Any]) -> None:
         self._write(record)
-        if self._tracked:
+        if self._has_writer:
             self._keep_writer()
 
     def _write(self, record: dict[str, Any]) -> None:
@@ -219,7 +229,7 @@ class Tracker:
         """Start the writer in a session of its own, so that the terminal's Ctrl-C does not reach it."""
         folders = [str(Path(entry).absolute()) for entry in sys.path]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders), "OMP_NUM_THREADS": "1"}
-        command = ["-P", "-m", "rayloom.tracking.writer", str(self.run_dir), str(os.getpid()), str(self._drain_s)]
+        command = ["-P", "-m", "rayloom.tracking.service", str(self.run_dir), str(os.getpid()), str(self._drain_s)]
         with open(self.run_dir / "writer.log", "ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, *command],
@@ -232,16 +242,62 @@ class Tracker:
         self._next_check = time.monotonic() + _RESTART_PAUSE_S
 
 
-def _claim(run_dir: Path, tracked: bool) -> None:
-    """Write down that this process trains in the folder."""
-    other = journal.read_json(run_dir / journal.PROCESS)
-    if other and other["pid"] != os.getpid() and journal.is_alive(other):
+def record_end(
+    run_dir: Path, status: str, tags: Mapping[str, str] | None = None, text: tuple[str, str] | None = None
+) -> bool:
+    """End the journal of a trial whose process is dead, from the study's driver.
+
+    `text` is (name, content) of a file to record first, for instance a traceback. False, and nothing is written, when
+    the trial never started or has recorded its end itself.
+    """
+    assert status in STATUSES, status
+    kinds = [record["kind"] for record, _ in journal.read_records(run_dir) if record["kind"] in ("start", "finish")]
+    if not kinds or kinds[-1] == "finish":
+        return False
+    ended = Journal(run_dir)
+    try:
+        if text is not None:
+            ended.append(_write_text(run_dir, *text))
+        if tags:
+            ended.append({"kind": "tags", "tags": {key: str(value) for key, value in tags.items()}})
+        ended.append({"kind": "finish", "status": status, "time": journal.now_ms()})
+    finally:
+        ended.close()
+    return True
+
+
+def _write_text(run_dir: Path, name: str, text: str) -> dict[str, Any]:
+    """Write an artifact in one step and return its record."""
+    target = run_dir / "artifacts" / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = target.with_name(target.name + ".new")
+    aside.write_text(text, encoding="utf-8")
+    os.replace(aside, target)
+    return {"kind": "file", "name": name}
+
+
+def _claim(run_dir: Path, tracked: bool, hosted: bool) -> None:
+    """Write down that this process trains in the folder.
+
+    A trial waits a while for the process that trained it before: the workers of a killed driver die a moment later.
+    """
+    deadline = time.monotonic() + (_CLAIM_DEADLINE_S if hosted else 0.0)
+    while (other := _other_owner(run_dir, hosted)) is not None and time.monotonic() < deadline:
+        time.sleep(_POLL_S)
+    if other is not None:
         from rayloom.contract import UserError
 
         raise UserError(f"{run_dir.name} is training in process {other['pid']}: wait for it, or stop it, first")
-    journal.write_json(
-        run_dir / journal.PROCESS, {**journal.own_process(), "session": uuid.uuid4().hex, "tracked": tracked}
-    )
+    owner = {**journal.own_process(), "session": uuid.uuid4().hex, "tracked": tracked, "hosted": hosted}
+    journal.write_json(run_dir / journal.PROCESS, owner)
+
+
+def _other_owner(run_dir: Path, hosted: bool) -> dict[str, Any] | None:
+    """Return the living process that trains in the folder; a process that has ended this trial may live on."""
+    other: dict[str, Any] | None = journal.read_json(run_dir / journal.PROCESS)
+    if not other or other["pid"] == os.getpid() or not journal.is_alive(other):
+        return None
+    return None if hosted and journal.last_kind(run_dir) == "finish" else other
 
 
 def _journal_id(run_dir: Path) -> str:

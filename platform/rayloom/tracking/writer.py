@@ -1,13 +1,12 @@
-"""The writer process of a run: carries the journal to MLflow and ends the run truthfully when the driver dies.
+"""The writer of a run: carries the journal to MLflow and ends the run truthfully when the driver dies.
 
-`python -m rayloom.tracking.writer RUN_DIR DRIVER_PID DRAIN_S`, started by the Tracker. It sends, then acknowledges, so
-a crash between the two repeats a send; MLflow stores a repeated point once, because the journal fixes its timestamp.
+It sends, then acknowledges, so a crash between the two repeats a send; MLflow stores a repeated point once, because
+the journal fixes its timestamp. It lives in a process of its own: see `service`.
 """
 
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -24,18 +23,9 @@ if TYPE_CHECKING:
     from rayloom.tracking.store import Point, Store
     from rayloom.tracking.system import SystemSampler
 
-_POLL_S = 0.25
-_LONGEST_PAUSE_S = 5.0
-_LOCK_DEADLINE_S = 600.0
-_MODEL_DEADLINE_S = 300.0
-_MODEL_ATTEMPTS = 2
+POLL_S = 0.25
+LONGEST_PAUSE_S = 5.0
 _MOST_SYSTEM_POINTS = 20_000
-_MLFLOW_SETTINGS = {
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-}
 
 
 class Writer:
@@ -55,32 +45,47 @@ class Writer:
         self._sampler: SystemSampler | None = None
         self._system: list[Point] = []
         self._deadline: float | None = None
+        self._may_have_twins = True
         self._later: tuple[Record, int] | None = None
-        self._exit: int | None = None
+        self.exit: int | None = None
+        """Exit code, once there is nothing left to do."""
+        self.held = False
+        """The run must not end yet: `finish` and the driver's death are left for later."""
 
     def run(self) -> int:
         """Serve until the run is over; return 0, journal.GAVE_UP or journal.DELETED."""
         from rayloom.tracking.store import UnreachableError
 
-        if journal.is_delivered(self._run_dir) and self._acknowledged.offset >= self._start_end:
+        if self.has_nothing_to_do():
             return 0
-        pause = _POLL_S
-        while self._exit is None:
-            if journal.read_json(self._run_dir / journal.PROCESS)["session"] != self._session:
-                say("another process goes on with this run: leaving the journal to its writer")
+        pause = POLL_S
+        while self.exit is None:
+            if self.is_replaced():
                 return 0
             try:
-                self._pass()
-                pause = _POLL_S
+                self.serve()
+                self.report(None)
+                pause = POLL_S
             except UnreachableError as error:
-                self._report(str(error))
-                pause = min(2 * pause, _LONGEST_PAUSE_S)
-                self._give_up_in_time()
-            if self._exit is None:
+                self.report(str(error))
+                pause = min(2 * pause, LONGEST_PAUSE_S)
+                self.give_up_in_time()
+            if self.exit is None:
                 time.sleep(pause)
-        return self._exit
+        return self.exit
 
-    def _pass(self) -> None:
+    def has_nothing_to_do(self) -> bool:
+        """Tell whether MLflow has all of this run already."""
+        return journal.is_delivered(self._run_dir) and self._acknowledged.offset >= self._start_end
+
+    def is_replaced(self) -> bool:
+        """Tell whether another process goes on with the run: it starts a writer of its own."""
+        if journal.read_json(self._run_dir / journal.PROCESS)["session"] == self._session:
+            return False
+        say("another process goes on with this run: leaving the journal to its writer")
+        return True
+
+    def serve(self) -> None:
         """Send what there is; what the server refuses here, and not record by record, ends the writer."""
         from rayloom.tracking.store import RefusedError
 
@@ -88,21 +93,21 @@ class Writer:
             self._serve()
         except RefusedError as error:
             if self._store is None or not self._stop_if_deleted(self._store):
-                self._report(f"the server refused this run: {error}")
-                self._exit = journal.GAVE_UP
+                self.report(f"the server refused this run: {error}")
+                self.exit = journal.GAVE_UP
 
     def _serve(self) -> None:
         gone = self._driver_is_gone()  # asked before reading, so that its last words are read
         store = self._store or self._attach()
-        if self._exit is not None:
-            return
-        if self._carry(store) or self._exit is not None:
-            self._report(None)
+        if self.exit is not None or self._carry(store) or self.exit is not None:
             return
         self._send_system(store)
-        self._report(None)
-        if gone:
+        if gone and not self.held:
             self._end(store, "KILLED", int((self._run_dir / journal.JOURNAL).stat().st_mtime * 1000), "killed")
+
+    def is_over(self) -> bool:
+        """Tell whether the driver recorded the end of the run, or is gone."""
+        return self._driver_is_gone() or journal.last_kind(self._run_dir) == "finish"
 
     def _driver_is_gone(self) -> bool:
         """A dead process has no children: ours is another one now. Unlike a pipe, no forked worker can keep it open."""
@@ -110,16 +115,15 @@ class Writer:
 
     def _attach(self) -> Store:
         """Connect to the server and to the run; a new store, or a run that is gone from it, gets the whole journal."""
-        from rayloom.tracking.store import Store
-
         binding = journal.read_json(self._run_dir / journal.BINDING) or {}
         same_store = binding.get("uri") == self._start["uri"]
-        store = Store(self._start["uri"], self._run_dir)
-        if self._driver_pid is None and same_store:
+        store = self._open_store()
+        if same_store and not self._may_create_again():
             store.run_id = binding["run_id"]
             if self._stop_if_deleted(store):  # only a user's own resume brings a deleted run back
                 return store
-        created = store.attach(self._start, binding.get("run_id") if same_store else None)
+        known = binding.get("run_id") if same_store else None
+        created = store.attach(self._start, known, self._more_tags(), search=self._may_have_twins)
         if created or not same_store:
             self._acknowledged.offset = 0
         self._acknowledged.status = None
@@ -127,13 +131,23 @@ class Writer:
         content = {"uri": store.uri, "experiment_id": store.experiment_id, "run_id": store.run_id}
         journal.write_json(self._run_dir / journal.BINDING, content)
         self._store = store
-        if self._driver_pid is not None:
-            self._after_attach(store)
+        self._after_attach(store)
         return store
+
+    def _open_store(self) -> Store:
+        from rayloom.tracking.store import Store
+
+        return Store(self._start["uri"], self._run_dir)
+
+    def _may_create_again(self) -> bool:
+        """Tell whether a run that was deleted from the store is created once more."""
+        return self._driver_pid is not None
 
     def _after_attach(self, store: Store) -> None:
         from rayloom.tracking.reaper import find_stale
 
+        if self._driver_pid is None:
+            return
         if self._start["system_metrics"]:
             from rayloom.tracking.system import SystemSampler
 
@@ -149,26 +163,32 @@ class Writer:
 
         points: list[Point] = []
         records = journal.read_some(self._run_dir, self._acknowledged.offset)
-        sent = self._acknowledged.offset
+        before = sent = self._acknowledged.offset
         for record, end in records:
+            if self.held and self._is_end(record, end):
+                break
             if record["kind"] == "metrics":
                 points += [(key, value, record["time"], record["step"]) for key, value in record["values"].items()]
             if points and (record["kind"] != "metrics" or len(points) >= METRICS_PER_BATCH):
                 self._send_points(store, points)
-                if self._exit is not None:
+                if self.exit is not None:
                     return True
                 points = []
                 self._acknowledge(end if record["kind"] == "metrics" else sent)
             if record["kind"] != "metrics":
                 self._handle(store, record, end)
-                if self._exit is not None:
+                if self.exit is not None:
                     return True
                 self._acknowledge(end)
             sent = end
         if points:
             self._send_points(store, points)
             self._acknowledge(sent)
-        return bool(records)
+        return sent > before
+
+    def _is_end(self, record: Record, end: int) -> bool:
+        """Tell whether a record ends the run; the ends of earlier processes count no more."""
+        return record["kind"] == "finish" and end > self._start_end
 
     def _acknowledge(self, offset: int) -> None:
         if offset > self._acknowledged.offset:
@@ -180,7 +200,7 @@ class Writer:
 
         try:
             for line in store.log_points(points):
-                self._refused(store, line)
+                self.refused(line)
         except RefusedError:
             self._stop_if_deleted(store)
 
@@ -196,7 +216,7 @@ class Writer:
         from rayloom.tracking.store import RefusedError
 
         kind = record["kind"]
-        if kind == "finish" and end > self._start_end:
+        if self._is_end(record, end):
             self._end(store, record["status"], record["time"], record["status"].lower(), end)
             return
         try:
@@ -212,16 +232,13 @@ class Writer:
                 from rayloom.tracking.pictures import draw_exhibit
 
                 store.log_file(draw_exhibit(record, self._run_dir), f"exhibits/{record['name']}")
-            elif kind == "model" and end > self._start_end and record.get("wait", True):
-                self._log_model(store, record, end)
             elif kind == "model" and end > self._start_end:
-                self._later = (record, end)
-                store.set_tags({"rayloom.model": "pending"})
+                self._take_model(store, record, end)
             elif kind == "unreadable":
                 say(f"the journal is damaged before byte {end}: one line is left out")
         except (RefusedError, FileNotFoundError) as error:
             if not self._stop_if_deleted(store):
-                self._refused(store, f"{kind}: {error}")
+                self.refused(f"{kind}: {error}")
 
     def _log_start(self, store: Store, record: Record) -> None:
         store.set_tags(
@@ -231,10 +248,14 @@ class Writer:
                 "rayloom.host": socket.gethostname(),
                 "rayloom.folder": str(self._run_dir),
                 "rayloom.end": "running",
+                **self._more_tags(),
                 **record["tags"],
             }
         )
         store.log_params(record["params"])
+        self._log_environment(store)
+
+    def _log_environment(self, store: Store) -> None:
         if self._driver_pid is not None:
             from rayloom.tracking.provenance import environment
 
@@ -243,59 +264,17 @@ class Writer:
             journal.write_json(path, environment())
             store.log_file(path, None)
 
-    def _log_model(self, store: Store, record: Record, end: int) -> None:
-        """Log the model in a child process, twice at most; a failure becomes a tag."""
-        from rayloom.tracking.store import UnreachableError
-
-        path = self._run_dir / "model.json"
-        state = journal.read_json(path) or {}
-        if state.get("end") != end:
-            state = {"end": end, "attempts": 0}
-        if state["attempts"] >= _MODEL_ATTEMPTS:
-            store.set_tags({"rayloom.model": "failed: the writer died twice during the export: see writer.log"})
-            return
-        journal.write_json(path, {**state, "attempts": state["attempts"] + 1})
-        code, errors = self._export(store, record["loader"])
-        if code == os.EX_TEMPFAIL:
-            journal.write_json(path, {**journal.read_json(path), "attempts": state["attempts"]})
-            raise UnreachableError(errors[-1])
-        if code == 0:
-            store.set_tags({"rayloom.model": journal.read_json(path).get("model_id") or "none"})
-            return
-        reason = errors[-1] if code > 0 and errors else f"the exporting process ended with code {code}"
-        say(f"the model is not logged: {reason}")
-        store.set_tags({"rayloom.model": f"failed: {reason}"})
-
-    def _export(self, store: Store, loader: str) -> tuple[int, list[str]]:
-        """Run the child process; return its exit code and the lines of its standard error."""
-        arguments = [str(self._run_dir), store.uri, store.run_id, store.experiment_id, loader]
-        try:
-            done = subprocess.run(
-                [sys.executable, "-P", "-m", "rayloom.tracking.model", *arguments],
-                stdin=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                timeout=_MODEL_DEADLINE_S,
-                env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            return 1, [f"the export took longer than {_MODEL_DEADLINE_S:g} s"]
-        errors = done.stderr.decode(errors="replace").strip()
-        print(errors, file=sys.stderr, flush=True)
-        return done.returncode, errors.splitlines()
+    def _more_tags(self) -> dict[str, str]:
+        return {}
 
     def _end(self, store: Store, status: str, time_ms: int, word: str, end: int | None = None) -> None:
         """Send what belongs to the end of a run, then its status, then acknowledge both."""
-        from rayloom.tracking.pictures import draw_curves
-
         if self._sampler is not None:
             self._sampler.stop()
             self._send_system(store)
-        curves = self._run_dir / "curves.png"
-        if draw_curves(journal.read_metrics(self._run_dir), curves):
-            store.log_file(curves, None)
+        self._log_curves(store)
         store.set_tags({"rayloom.end": word})
-        if twins := store.delete_twins(self._start["journal"]):
+        if self._may_have_twins and (twins := store.delete_twins(self._start["journal"])):
             say(f"deleted {twins} empty runs that the server had created late")
         store.terminate(status, time_ms)
         self._acknowledged.status = status
@@ -304,22 +283,41 @@ class Writer:
         self._acknowledged.problem = None
         self._acknowledged.save(self._run_dir)
         self._log_later(store)
-        self._exit = 0
+        self.exit = 0
+
+    def _log_curves(self, store: Store) -> None:
+        from rayloom.tracking.pictures import draw_curves
+
+        curves = self._run_dir / "curves.png"
+        if draw_curves(journal.read_metrics(self._run_dir), curves):
+            store.log_file(curves, None)
+
+    def _take_model(self, store: Store, record: Record, end: int) -> None:
+        from rayloom.tracking.exporting import log_model
+
+        if record.get("wait", True):
+            log_model(self._run_dir, store, record, end)
+        else:
+            self._later = (record, end)
+            store.set_tags({"rayloom.model": "pending"})
 
     def _log_later(self, store: Store) -> None:
         """Log the model of a driver that did not want to wait for it; a failure is visible in tag and writer.log."""
+        from rayloom.tracking.exporting import log_model
         from rayloom.tracking.store import RefusedError, UnreachableError
 
         if self._later is None:
             return
         try:
-            self._log_model(store, *self._later)
+            log_model(self._run_dir, store, *self._later)
         except (RefusedError, UnreachableError, FileNotFoundError) as error:
             say(f"the model is not logged: {error}")
 
-    def _refused(self, store: Store, line: str) -> None:
+    def refused(self, line: str) -> None:
+        """Say in log and tag what the server did not take."""
         say(f"the server refused {line}")
-        store.set_tags({"rayloom.refused": line})
+        if self._store is not None:
+            self._store.set_tags({"rayloom.refused": line})
 
     def _stop_if_deleted(self, store: Store) -> bool:
         if not store.is_deleted():
@@ -328,52 +326,27 @@ class Writer:
         self._acknowledged.status = "DELETED"
         self._acknowledged.problem = "the run was deleted from the store"
         self._acknowledged.save(self._run_dir)
-        self._exit = journal.DELETED
+        self.exit = journal.DELETED
         return True
 
-    def _report(self, problem: str | None) -> None:
+    def report(self, problem: str | None) -> None:
         """Say what is wrong, once; the Tracker reads it from the acknowledgement."""
-        if self._exit is None and problem != self._acknowledged.problem:
+        if self.exit is None and problem != self._acknowledged.problem:
             say(f"not delivered, trying again: {problem}" if problem else "delivering again")
             self._acknowledged.problem = problem
             self._acknowledged.save(self._run_dir)
 
-    def _give_up_in_time(self) -> None:
+    def give_up_in_time(self) -> None:
         """After the end of the run, stop trying when the time to drain is over."""
-        if not self._driver_is_gone() and journal.last_kind(self._run_dir) != "finish":
+        if not self.is_over():
             return
         if self._deadline is None:
             self._deadline = time.monotonic() + self._drain_s
         if time.monotonic() >= self._deadline:
             say("giving up: the journal stays and is delivered at the next start in this output folder")
-            self._exit = journal.GAVE_UP
+            self.exit = journal.GAVE_UP
 
 
 def say(text: str) -> None:
     """Write a line to writer.log."""
     print(time.strftime("%Y-%m-%d %H:%M:%S"), text, file=sys.stderr, flush=True)
-
-
-def prepare_process() -> None:
-    """Step behind the training, outlive the signals that end it, and keep MLflow's own waits short."""
-    os.nice(5)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    for key, value in _MLFLOW_SETTINGS.items():
-        os.environ.setdefault(key, value)
-    os.environ.pop("MLFLOW_RUN_ID", None)
-
-
-def main(arguments: list[str]) -> int:
-    """Serve a run from its start to its end."""
-    run_dir, driver_pid, drain_s = Path(arguments[0]), int(arguments[1]), float(arguments[2])
-    prepare_process()
-    with journal.locked(run_dir / journal.LOCK, _LOCK_DEADLINE_S) as held:
-        if not held:
-            say("another writer has been serving this run for too long")
-            return 1
-        return Writer(run_dir, driver_pid, drain_s).run()
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

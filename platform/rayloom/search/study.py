@@ -1,0 +1,286 @@
+"""`rayloom search`: a study from its config to its result, and its continuation after any interruption."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rayloom.config import RunConfig, apply_overrides, from_tree, parse_yaml
+from rayloom.contract import UserError
+from rayloom.execution import Terminated, as_config, sigterm_raises
+from rayloom.folders import (
+    STUDY,
+    find_study_folder,
+    forget_result,
+    is_running,
+    make_run_folder,
+    read_result,
+    write_result,
+)
+from rayloom.plan import check_machine, make_plan
+from rayloom.population import check_population
+from rayloom.schedule import smaller_is_better
+from rayloom.schema import UNITS, Interval
+from rayloom.search.driver import BEST, Driver, Study, best_config
+from rayloom.search.ledger import Ledger, open_storage
+from rayloom.search.observer import StudyObserver, StudyResult
+from rayloom.search.settings import SearchConfig
+from rayloom.search.space import Categorical, Leaf, Space, apply
+from rayloom.search.trials import LocalTrialPool, TrialPool
+from rayloom.session import LOCAL_MARK, flatten
+from rayloom.tracking import Tracker, git_state, resolve_uri
+
+_PATIENCE_S = 120.0
+_PAUSE_S = 2.0
+_EXTENDABLE = ("search.trials", "search.parallel", "search.max_failures")
+
+
+def run_study(
+    config: RunConfig | str | Mapping[str, Any],
+    *overrides: str,
+    local: bool = False,
+    observer: StudyObserver | None = None,
+) -> StudyResult:
+    """Search the space of a config's `search` part and return what was found.
+
+    `config` and `overrides` are those of `rayloom.run`; `local` runs one trial after the other in this process. Raises
+    UserError for mistakes in the config before the first trial. A trial that fails is recorded and does not stop the
+    study until more than `search.max_failures` have.
+    """
+    typed = as_config(config, overrides)
+    study, space = _prepare(typed, local)
+    folder = make_run_folder(study.config, STUDY)
+    if local:
+        (folder / LOCAL_MARK).touch()
+    return _drive(replace(study, folder=folder), space, observer or StudyObserver(), resumed=False)
+
+
+def resume_study(
+    study_id: str, *overrides: str, output: str = "rayloom-runs", observer: StudyObserver | None = None
+) -> StudyResult:
+    """Continue an interrupted study: finished trials stay, running ones go on from their checkpoints.
+
+    `overrides` may change search.trials, search.parallel and search.max_failures, also of a study that has finished.
+    """
+    observer = observer or StudyObserver()
+    folder = find_study_folder(Path(output).absolute(), study_id)
+    for override in overrides:
+        if override.partition("=")[0] not in _EXTENDABLE:
+            raise UserError(f"{override.partition('=')[0]}: a study that goes on can change {', '.join(_EXTENDABLE)}")
+    path = folder / STUDY
+    tree = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    config = from_tree(apply_overrides(tree, overrides))
+    result = read_result(folder)
+    if result and result["status"] == "FINISHED" and not overrides:
+        raise UserError(f"the study {study_id} has finished; to extend it, add search.trials with a larger number")
+    if not result and is_running(folder):
+        raise UserError(f"the study {study_id} is still running; wait for it or stop it first")
+    study, space = _prepare(config, (folder / LOCAL_MARK).exists())
+    if overrides:
+        _write_study(study.config, path)
+    # Of a driver that was killed while it wrote; Optuna would wait half a minute for it.
+    (folder / "optuna.journal.lock").unlink(missing_ok=True)
+    return _drive(replace(study, folder=folder), space, observer, resumed=True)
+
+
+def describe_study(config: RunConfig, local: bool = False) -> str:
+    """Return what `rayloom search` would do with a config, after the checks that it would make."""
+    study, space = _prepare(config, local)
+    goals = ", ".join(f"{d} {name}" for d, name in zip(study.directions, study.metrics, strict=True))
+    settings = study.settings
+    rows = "\n".join(
+        f"{leaf.name:<36} {_describe_leaf(leaf, getattr(entry.domain, 'transform', None))}"
+        for entry in space.entries
+        for leaf in entry.domain.leaves(entry.key)
+    )
+    together = f", {settings.population} train as one" if settings.population > 1 else ""
+    return f"# search\n{goals}; {study.total} trials by {settings.sampler}, pruner {settings.pruner}{together}\n{rows}"
+
+
+def _describe_leaf(leaf: Leaf, transform: str | None) -> str:
+    if isinstance(leaf, Categorical):
+        return ", ".join(str(choice) for choice in leaf.choices)
+    step = f", step {leaf.step:g}" if leaf.step else ""
+    return f"{leaf.kind} {leaf.low:g} to {leaf.high:g}{' (log)' if leaf.log else ''}{step}{f', {transform}' if transform else ''}"
+
+
+def _write_study(config: RunConfig, path: Path) -> None:
+    aside = path.with_suffix(".new")
+    aside.touch(mode=0o600)
+    aside.write_text(config.to_yaml(), encoding="utf-8")
+    os.replace(aside, path)
+
+
+def _prepare(config: RunConfig, local: bool) -> tuple[Study, Space]:
+    """Check everything that can be checked before the first trial."""
+    settings = config.search
+    if settings is None:
+        raise UserError("search: the config needs a mapping here, with a space at least (see the README)")
+    uri = resolve_uri(config.tracking.uri, Path(config.output))
+    config = replace(config, tracking=replace(config.tracking, uri=uri))
+    space = Space.parse(settings.space)
+    space.check_sampler(settings)
+    space.check(config)
+    metrics = _metrics(config, settings)
+    directions = _directions(settings, metrics)
+    check_machine(make_plan(config, local), config)
+    if settings.pruner != "none" and config.evaluate.every is None:
+        raise UserError("evaluate.every: a pruner judges evaluations on the way; set it to a fraction of the budget")
+    if settings.value == "best" and len(metrics) > 1:
+        raise UserError("search.value: the best evaluation is of one metric; set it to last for several")
+    if settings.population > 1:
+        sample = from_tree(apply(config, {}))
+        check_population([sample, sample])
+    if settings.sampler == "grid":
+        points = len(space.grid())
+        total = min(points, settings.trials or points)
+    else:
+        total = settings.trials or 0
+    return Study(config, settings, metrics, directions, total, Path(), local), space
+
+
+def _metrics(config: RunConfig, settings: SearchConfig) -> tuple[str, ...]:
+    if isinstance(settings.metric, str):
+        return (settings.metric,)
+    if settings.metric:
+        return tuple(settings.metric)
+    stops = [name for name in config.stop if name not in UNITS]
+    if not stops:
+        raise UserError("search.metric: name the metric to optimise, as evaluate/return_mean")
+    return (stops[0],)
+
+
+def _directions(settings: SearchConfig, metrics: tuple[str, ...]) -> tuple[str, ...]:
+    if settings.direction is None:
+        return tuple("minimize" if smaller_is_better(name) else "maximize" for name in metrics)
+    given = (settings.direction,) if isinstance(settings.direction, str) else tuple(settings.direction)
+    if len(given) != len(metrics):
+        raise UserError(f"search.direction: give {len(metrics)}, one for each metric, not {len(given)}")
+    return given
+
+
+def _evaluations(config: RunConfig) -> int:
+    """Return how many evaluations a trial has that runs to its end, as far as its counters tell."""
+    budget = config.budget()
+    every = config.evaluate.every
+    if every is None:
+        return 1
+    interval = Interval.parse(str(every), "evaluate.every")
+    if interval.unit in budget:
+        return max(1, -(-budget[interval.unit] // interval.count))
+    return 100  # the two counters cannot be compared before the run: Hyperband only needs the order of magnitude
+
+
+def _make_pool(study: Study) -> TrialPool:
+    if study.local:
+        return LocalTrialPool(_PAUSE_S)
+    from rayloom.cluster.trial_pool import RayTrialPool
+
+    settings = study.settings
+    groups = -(-study.total // settings.population)
+    return RayTrialPool(study.config, min(groups, settings.parallel or groups), exact=settings.parallel is not None)
+
+
+def _drive(study: Study, space: Space, observer: StudyObserver, resumed: bool) -> StudyResult:
+    began = time.monotonic()
+    settings, config = study.settings, study.config
+    with sigterm_raises():
+        storage = open_storage(settings.storage, study.folder)
+        ledger = Ledger(
+            settings,
+            space,
+            config.seed,
+            name=study.folder.name,
+            storage=storage,
+            directions=study.directions,
+            evaluations=_evaluations(config),
+        )
+        pool = _make_pool(study)
+        forget_result(study.folder)
+        tracker = _start_tracker(study, resumed)
+        observer.started(config, study.folder, study.total, pool.slots, study.metrics, study.directions)
+        driver = Driver(study, ledger, pool, tracker, observer)
+        try:
+            driver.run()
+            pool.close()
+        except BaseException as error:
+            pool.close(driver.judgements())
+            driver.interrupted()
+            stopped = isinstance(error, KeyboardInterrupt | Terminated)
+            _end(study, ledger, tracker, observer, driver, "KILLED" if stopped else "FAILED", began)
+            raise
+        return _end(study, ledger, tracker, observer, driver, "FINISHED", began)
+
+
+def _start_tracker(study: Study, resumed: bool) -> Tracker:
+    config = replace(study.config, search=replace(study.settings, storage=_without_password(study.settings.storage)))
+    family = config.algorithm_path.split(".")[0]
+    state = git_state(Path.cwd())
+    tags = {"rayloom.kind": "study", "rayloom.algorithm": config.algorithm_path, "rayloom.family": family}
+    tracker = Tracker.start(
+        study.folder,
+        uri=config.tracking.uri or "",
+        experiment=config.tracking.experiment or family,
+        run_name=config.name,
+        params=flatten(config.to_tree()),
+        tags={**tags, **(state.tags() if state else {})},
+        resume=resumed,
+        enabled=config.tracking.enabled,
+        system_metrics=config.tracking.system_metrics,
+        hosts=True,
+    )
+    if not resumed:
+        tracker.log_text("study.yaml", config.to_yaml())
+        if state and state.diff:
+            tracker.log_text("diff.patch", state.diff)
+    return tracker
+
+
+def _without_password(url: str | None) -> str | None:
+    return None if url is None else re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
+
+
+def _end(
+    study: Study,
+    ledger: Ledger,
+    tracker: Tracker,
+    observer: StudyObserver,
+    driver: Driver,
+    status: str,
+    began: float,
+) -> StudyResult:
+    """Record how the study ended, and tell it."""
+    best, pareto, counts = ledger.best(), ledger.pareto(), ledger.counts()
+    summary = {"rayloom.trials": ", ".join(f"{count} {name.lower()}" for name, count in counts.items() if count)}
+    if best is not None:
+        summary["rayloom.best_trial"] = str(best.number)
+        (study.folder / BEST).write_text(best_config(study, best).to_yaml(), encoding="utf-8")
+    tracker.set_tags(summary)
+    delivered = tracker.finish(status, timeout_s=_PATIENCE_S if tracker.problem is None else 5.0)
+    if not delivered and study.config.tracking.enabled:
+        observer.note(f"the tracking server has not taken everything yet ({tracker.problem or 'it is slow'})")
+    result = StudyResult(
+        study_id=tracker.run_id or study.folder.name,
+        status=status,
+        best_number=best.number if best else None,
+        best_values=best.values if best else None,
+        best_parameters=dict(best.assignment.values) if best else {},
+        best_config=study.folder / BEST if best else None,
+        counts=counts,
+        metrics=study.metrics,
+        directions=study.directions,
+        study_dir=study.folder,
+        tracking_uri=study.config.tracking.uri or "",
+        pareto=tuple(entry.number for entry in pareto),
+        duration_s=time.monotonic() - began,
+    )
+    write_result(study.folder, {"status": status, "counts": counts, "best": result.best_number})
+    if not driver.announced:
+        observer.study_id(result.study_id)
+    observer.finished(result)
+    return result

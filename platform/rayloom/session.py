@@ -1,0 +1,194 @@
+"""One run in progress: its role, tracker and loop, with a true end whatever happens.
+
+    plan, role, folder -> Session --advance--> ... --finish or end--> result.json, terminal status in MLflow
+
+`execution` drives one session to its end; a trial of a search is a session that its study drives from outside.
+"""
+
+from __future__ import annotations
+
+import math
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rayloom.checkpoint import CheckpointStore, Loaded
+from rayloom.config import RunConfig
+from rayloom.contract import UserError
+from rayloom.folders import forget_result, write_result
+from rayloom.loop import Loop, Role, Step
+from rayloom.observer import Observer, Result
+from rayloom.plan import Plan
+from rayloom.roles import LearnerRole
+from rayloom.tracking import Tracker, git_state
+
+_PATIENCE_S = 60.0  # wait for a tracking server that answers
+_IMPATIENCE_S = 5.0  # and for one that does not: the writer goes on without us
+LOCAL_MARK = "local"
+"""A file in the folder of a run that was started without Ray."""
+
+
+def make_role(config: RunConfig, plan: Plan) -> Role:
+    """Return the learner's role, here or as an actor, with its workers."""
+    if not plan.uses_ray:
+        return LearnerRole(config)
+    from rayloom.cluster.ray_backend import make_ray_role
+
+    return make_ray_role(config, plan)
+
+
+def checkpoint_store(config: RunConfig, folder: Path) -> CheckpointStore:
+    """Return the checkpoints of a run."""
+    return CheckpointStore(folder / "checkpoints", config.checkpoint.keep, config.checkpoint.mode)
+
+
+@dataclass(frozen=True)
+class Hosting:
+    """What a run that belongs to a study has from it."""
+
+    tags: Mapping[str, str]
+    """MLflow tags that tell the trial."""
+
+
+class Session:
+    """One run in progress. The caller drives it with `advance` and ends it with `finish` or `end`, once."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        plan: Plan,
+        role: Role,
+        folder: Path,
+        observer: Observer | None = None,
+        *,
+        resumed: bool = False,
+        hosting: Hosting | None = None,
+    ) -> None:
+        """Open the folder's journal; with `hosting` a study's writer process carries it to MLflow."""
+        self.config = config
+        self.folder = folder
+        self.role = role
+        self._observer = observer or Observer()
+        if not plan.uses_ray:
+            (folder / LOCAL_MARK).touch()
+        forget_result(folder)
+        self._observer.started(config, plan, folder)
+        self._hosting = hosting
+        self.tracker = start_tracker(config, folder, resumed, hosting)
+        if not resumed:
+            counts = "\n".join(f"{name}: {count:,}" for name, count in role.parameter_counts().items())
+            self.tracker.log_text("plan.txt", f"{plan.describe()}\n\ntrained parameters\n{counts}\n")
+        self.loop = Loop(config, role, self.tracker, checkpoint_store(config, folder), self._observer)
+
+    def restore(self, loaded: Loaded) -> None:
+        """Continue from a checkpoint."""
+        self.loop.restore(loaded.state)
+
+    def advance(self, pause_s: float = math.inf) -> Step:
+        """Train until something is due, and do it; or until `pause_s` seconds have passed."""
+        return self.loop.advance(pause_s)
+
+    def result(self, stopped_by: str) -> Result:
+        """Return what the role has to say once a stopping condition is reached."""
+        return Result(
+            run_id="",
+            status="FINISHED",
+            metrics=self.loop.metrics,
+            counters=self.role.counters(),
+            weights_sha256=self.role.weights_sha256(),
+            run_dir=self.folder,
+            tracking_uri=self.config.tracking.uri or "",
+            stopped_by=stopped_by,
+        )
+
+    def finish(self, result: Result) -> Result:
+        """Record the result, and return it with the run's id."""
+        tracker, observer, tracking = self.tracker, self._observer, self.config.tracking
+        tracker.set_tags({"rayloom.weights_sha256": result.weights_sha256, "rayloom.stopped_by": result.stopped_by})
+        if self._hosting is None:
+            tracker.log_model(self.folder, wait=tracking.wait_for_model)
+        delivered = tracker.finish("FINISHED", timeout_s=self._patience_s())
+        result = replace(result, run_id=tracker.run_id or self.folder.name)
+        write_result(
+            self.folder,
+            {
+                "status": "FINISHED",
+                "stopped_by": result.stopped_by,
+                "counters": result.counters,
+                "metrics": {name: repr(value) for name, value in result.metrics.items()},
+                "weights_sha256": result.weights_sha256,
+            },
+        )
+        if not delivered and tracking.enabled:
+            problem = tracker.problem or "it is slow"
+            observer.note(f"the tracking server has not taken everything yet ({problem}): the rest is sent later")
+        if not self.loop.announced:
+            observer.run_id(result.run_id)
+        observer.finished(result)
+        return result
+
+    def end(self, status: str, reason: str, tags: Mapping[str, str] | None = None) -> None:
+        """Record that the run ended before a stopping condition was reached; FAILED takes the traceback with it.
+
+        A full disk must not hide the exception that is on its way to the user.
+        """
+        try:
+            if status == "FAILED":
+                self.tracker.log_text("traceback.txt", traceback.format_exc())
+            if tags:
+                self.tracker.set_tags(tags)
+            self.tracker.finish(status, timeout_s=self._patience_s())
+            write_result(self.folder, {"status": status, "stopped_by": reason})
+        except (UserError, OSError) as error:
+            self._observer.note(f"the end of the run could not be recorded: {error}")
+
+    def _patience_s(self) -> float:
+        return _PATIENCE_S if self.tracker.problem is None else _IMPATIENCE_S
+
+
+def start_tracker(config: RunConfig, folder: Path, resumed: bool, hosting: Hosting | None) -> Tracker:
+    """Open the folder's journal, with everything that tells how the run came about."""
+    family = config.algorithm_path.split(".")[0]
+    # A study has recorded its sources once, for all trials.
+    state = git_state(Path.cwd()) if hosting is None else None
+    tags = {"rayloom.folder": str(folder), "rayloom.algorithm": config.algorithm_path, "rayloom.family": family}
+    tracker = Tracker.start(
+        folder,
+        uri=config.tracking.uri or "",
+        experiment=config.tracking.experiment or family,
+        run_name=config.name,
+        params=flatten(config.to_tree()),
+        tags={**tags, **(hosting.tags if hosting else {}), **(state.tags() if state else {})},
+        resume=resumed,
+        enabled=config.tracking.enabled,
+        system_metrics=config.tracking.system_metrics,
+        hosted=hosting is not None,
+    )
+    if not resumed:
+        tracker.log_text("config.yaml", config.to_yaml())
+        if state and state.diff:
+            tracker.log_text("diff.patch", state.diff)
+    return tracker
+
+
+def record_failed_start(config: RunConfig, folder: Path, hosting: Hosting) -> None:
+    """Record a trial whose roles could not be built; called while that exception is handled."""
+    tracker = start_tracker(config, folder, False, hosting)
+    tracker.log_text("traceback.txt", traceback.format_exc())
+    tracker.set_tags({"rayloom.trial_state": "FAILED"})
+    tracker.finish("FAILED")
+    write_result(folder, {"status": "FAILED", "stopped_by": "an exception"})
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return {"learner.batch_size": 128, ...} from a nested tree."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            flat.update(flatten(value, f"{name}."))
+        else:
+            flat[name] = value
+    return flat
