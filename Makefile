@@ -8,7 +8,7 @@ QUICK := -m "not full"
 # loadgroup: tests that share a Ray or a built wheel name one xdist_group and stay on one core, one after the other.
 PARALLEL := -n 2 --dist loadgroup
 SOURCES := platform agents generative supervised tests
-SYSTEM_PACKAGES := dataset-fashion-mnist chromium
+SYSTEM_PACKAGES := dataset-fashion-mnist chromium postgresql
 
 # Two test processes on two cores: more threads in each would only fight. Nothing here may phone home.
 export OMP_NUM_THREADS ?= 1
@@ -46,7 +46,7 @@ format: install  ## rewrite the sources in house style
 bench: $(VENV)/.installed-bench  ## speed ratios against peers; nothing else should run on the machine
 	$(BIN)/python tests/benchmarks/bench.py
 
-system:  ## Debian packages: Fashion-MNIST, and a browser for the tests that look at pages
+system:  ## Debian packages: Fashion-MNIST, and for tests a browser and a PostgreSQL server
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		apt-get update && apt-get install -y --no-install-recommends $(SYSTEM_PACKAGES); \
 	else \

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -245,12 +246,18 @@ def _check_intervals(tree: Mapping[str, Any]) -> None:
             Interval.parse(str(every), f"{part}.every")
 
 
+@functools.cache
+def _adapter(cls: type[Any]) -> TypeAdapter[Any]:
+    """Return pydantic's validator of a class, which takes milliseconds to build."""
+    return TypeAdapter(cls)
+
+
 def validate(cls: type[_T], data: Mapping[str, Any], prefix: str) -> _T:
     """Return `cls` built from plain data; the first mistake becomes a UserError that names key and remedy."""
     if dataclasses.is_dataclass(cls) and "__pydantic_config__" not in vars(cls):
         cls.__pydantic_config__ = STRICT  # type: ignore[attr-defined]
     try:
-        built = TypeAdapter(cls).validate_python(dict(data))
+        built: _T = _adapter(cls).validate_python(dict(data))  # type: ignore[arg-type]  # a class is hashable
     except ValidationError as error:
         raise UserError(_explain(error, cls, data, prefix)) from None
     _reject_booleans(data, built, prefix)

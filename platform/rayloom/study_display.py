@@ -193,7 +193,7 @@ class StudyDisplay(StudyObserver):
 
     def _describe(self, view: TrialView) -> str:
         parts = [f"trial {view.number}", view.state]
-        if view.values is not None:
+        if view.values:
             parts += [f"{name} {format_value(v)}" for name, v in zip(self._metrics, view.values, strict=True)]
         if view.note:
             parts.append(view.note)

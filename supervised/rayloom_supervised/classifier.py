@@ -122,8 +122,8 @@ class Classifier(Algorithm):
 
     def phases(self) -> list[Phase]:
         """Return the one phase that descends the cross-entropy."""
-        # A compiled graph cannot see the penalties set in later.
-        fixed = not self.config.penalty_start
+        # A compiled graph cannot see the penalties set in later, and would unroll a recurrent layer for a minute.
+        fixed = not self.config.penalty_start and self.config.network != "rnn"
         return [Phase("classify", self.loss, tuple(self.network.parameters()), compilable=fixed)]
 
     def prepare(self, trajectory: dict[str, Tensor]) -> Batch:

@@ -105,6 +105,8 @@ class Game:
             ledger.end(entry.number, "FAILED", failure=f"Traceback of {entry.number}")
         elif ledger.report(entry.number, evaluation, values):
             ledger.end(entry.number, "PRUNED")
+        elif evaluation == self.evaluations and math.isnan(values[0]):
+            ledger.end(entry.number, "FAILED", failure="not a number")
         elif evaluation == self.evaluations:
             ledger.end(entry.number, "COMPLETE", values)
 

@@ -56,13 +56,20 @@ TPE: dict[str, Any] = {
 class ProbeConfig(ClassifierConfig):
     """A classifier with faults."""
 
-    fault: Literal["none", "raise", "exit", "user_error", "die_once"] = "none"
+    fault: Literal["none", "raise", "exit", "user_error"] = "none"
     """What happens in a trial whose l2 is above `fault_above`."""
     fault_above: float = 1e9
+    incompatible: bool = False
+    """Whether l1 and l2 exclude each other."""
     fault_at: int = 30
     """Update after which it happens."""
     pause_s: float = 0.0
     """Sleep after each update, so that a trial lasts long enough to be killed."""
+
+    def __post_init__(self) -> None:
+        """Refuse two values that are right one by one."""
+        if self.incompatible and self.l1 and self.l2:
+            raise ValueError("l1 and l2 exclude each other")
 
 
 class Probe(Classifier):

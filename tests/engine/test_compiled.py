@@ -25,6 +25,18 @@ def _trained(name: str, compiled: bool, updates: int) -> tuple[LearnerRole, dict
 
 
 @needs_compiler
+def test_penalties_on_the_weights_are_compiled_with_the_loss() -> None:
+    weights = {}
+    for compiled in (False, True):
+        penalized = {"network": "mlp", "hidden_sizes": [16], "l2": 0.5, "l1": 0.01}
+        role = LearnerRole(case("softmax_regression", algorithm=penalized, learner={"compile": compiled}))
+        for _ in range(10):
+            role.learner.update(role.source.next, role.source.feedback)
+        weights[compiled] = torch.cat([value.reshape(-1) for value in role.learner.trained().values()])
+    torch.testing.assert_close(weights[True], weights[False], rtol=1e-3, atol=1e-5)
+
+
+@needs_compiler
 @pytest.mark.parametrize("name", ["ppo", "dqn_prioritized_n_step", "softmax_regression"])
 def test_compiled_updates_equal_eager_updates(name: str) -> None:
     # More than one target period: a graph that kept the old target network would differ.

@@ -64,7 +64,7 @@ def test_a_config_is_frozen_all_the_way_down(load: Load) -> None:
         ("source.env_options.sutton_barto_reward=true", lambda run: run.source.env_options["sutton_barto_reward"]),
         ("stop.evaluate/return_mean=20.5", lambda run: run.stop["evaluate/return_mean"] == 20.5),
         ("stop.env_steps=3e5", lambda run: run.budget() == {"env_steps": 300_000}),
-        ("search.trials=3", lambda run: run.search == {"trials": 3}),  # a mapping that was not there
+        ("search.space.seed=[1]", lambda run: run.search.space == {"seed": [1]}),  # a mapping that was not there
         ("name=other", lambda run: run.name == "other"),
         ("seed=7", lambda run: run.seed == 7),
     ],
@@ -191,7 +191,7 @@ def test_every_interval_is_checked_when_the_config_is_read(load: Load, key: str)
         ("name='010'", "algorithm.label='<<'"),
         ("name='1:30'", "algorithm.label='2024-01-01'"),
         ("name='null'", "algorithm.label='.5e3'"),
-        ("search={numbers: [1e5, -.5, .inf, 0x10, 010], words: ['1e5', '-.5', '.inf', '0x10', '010', '~', 'true']}",),
+        ("search.space={numbers: [1e5, -.5, .inf, 0x10, 010], words: ['1e5', '.inf', '0x10', '010', '~', 'true']}",),
         ("algorithm.label=größer ✓",),
         ("algorithm.label=''",),
     ],
@@ -213,10 +213,10 @@ def test_the_tree_is_plain_data_and_its_own(load: Load) -> None:
 
 
 def test_the_resolved_yaml_reads_alike_elsewhere(load: Load) -> None:
-    run = load("", "name=yes", "algorithm.label=1:30", "search={words: [on, '1e5', 2024-01-01, '010']}")
+    run = load("", "name=yes", "algorithm.label=1:30", "search.space={words: [on, '1e5', 2024-01-01, '010']}")
     tree = yaml.safe_load(run.to_yaml())
     assert (tree["name"], tree["algorithm"]["label"]) == ("yes", "1:30")
-    assert tree["search"] == {"words": ["on", "1e5", "2024-01-01", "010"]}
+    assert tree["search"]["space"] == {"words": ["on", "1e5", "2024-01-01", "010"]}
 
 
 # --- finding ---------------------------------------------------------------------------------------------------------

@@ -178,6 +178,15 @@ def test_a_member_trains_only_through_the_population() -> None:
         population.advance({0: _until(1)})
 
 
+def test_every_update_of_every_member_is_followed_up() -> None:
+    population = Population(_members(2))
+    followed: list[tuple[int, int]] = []
+    for index, role in enumerate(population.roles):
+        role.algorithm.after_update = lambda update, index=index: followed.append((index, update))
+    _train(population, 2)
+    assert followed == [(0, 1), (1, 1), (0, 2), (1, 2)]
+
+
 def test_dropped_members_stay_as_they_are_and_the_others_go_on() -> None:
     configs = _members(4, learner={"max_grad_norm": 0.5})
     population = Population(configs)
@@ -242,9 +251,8 @@ def test_a_members_state_is_that_of_the_run_alone() -> None:
     configs = _members(2)
     population = Population(configs)
     _train(population, 10)
-    mine = population.roles[1].barrier_and_state()
-    torch.rand(3)  # the process's generators are nobody's
-    theirs = _alone(configs[1], 10).barrier_and_state()
+    mine = population.roles[0].barrier_and_state()  # built first: the process's generators stand elsewhere now
+    theirs = _alone(configs[0], 10).barrier_and_state()
     assert mine["random"]["python"] == theirs["random"]["python"]
     assert torch.equal(mine["random"]["torch"], theirs["random"]["torch"])
     assert mine["source"] == theirs["source"]
@@ -253,9 +261,11 @@ def test_a_members_state_is_that_of_the_run_alone() -> None:
     assert own.keys() == other.keys()
     for name, value in other.items():
         torch.testing.assert_close(own[name], value, rtol=1e-4, atol=1e-7)
+    torch.rand(3)
     before = torch.get_rng_state()
-    population.roles[0].load_state(theirs)
-    assert torch.equal(torch.get_rng_state(), before), "restoring a member must not move the others' process"
+    population.roles[1].load_state(theirs)
+    assert torch.equal(torch.get_rng_state(), before), "restoring a member must not move the process's generators"
+    assert torch.equal(population.roles[1].barrier_and_state()["random"]["torch"], theirs["random"]["torch"])
 
 
 def test_restoring_while_training_goes_on_replaces_weights_and_optimiser() -> None:

@@ -84,6 +84,14 @@ def test_a_trial_that_cannot_be_built_has_failed(tmp_path: Path) -> None:
     assert "algorithm.channels: rnn makes no use of it" in _traceback(tmp_path, 5)
 
 
+def test_a_trial_whose_config_is_refused_has_failed(tmp_path: Path) -> None:
+    space = {"algorithm.l1": [0.0, 0.1], "algorithm.l2": [0.0, 0.1]}
+    config = study("s", tmp_path, {**_GRID, "space": space}, algorithm={"incompatible": True}, stop={"updates": 2})
+    run_study(config, local=True)
+    found = trials(tmp_path)
+    assert [trial["state"] for trial in found] == ["COMPLETE", "COMPLETE", "COMPLETE", "FAIL"]
+
+
 def test_more_failures_than_allowed_end_the_study(tmp_path: Path) -> None:
     algorithm = {"fault": "raise", "fault_above": -1.0, "fault_at": 2}
     config = study("s", tmp_path / "out", {**_GRID, "max_failures": 1}, algorithm=algorithm, **_SHORT)
@@ -162,18 +170,6 @@ def _assert_same(output: Path, alone: Path, steps: Path, interrupted: int) -> No
 
 
 @pytest.mark.xdist_group("ray")
-def test_a_killed_driver_leaves_no_process_and_no_trial_behind(alone: Path, tmp_path: Path) -> None:
-    output, mark = tmp_path / "out", {MARK: str(tmp_path), STEPS: str(tmp_path / "steps")}
-    process = search(study("s", output, {**_GRID, "parallel": 2}, algorithm=_SLOW), tmp_path, **mark)
-    assert kill_when(process, _checkpointed(output, 0))
-    assert_all_gone(str(tmp_path))
-    code, line, err = outcome(resume(output, **mark))
-    assert code == 0 and line["trials"] == {"RUNNING": 0, "COMPLETE": 4, "PRUNED": 0, "FAILED": 0}, err
-    _assert_same(output, alone, tmp_path / "steps", 1)
-    assert_all_gone(str(tmp_path))
-
-
-@pytest.mark.xdist_group("ray")
 def test_a_trial_whose_process_dies_goes_on_and_one_that_keeps_killing_it_has_failed(
     alone: Path, tmp_path: Path
 ) -> None:
@@ -232,19 +228,22 @@ def test_every_death_that_ray_reports_is_one(name: str, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("number", "exit_code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.full)]
 )
-def test_an_interrupted_study_on_ray_ends_cleanly_and_goes_on(
+def test_a_killed_or_interrupted_driver_leaves_no_process_and_no_trial_behind(
     number: int, exit_code: int, alone: Path, tmp_path: Path
 ) -> None:
     output, mark = tmp_path / "out", {MARK: str(tmp_path), STEPS: str(tmp_path / "steps")}
     process = search(study("s", output, {**_GRID, "parallel": 2}, algorithm=_SLOW), tmp_path, **mark)
-    assert kill_when(process, _checkpointed(output, 0), number)
+    assert kill_when(process, _checkpointed(output, 0))
+    assert_all_gone(str(tmp_path))
+    process = resume(output, **mark)
+    assert kill_when(process, _checkpointed(output, 2), number)
     code, line, err = outcome(process)
-    assert code == exit_code and line["status"] == "KILLED" and line["run_id"], err
+    assert code == exit_code and line["status"] == "KILLED" and line["run_id"] == study_folder(output).name, err
     assert json.loads((study_folder(output) / "result.json").read_text())["status"] == "KILLED"
-    ended = json.loads((trial_folders(output)[0] / "result.json").read_text())
+    ended = json.loads((trial_folders(output)[2] / "result.json").read_text())
     assert ended == {"status": "KILLED", "stopped_by": "interrupted"}
     assert_all_gone(str(tmp_path))
-    code, _, err = outcome(resume(output, **mark))
-    assert code == 0, err
-    _assert_same(output, alone, tmp_path / "steps", 1)
+    code, line, err = outcome(resume(output, **mark))
+    assert code == 0 and line["trials"] == {"RUNNING": 0, "COMPLETE": 4, "PRUNED": 0, "FAILED": 0}, err
+    _assert_same(output, alone, tmp_path / "steps", 2)
     assert_all_gone(str(tmp_path))

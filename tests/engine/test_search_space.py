@@ -167,6 +167,11 @@ def test_a_condition_names_values_of_the_config(parent: str, wanted: str, answer
     assert ("c" in values) == active
 
 
+def test_tuples_from_python_mean_what_lists_mean() -> None:
+    tree = {"p": ((1,), (2,)), "c": {"choice": ("x",), "when": {"p": ((1,), (2,))}}, "f": {"float": (0, 1)}}
+    assert Space.parse(tree) == space("p: [[1], [2]]\nc: {choice: [x], when: {p: [[1], [2]]}}\nf: {float: [0, 1]}")
+
+
 @pytest.mark.parametrize(
     ("text", "conditional"),
     [

@@ -181,6 +181,9 @@ def test_the_remaining_time_is_that_of_trials_like_those_so_far() -> None:
     assert standing.remaining_s() is None
     standing.update(view(0, "FAILED", elapsed_s=0.1))
     assert standing.remaining_s() is None  # says nothing about the others
+    standing.update(view(10, "COMPLETE", 0.5, earlier=True, elapsed_s=0.0))
+    assert standing.remaining_s() is None  # nobody knows how long it took
+    standing.total = 11
     standing.update(view(1, "COMPLETE", 0.5, elapsed_s=30.0))
     standing.update(view(2, "PRUNED", 0.5, elapsed_s=10.0))
     assert standing.remaining_s() == 7 * 20 / 2
@@ -188,12 +191,12 @@ def test_the_remaining_time_is_that_of_trials_like_those_so_far() -> None:
     standing.update(view(3, "RUNNING", 0.5, elapsed_s=15.0))
     standing.update(view(4, "RUNNING", elapsed_s=500.0))  # longer than the mean: the others take their time still
     assert standing.remaining_s() == (7 * 20 - 15 - 20) / 2
-    assert describe_progress(standing) == "3/10  52s left"
+    assert describe_progress(standing) == "4/11  52s left"
     for number in range(3, 9):
         standing.update(view(number, "COMPLETE", 0.5, elapsed_s=20.0))
     assert standing.remaining_s() == 20  # one trial is left, and the other slot is idle
     standing.update(view(9, "COMPLETE", 0.5))
-    assert describe_progress(standing) == "10/10"
+    assert describe_progress(standing) == "11/11"
 
 
 def test_an_unknown_number_of_trials_has_no_remaining_time() -> None:

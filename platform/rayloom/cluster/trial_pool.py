@@ -7,6 +7,8 @@ placement group, so that a slot never waits for resources that another slot hold
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -58,6 +60,16 @@ class _Slot:
     asked_at: float = 0.0
 
 
+def _start_ray(config: RunConfig, plan: Plan) -> bool:
+    """Start Ray and keep the study's answer to SIGTERM: Ray's own would end it as if it had failed."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        return start_ray(config, plan)
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
+
+
 def trial_resources(config: RunConfig, plan: Plan) -> list[dict[str, float]]:
     """Return what one trial needs, a bundle for each process: first the trial's own, then those of its actors."""
     learner = plan.role("learner")
@@ -78,7 +90,7 @@ class RayTrialPool:
     def __init__(self, config: RunConfig, most: int, exact: bool) -> None:
         """`most` slots at most; with `exact` that many, or a UserError."""
         plan = make_plan(config)
-        self._started = start_ray(config, plan)
+        self._started = _start_ray(config, plan)
         self._deadline_s = config.cluster.deadline_s + _PAUSE_S
         self._bundles = trial_resources(config, plan)
         self._slots: list[_Slot] = []

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import optuna
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
@@ -77,7 +78,8 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
         return RDBStorage(url, engine_kwargs={"pool_pre_ping": True, "connect_args": _connecting(url)})
     except ImportError as error:
         raise UserError(
-            "search.storage: the database's driver is not installed; for PostgreSQL pip install 'rayloom[postgresql]'"
+            f"search.storage: the database's driver is not installed ({error.__cause__ or error}); install it, for "
+            "postgresql+psycopg://USER:PASSWORD@HOST/NAME by pip install 'rayloom[postgresql]'"
         ) from error
     except Exception as error:
         # sqlalchemy, its drivers and importlib raise classes of their own for an address that cannot be used.
@@ -157,8 +159,9 @@ class Ledger:
 
     def ask(self) -> Entry:
         """Return a new trial, recorded as running."""
-        trial = self._study.ask()
-        assignment = self._space.assign(lambda leaf: _suggest(trial, leaf))
+        with np.errstate(all="ignore"):  # values may be infinite
+            trial = self._study.ask()
+            assignment = self._space.assign(lambda leaf: _suggest(trial, leaf))
         frozen = self._memory.get_trial(trial._trial_id)
         if not self._stateful:
             # What a sampler noted for other processes: a resumed study has no such notes, so this one has none either.
@@ -189,7 +192,8 @@ class Ledger:
         prune = False
         if len(self._directions) == 1:
             self._memory.set_trial_intermediate_value(self._id(number), evaluation, values[0])
-            prune = bool(self._study.pruner.prune(self._study, self._trial(number)))  # some answer with NumPy's
+            with np.errstate(all="ignore"):  # values may be infinite
+                prune = bool(self._study.pruner.prune(self._study, self._trial(number)))
         marks = {k: v for k, v in self._trial(number).system_attrs.items() if k not in known}
         fact = {"values": [_text(value) for value in values], "prune": prune, "marks": marks}
         self._storage.set_trial_user_attr(self._stored[number], f"{_REPORT}{evaluation:06d}", json.dumps(fact))

@@ -32,7 +32,7 @@ class TrialView:
     fraction: float
     """Share of the trial's stopping budget that is spent, 0 to 1."""
     elapsed_s: float
-    """Seconds that the trial has trained for."""
+    """Seconds that the trial has trained for; 0 where that is not known."""
     note: str = ""
     """One line on why it ended, where the state does not tell."""
     earlier: bool = False
@@ -133,7 +133,8 @@ class Standing:
         else:
             self.running.pop(view.number, None)
             self.counts[view.state] += 1
-            if view.state != "FAILED":  # a trial that fails at once says nothing about how long the others take
+            # A trial that fails at once says nothing about how long the others take.
+            if view.state != "FAILED" and view.elapsed_s > 0:
                 self._durations.append(view.elapsed_s)
             if view.state == "COMPLETE" and view.values and all(map(math.isfinite, view.values)):
                 self._judge(view.number, view.values)

@@ -203,7 +203,8 @@ def _drive(study: Study, space: Space, observer: StudyObserver, resumed: bool) -
         pool = _make_pool(study)
         forget_result(study.folder)
         tracker = _start_tracker(study, resumed)
-        observer.started(config, study.folder, study.total, pool.slots, study.metrics, study.directions)
+        at_once = pool.slots * settings.population
+        observer.started(config, study.folder, study.total, at_once, study.metrics, study.directions)
         driver = Driver(study, ledger, pool, tracker, observer)
         try:
             driver.run()
