@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
@@ -160,7 +161,8 @@ def _train(options: argparse.Namespace, observer: Display, train: Callable[[], R
     from rayloom.execution import Terminated
 
     try:
-        result = train()
+        with _own_stdout(options):
+            result = train()
     except Terminated:
         print("rayloom: terminated", file=sys.stderr)
         _print_failure(options, "KILLED", "terminated", observer.known_run_id)
@@ -195,10 +197,11 @@ def _search(options: argparse.Namespace) -> int:
         raise UserError("name a config with a search part, as rayloom search grid_softmax_regression_digits")
     observer = make_study_observer(options.json, _human_stream(options))
     try:
-        if options.resume is not None:
-            result = resume_study(options.resume, *words, output=options.output, observer=observer)
-        else:
-            result = run_study(words[0], *words[1:], local=options.local, observer=observer)
+        with _own_stdout(options):
+            if options.resume is not None:
+                result = resume_study(options.resume, *words, output=options.output, observer=observer)
+            else:
+                result = run_study(words[0], *words[1:], local=options.local, observer=observer)
     except Terminated:
         print("rayloom: terminated", file=sys.stderr)
         _print_failure(options, "KILLED", "terminated", observer.known_study_id)
@@ -337,6 +340,11 @@ def _check_port(host: str, port: int) -> None:
 
 def _human_stream(options: argparse.Namespace) -> TextIO:
     return sys.stderr if options.json else sys.stdout
+
+
+def _own_stdout(options: argparse.Namespace) -> contextlib.AbstractContextManager[Any]:
+    """Keep standard output for the JSON line where one was asked for: Ray, too, prints there now and then."""
+    return contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext()
 
 
 def _print_json(data: Mapping[str, Any]) -> None:

@@ -95,6 +95,7 @@ class Loop:
         self._restored = False
         self.metrics: dict[str, float] = {}
         self.evaluations = 0
+        self.evaluated: dict[str, float] = {}
         self.best: float | None = None
         stop_metrics = [name for name in config.stop if "/" in name]
         self._best_metric = config.checkpoint.best or (stop_metrics[0] if stop_metrics else None)
@@ -105,6 +106,7 @@ class Loop:
         self.metrics = dict(state["metrics"])
         self.best = state["best"]
         self.evaluations = int(state["evaluations"])
+        self.evaluated = dict(state["evaluated"])
         self._restored = True
 
     def run(self) -> str:
@@ -158,6 +160,7 @@ class Loop:
         self.evaluations += 1
         step = self.step_of(counters)
         self.metrics.update(evaluation.metrics)
+        self.evaluated = dict(self.metrics)
         self._tracker.log_metrics(evaluation.metrics, step)
         for name, exhibit in evaluation.exhibits.items():
             self._tracker.log_exhibit(name, exhibit, step)
@@ -178,6 +181,7 @@ class Loop:
             "metrics": dict(self.metrics),
             "best": self.best,
             "evaluations": self.evaluations,
+            "evaluated": self.evaluated,
         }
         self._checkpoints.save(counters["updates"], state, metric=metric, metadata={"counters": dict(counters)})
 

@@ -51,11 +51,11 @@ def measure(comparison: Comparison, rounds: int) -> str:
 
 def main() -> None:
     """Run the benchmarks named on the command line."""
+    import population
     import reinforcement
+    import search
 
     import engine
-    import population
-    import search
     import supervised
 
     modules = (reinforcement, supervised, engine, search, population)

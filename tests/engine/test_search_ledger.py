@@ -22,7 +22,7 @@ EVERY_WRITE = [
     Game("random", "hyperband", MIXED, trials=7),
     Game("tpe", "hyperband", MIXED, options=EARLY, trials=7, evaluations=6),
     Game("tpe", "median", BRANCHES, options=EARLY, evaluations=3, pruner_options=EARLY, trials=7),
-    Game("cmaes", "successive_halving", evaluations=3, trials=7),
+    Game("cmaes", "successive_halving", evaluations=4, trials=9, pruner_options={"min_resource": 2}),
 ]
 SOME_WRITES = [
     *(Game("random", pruner, evaluations=6) for pruner in ("none", "median", "successive_halving", "patient")),
@@ -180,6 +180,7 @@ def test_a_trial_that_had_almost_failed_can_complete(sampler: str) -> None:
     assert reopened.best() == reopened.entries[0]
 
 
+@pytest.mark.filterwarnings("error:invalid value:RuntimeWarning")
 def test_values_at_the_edges() -> None:
     log = Log()
     game = Game(pruner="median", pruner_options={"n_startup_trials": 0}, evaluations=2)

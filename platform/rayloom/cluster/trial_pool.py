@@ -45,6 +45,8 @@ class _TrialActor:
 
 def _death(error: Exception) -> str:
     """Return in one line what Ray knows about a death; actors that could not be made have their exception last."""
+    if isinstance(error, OutOfMemoryError):
+        return "its machine was low on memory, so Ray killed it; run fewer trials at once (search.parallel)"
     text = " ".join(str(error).split())
     detail = text.partition("Worker exit detail:")[2].partition("Some common causes")[0].strip()
     return detail or text[-300:]

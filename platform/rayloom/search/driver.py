@@ -1,6 +1,8 @@
 """The study's driver: fills slots with trials, judges their evaluations, and records what came of them.
 
-ledger --ask--> orders --> pool of slots --events--> judge, tell --> ledger, tracker, observer
+    ledger --ask--> orders --> pool of slots --events--> judge, tell --> ledger, tracker, observer
+
+One driver owns a study: nobody else writes to its ledger, and nothing else decides which trial goes on.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from rayloom.contract import UserError
 from rayloom.folders import RESULT, write_result
 from rayloom.search.drawing import Drawing
 from rayloom.search.ledger import EndState, Entry, Ledger
-from rayloom.search.observer import StudyObserver, TrialView
+from rayloom.search.observer import StudyObserver, TrialView, short_names
 from rayloom.search.settings import SearchConfig
 from rayloom.search.space import apply
 from rayloom.search.trials import Event, Order, TrialPool
@@ -269,8 +271,8 @@ class Driver:
         entry = self._ledger.end(number, state, values, failure)
         points: dict[str, float] = {}
         if entry.values is not None and state != "FAILED":
-            names = [name.rsplit("/", 1)[-1] for name in self._study.metrics]
-            points = {f"search/{name}": value for name, value in zip(names, entry.values, strict=True)}
+            names = short_names(self._study.metrics)
+            points = {f"search/{names[name]}": v for name, v in zip(self._study.metrics, entry.values, strict=True)}
         self._log_standing(points)
         self._show(entry, note)
 

@@ -231,5 +231,5 @@ def _check_options(function: Callable[..., Any], options: Mapping[str, Any], key
         if not any(isinstance(value, _OPTION_TYPES[text]) for text in wanted) or (
             isinstance(value, bool) and "bool" not in wanted
         ):
-            types = " or ".join(wanted).replace("None", "null")
-            raise UserError(f"{key}.{name}: must be {types}, not {value!r}")
+            fitting = " or ".join(wanted).replace("None", "null")
+            raise UserError(f"{key}.{name}: must be {fitting}, not {value!r}")

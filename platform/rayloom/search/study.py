@@ -106,7 +106,8 @@ def _describe_leaf(leaf: Leaf, transform: str | None) -> str:
     if isinstance(leaf, Categorical):
         return ", ".join(str(choice) for choice in leaf.choices)
     step = f", step {leaf.step:g}" if leaf.step else ""
-    return f"{leaf.kind} {leaf.low:g} to {leaf.high:g}{' (log)' if leaf.log else ''}{step}{f', {transform}' if transform else ''}"
+    more = f", {transform}" if transform else ""
+    return f"{leaf.kind} {leaf.low:g} to {leaf.high:g}{' (log)' if leaf.log else ''}{step}{more}"
 
 
 def _write_study(config: RunConfig, path: Path) -> None:

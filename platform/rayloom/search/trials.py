@@ -54,7 +54,7 @@ class Event:
     evaluation: int = 0
     """Number of the evaluation in the trial, from 1."""
     metrics: Mapping[str, float] | None = None
-    """Newest value of every metric."""
+    """The value of every metric at that evaluation."""
     fraction: float = 0.0
     """Share of the trial's budget that is spent."""
     counters: Mapping[str, int] | None = None
@@ -169,7 +169,6 @@ class Group:
         self._roles: dict[int, Role] = {}
         self._index: dict[int, int] = {}
         self._population: Population | None = None
-        self._stopped: dict[int, str] = {}
 
     def open(self, orders: Sequence[Order]) -> list[Event]:
         """Build the trials' roles and sessions; return the events of those that failed at it or had ended."""
@@ -275,7 +274,7 @@ class Group:
             number,
             "report" if step.stopped_by is None else "finished",
             loop.evaluations,
-            dict(loop.metrics),
+            loop.evaluated,
             loop.schedule.fraction(counters),
             counters,
             step.stopped_by or "",
