@@ -133,6 +133,24 @@ def test_parallel_trials_survive_crashes_exactly(game: Game, moves: list[tuple[i
     assert stored(shaken_log) == stored(calm_log)
 
 
+def test_the_order_of_ends_is_repeated() -> None:
+    """Which generation of CMA-ES a trial belongs to depends on what had ended when it began."""
+    game = Game("cmaes", trials=60, options={"popsize": 4})
+    runs = []
+    for crash_every in (1_000, 7):
+        log, choose = Log(), random.Random(0)
+        ledger = game.open(log)
+        while len(ledger.entries) < game.trials:
+            while len(ledger.running) < 6:
+                ledger.ask()
+            entry = choose.choice(ledger.running)
+            ledger.end(entry.number, "COMPLETE", game.values(entry, 1))
+            if len(ledger.entries) % crash_every == 0:
+                ledger = game.open(log)
+        runs.append(facts(ledger))
+    assert runs[0] == runs[1]
+
+
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(moves=MOVES)
 def test_every_grid_point_is_given_exactly_once(moves: list[tuple[int, int, bool]]) -> None:

@@ -96,6 +96,13 @@ def test_several_metrics(sampler: str) -> None:
     assert all(len(values) == 2 for entry in ledger.entries for values, _ in entry.reports.values())
 
 
+@pytest.mark.parametrize(("pruner", "option"), [("hyperband", "max_resource"), ("successive_halving", "min_resource")])
+def test_resources_do_not_wait_for_complete_trials(pruner: str, option: str) -> None:
+    """Optuna's "auto" does, and keeps what it saw then, which a resumed study could not know."""
+    ledger = Game("random", pruner, evaluations=9, pruner_options={option: "auto"}).open(Log())
+    assert any(ledger.report(ledger.ask().number, 1, [float(value)]) for value in range(20))
+
+
 GAMES = [
     *(Game(s, "median", MIXED, 8, 3, options={"n_startup_trials": 3}, pruner_options={}) for s in ("tpe", "gp")),
     *(Game(s, "patient", FLAT, 8, 5, pruner_options={"patience": 1}) for s in ("random", "cmaes", "qmc")),
