@@ -76,7 +76,7 @@ class CompiledPhaseLearner(PhaseLearner):
         if self.group.world_size > 1:
             self.group.all_reduce(self.flat.gradient)
             clipped = self._clip()
-        self.optimizer.step()
+        self.apply_gradient()
         metrics = dict(zip(metric_names, values, strict=True))
         priorities = metrics.pop(_PRIORITIES, None)
         return Loss(per_example, metrics, priorities), clipped

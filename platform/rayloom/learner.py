@@ -62,8 +62,27 @@ class FlatParameters:
             offset += size
 
 
+def _undecorated(function: Callable[..., Any]) -> Callable[..., Any]:
+    while hasattr(function, "__wrapped__"):
+        function = function.__wrapped__
+    return function
+
+
+def _spare_dynamo() -> None:
+    """Keep torch's optimisers from importing torch._dynamo, which takes a second.
+
+    Some of their methods import it when they are first called, to hide from the compiler. Nothing here compiles an
+    optimiser, so they may be called as they are.
+    """
+    for name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict"):
+        method = _undecorated(getattr(torch.optim.Optimizer, name))
+        if not hasattr(method, "__dynamo_disable"):
+            method.__dynamo_disable = method  # type: ignore[attr-defined]
+
+
 def make_optimizer(config: OptimizerConfig, parameter: torch.nn.Parameter) -> torch.optim.Optimizer:
     """Return torch's optimiser for one flat parameter."""
+    _spare_dynamo()
     rate, decay = config.learning_rate, config.weight_decay
     match config.name:
         case "adam":
@@ -100,6 +119,7 @@ class PhaseLearner:
         merged = {**asdict(config.optimizer), **phase.optimizer}
         self.optimizer_config = validate(OptimizerConfig, merged, f"phase {phase.name}: optimizer")
         self.optimizer = make_optimizer(self.optimizer_config, self.flat.flat)
+        self._plain_step = _undecorated(type(self.optimizer).step)
         self._rate = self.optimizer_config.learning_rate
         device = self.flat.flat.device.type
         self._autocast = config.precision == "bfloat16" and phase.compilable
@@ -117,8 +137,13 @@ class PhaseLearner:
         self.objective(loss, batch, count * self.group.world_size).backward(inputs=self.flat.parameters)  # type: ignore[no-untyped-call]
         self.group.all_reduce(self.flat.gradient)
         norm = self._clip()
-        self.optimizer.step()
+        self.apply_gradient()
         return loss, norm
+
+    def apply_gradient(self) -> None:
+        """Let the optimiser take one step, without the hooks and the compiler's marks around torch's own `step`."""
+        with torch.no_grad():
+            self._plain_step(self.optimizer)
 
     def _propose(self, batch: Batch) -> Loss:
         if not self._autocast:

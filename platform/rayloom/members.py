@@ -74,7 +74,7 @@ class MemberPhase(PhaseLearner):
         if self._fused is not None:
             self._fused()
             return
-        self.optimizer.step()
+        self.apply_gradient()
         self._bind()
 
     def _bind(self) -> None:

@@ -167,7 +167,7 @@ def start_tracker(config: RunConfig, folder: Path, resumed: bool, hosting: Hosti
         hosted=hosting is not None,
     )
     if not resumed:
-        tracker.log_text("config.yaml", config.to_yaml())
+        tracker.log_text("config.yaml", (folder / "config.yaml").read_text(encoding="utf-8"))
         if state and state.diff:
             tracker.log_text("diff.patch", state.diff)
     return tracker
