@@ -146,9 +146,17 @@ class PPO(Algorithm):
         if not bool(valid.all()):
             rows = {name: value[valid.flatten()] for name, value in rows.items()}
         if config.normalize_advantages:
-            advantage = rows["advantage"]
-            rows["advantage"] = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+            rows["advantage"] = self._normalize(rows["advantage"])
         return rows
+
+    def _normalize(self, advantage: Tensor) -> Tensor:
+        """Give the advantages of the whole rollout, over all learners, mean 0 and standard deviation 1."""
+        totals = torch.stack((torch.full_like(advantage.sum(), len(advantage)), advantage.sum()))
+        count, total = self.sum_over_learners(totals)
+        centered = advantage - total / count
+        variance = self.sum_over_learners(centered.square().sum()) / (count - 1)
+        normalized: Tensor = centered / (variance.sqrt() + 1e-8)
+        return normalized
 
     def _distribution(self, observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """Return log pi(action | observation) [B] and the entropy [B]."""

@@ -19,7 +19,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from rayloom.config import LearnerConfig
 from rayloom.contract import Batch, Loss, Phase, UserError
-from rayloom.learner import Group, PhaseLearner, SingleLearner
+from rayloom.group import Group, SingleLearner
+from rayloom.learner import PhaseLearner
 
 _PRIORITIES = "_priorities"
 _Key = tuple[tuple[str, torch.Size, torch.dtype], ...]
@@ -74,7 +75,7 @@ class CompiledPhaseLearner(PhaseLearner):
         self.flat.gradient.copy_(gradient)
         clipped: Tensor | None = norm if self.config.max_grad_norm is not None else None
         if self.group.world_size > 1:
-            self.group.all_reduce(self.flat.gradient)
+            self.reduce(len(per_example))
             clipped = self._clip()
         self.apply_gradient()
         metrics = dict(zip(metric_names, values, strict=True))
@@ -101,7 +102,7 @@ class CompiledPhaseLearner(PhaseLearner):
         self, flat: Tensor, others: Sequence[Tensor], batch: Batch
     ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
         """Return the (clipped, with one learner) gradient, its norm, the per-example losses and the metrics."""
-        scale = 1.0 / (len(next(iter(batch.values()))) * self.group.world_size)
+        scale = 1.0 / len(next(iter(batch.values()))) if self.group.world_size == 1 else 1.0
 
         def objective(values: Tensor) -> tuple[Tensor, Any]:
             named = {n: values[start : start + shape.numel()].view(shape) for n, start, shape in self._windows}

@@ -132,6 +132,10 @@ class Exhibit:
     """Points [M', 2] of the true distribution, drawn behind."""
 
 
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
+
+
 class Algorithm(nn.Module):
     """Base class of everything that trains. Parameters and buffers of the module are its whole state.
 
@@ -158,6 +162,9 @@ class Algorithm(nn.Module):
         self.config = config
         self.spec = spec
         self.progress = Progress()
+        self.sum_over_learners: Callable[[Tensor], Tensor] = _same
+        """Returns the sum of a tensor over all learners of the run, for statistics of a whole rollout in `prepare`.
+        All learners must call it alike."""
 
     def phases(self) -> list[Phase]:
         """Return the phases of one update in order. Called once, after construction."""
@@ -224,6 +231,8 @@ class Source(ABC):
     `next` may block only while another role can make progress, and never without a deadline.
     """
 
+    counts_own: bool = False
+    """Whether `counters` are those of one learner alone, to be added up over all of them."""
     wait_s: float = 0.0
     """Seconds that `next` has spent on collecting experience, in all."""
 

@@ -10,46 +10,31 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from rayloom.config import LearnerConfig, OptimizerConfig, validate
 from rayloom.contract import Algorithm, Batch, Loss, Phase
+from rayloom.group import Group, SingleLearner
 
 _ALIGNMENT = 16  # float32 elements: views start at multiples of a cache line
 
 
-class Group(Protocol):
-    """The learners of a run, as the collective operations that a learner needs."""
-
-    rank: int
-    world_size: int
-
-    def all_reduce(self, tensor: Tensor) -> None:
-        """Sum the tensor over all learners, in place."""
-
-
-class SingleLearner:
-    """The group of a run with one learner."""
-
-    rank = 0
-    world_size = 1
-
-    def all_reduce(self, tensor: Tensor) -> None:
-        """Leave the tensor as it is: it already is the sum."""
-
-
 class FlatParameters:
-    """The parameters of one phase as views of one flat tensor, with their gradients alike."""
+    """The parameters of one phase as views of one flat tensor, with their gradients alike.
+
+    Behind the gradient, in the same memory, there is room for a number that is to be summed along with it.
+    """
 
     def __init__(self, parameters: tuple[torch.nn.Parameter, ...]) -> None:
         sizes = [math.ceil(p.numel() / _ALIGNMENT) * _ALIGNMENT for p in parameters]
         first = parameters[0]
         self.parameters = parameters
         self.flat = torch.nn.Parameter(torch.zeros(sum(sizes), dtype=first.dtype, device=first.device))
-        self.gradient = torch.zeros_like(self.flat)
+        self.summed = torch.zeros(len(self.flat) + _ALIGNMENT, dtype=first.dtype, device=first.device)
+        self.gradient, self.count = self.summed[: len(self.flat)], self.summed[len(self.flat)]
         self.flat.grad = self.gradient
         offset = 0
         for parameter, size in zip(parameters, sizes, strict=True):
@@ -134,8 +119,10 @@ class PhaseLearner:
         self.flat.gradient.zero_()
         loss = self._propose(batch)
         count = loss.per_example.shape[0]
-        self.objective(loss, batch, count * self.group.world_size).backward(inputs=self.flat.parameters)  # type: ignore[no-untyped-call]
-        self.group.all_reduce(self.flat.gradient)
+        alone = self.group.world_size == 1
+        self.objective(loss, batch, count if alone else 1).backward(inputs=self.flat.parameters)  # type: ignore[no-untyped-call]
+        if not alone:
+            self.reduce(count)
         norm = self._clip()
         self.apply_gradient()
         return loss, norm
@@ -144,6 +131,12 @@ class PhaseLearner:
         """Let the optimiser take one step, without the hooks and the compiler's marks around torch's own `step`."""
         with torch.no_grad():
             self._plain_step(self.optimizer)
+
+    def reduce(self, count: int) -> None:
+        """Make the sum over this learner's `count` examples the mean over those of all learners."""
+        self.flat.count.fill_(count)
+        self.group.all_reduce(self.flat.summed)
+        self.flat.gradient.div_(self.flat.count)
 
     def _propose(self, batch: Batch) -> Loss:
         if not self._autocast:

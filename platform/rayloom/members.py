@@ -18,7 +18,8 @@ from rayloom.config import DatasetSourceConfig, LearnerConfig, RunConfig
 from rayloom.contract import Algorithm, Batch, Phase
 from rayloom.datasets import Dataset
 from rayloom.evaluate import Evaluator
-from rayloom.learner import Group, Learner, MetricSums, PhaseLearner
+from rayloom.group import Group
+from rayloom.learner import Learner, MetricSums, PhaseLearner
 from rayloom.roles import Advance, LearnerRole, choose_device
 from rayloom.schedule import Counters, Schedule
 from rayloom.seeding import seed_process, torch_generator

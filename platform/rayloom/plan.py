@@ -8,6 +8,7 @@ from typing import Literal
 
 from rayloom.config import DatasetSourceConfig, RunConfig
 from rayloom.contract import UserError
+from rayloom.rollout import learner_share
 
 
 @dataclass(frozen=True)
@@ -53,21 +54,39 @@ class Plan:
 
 
 def make_plan(config: RunConfig, local: bool = False) -> Plan:
-    """Return the plan of a run; `local` puts every role into the driver's process."""
-    if config.learner.count > 1:
-        raise UserError("learner.count: this version trains with one learner; set it to 1")
+    """Return the plan of a run; `local` puts every role into the driver's process.
+
+    There, one learner does the work of all: they share the batch, so that the run is the same up to rounding.
+    """
     workers = 0 if isinstance(config.source, DatasetSourceConfig) else config.source.rollout_workers
-    learner_place = "driver" if local else config.cluster.learner
-    learner = Role("learner", 1, learner_place, 1.0 if learner_place == "actor" else 0.0, config.learner.gpus)
+    count = 1 if local else config.learner.count
+    if count > 1:
+        _check_shares(config)
+    learner_place: Literal["driver", "actor"] = "driver"
+    if not local and (config.cluster.learner == "actor" or count > 1):
+        learner_place = "actor"
+    cpus = float(config.learner.threads) if learner_place == "actor" else 0.0
+    learner = Role("learner", count, learner_place, cpus, config.learner.gpus)
     roles = [learner]
     if not isinstance(config.source, DatasetSourceConfig):
         if workers and not local:
             roles.append(Role("rollout", workers, "actor", config.source.worker_cpus))
         else:
-            roles.append(Role("rollout", 1, "learner"))
+            roles.append(Role("rollout", count, "learner"))
     place = "driver" if local else config.cluster.evaluator
     roles.append(Role("evaluator", 1, place, 1.0 if place == "actor" else 0.0))
     return Plan(tuple(roles))
+
+
+def _check_shares(config: RunConfig) -> None:
+    """Raise UserError when the batch or the environments cannot be shared by the learners."""
+    if not isinstance(config.source, DatasetSourceConfig):
+        learner_share(config)
+    elif config.learner.batch_size < config.learner.count:
+        raise UserError(
+            f"learner.batch_size: {config.learner.batch_size} is too small for the {config.learner.count} learners; "
+            f"raise it"
+        )
 
 
 def check_machine(plan: Plan, config: RunConfig) -> None:
@@ -79,9 +98,10 @@ def check_machine(plan: Plan, config: RunConfig) -> None:
         import torch
 
         available = torch.cuda.device_count()
-        if available < max(config.learner.gpus, 1e-9):
+        needed = config.learner.gpus * plan.role("learner").count
+        if available < max(needed, 1e-9):
             raise UserError(
-                f"learner.gpus: the run needs {config.learner.gpus or 1:g} GPU but this machine has {available}; "
+                f"learner.gpus: the run needs {needed or 1:g} GPU but this machine has {available}; "
                 f"set learner.gpus to 0 and learner.device to cpu"
             )
     cpus = os.cpu_count() or 1

@@ -18,20 +18,23 @@ from torch import Tensor
 
 from rayloom.checkpoint import capture_random_state, restore_random_state, tensors_sha256
 from rayloom.cluster.pool import LocalPool, WorkerPool
-from rayloom.config import DatasetSourceConfig, OnPolicySourceConfig, RunConfig
+from rayloom.config import DatasetSourceConfig, OnPolicySourceConfig, ReplaySourceConfig, RunConfig
 from rayloom.contract import Algorithm, Progress, Source, Spec
 from rayloom.datasets import Dataset
 from rayloom.datasets import load as load_dataset
 from rayloom.environment import make_environment, spec_of
 from rayloom.evaluate import Evaluation, Evaluator
+from rayloom.group import Group, SingleLearner
 from rayloom.learner import Learner
+from rayloom.rollout import learner_share
 from rayloom.schedule import Counters, Schedule
 from rayloom.seeding import seed_process
 from rayloom.sources.dataset import DatasetSource
 from rayloom.sources.on_policy import OnPolicySource
 from rayloom.sources.replay import ReplaySource
 
-PoolFactory = Callable[[RunConfig, Algorithm], WorkerPool]
+PoolFactory = Callable[[RunConfig, Algorithm, int], WorkerPool]
+"""Config, algorithm and the learner's rank to the learner's rollout workers."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,12 @@ def source_spec(config: RunConfig, dataset: Dataset | None) -> Spec:
 class LearnerRole:
     """Everything of a run that learns. Used by one thread."""
 
-    def __init__(self, config: RunConfig, pool_factory: PoolFactory = LocalPool) -> None:
+    group: Group = SingleLearner()
+    _totals: Counters | None = None
+
+    def __init__(self, config: RunConfig, pool_factory: PoolFactory = LocalPool, group: Group | None = None) -> None:
+        """Build everything; `group` holds the other learners, which need not have met before the first update."""
+        self.group = group or SingleLearner()
         torch.set_num_threads(config.learner.threads)
         self.config = config
         self.device = choose_device(config)
@@ -81,25 +89,50 @@ class LearnerRole:
         seed_process(config.seed, "learner", 0)
         spec = source_spec(config, self.dataset)
         self.algorithm = config.algorithm_class()(config.algorithm, spec).to(self.device)
-        self.learner = Learner(self.algorithm, config.learner)
+        if self.group.world_size > 1:
+            self.algorithm.sum_over_learners = self._sum_over_learners
+            # Equal weights so far; what is random from here on is each learner's own.
+            seed_process(config.seed, "learner", self.group.rank)
+        self.learner = Learner(self.algorithm, config.learner, self.group)
         self.evaluator = Evaluator(config, self.algorithm, self.dataset)
         self.source = self._make_source(pool_factory)
         self._last_rates = (time.perf_counter(), self.counters(), 0.0)
 
     def _make_source(self, pool_factory: PoolFactory) -> Source:
-        config, source = self.config, self.config.source
+        config, source, group = self.config, self.config.source, self.group
         batch_size, seed = config.learner.batch_size, config.seed
         if isinstance(source, DatasetSourceConfig):
             assert self.dataset is not None
-            return DatasetSource(source, self.dataset, self.algorithm, batch_size, seed, self.device)
-        pool = pool_factory(config, self.algorithm)
-        if isinstance(source, OnPolicySourceConfig):
-            return OnPolicySource(source, pool, self.algorithm, batch_size, seed, self.device)
-        return ReplaySource(source, pool, self.algorithm, batch_size, seed, self.device)
+            return DatasetSource(
+                source, self.dataset, self.algorithm, batch_size, seed, self.device, group.rank, group.world_size
+            )
+        share, batch_share = learner_share(config)
+        pool = pool_factory(config, self.algorithm, group.rank)
+        if isinstance(share, OnPolicySourceConfig):
+            return OnPolicySource(share, pool, self.algorithm, batch_share, seed, self.device, group)
+        assert isinstance(share, ReplaySourceConfig)
+        return ReplaySource(share, pool, self.algorithm, batch_share, seed, self.device, group)
+
+    def _sum_over_learners(self, tensor: Tensor) -> Tensor:
+        total = tensor.clone()
+        self.group.all_reduce(total)
+        return total
 
     def counters(self) -> Counters:
-        """Return updates and the source's counters."""
+        """Return updates and the source's counters, over all learners as of the last update."""
+        return dict(self._totals) if self._totals is not None else self._own_counters()
+
+    def _own_counters(self) -> Counters:
         return {"updates": self.learner.updates, **self.source.counters()}
+
+    def _count(self) -> Counters:
+        """Return the counters after an update; all learners call it."""
+        own = self._own_counters()
+        if self.group.world_size > 1 and self.source.counts_own:
+            names = [name for name in own if name != "updates"]
+            own.update(zip(names, self.group.sum_counts([own[name] for name in names]), strict=True))
+            self._totals = own
+        return own
 
     def updates_per_epoch(self) -> int | None:
         """Return the updates in one pass over the data; None for environments."""
@@ -121,7 +154,7 @@ class LearnerRole:
         self._set_progress(progress, before, schedule)
         while True:
             learner.update(draw, feedback)
-            after = {"updates": learner.updates, **source.counters()}
+            after = self._count()
             self._set_progress(progress, after, schedule)
             due = schedule.due(before, after)
             exhausted = schedule.exhausted(after)
@@ -177,6 +210,7 @@ class LearnerRole:
             "learner": self.learner.state_dict(),
             "source": self.source.state_dict(),
             "random": capture_random_state(),
+            "totals": self._totals,
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -184,6 +218,7 @@ class LearnerRole:
         self.learner.load_state_dict(state["learner"])
         self.source.load_state_dict(state["source"])
         restore_random_state(state["random"])
+        self._totals = None if state["totals"] is None else dict(state["totals"])
         self._last_rates = (time.perf_counter(), self.counters(), 0.0)
 
     def close(self) -> None:

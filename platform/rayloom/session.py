@@ -33,7 +33,7 @@ LOCAL_MARK = "local"
 def make_role(config: RunConfig, plan: Plan) -> Role:
     """Return the learner's role, here or as an actor, with its workers."""
     if not plan.uses_ray:
-        return LearnerRole(config)
+        return LearnerRole(replace(config, learner=replace(config.learner, count=1)))
     from rayloom.cluster.ray_backend import make_ray_role
 
     return make_ray_role(config, plan)

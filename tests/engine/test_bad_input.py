@@ -36,7 +36,6 @@ def _refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (DQN, "source.capacity=10", ["source.learning_starts"]),
         (PPO, "learner.gpus=64", ["learner.gpus", "64"]),
         (PPO, "learner.device=cuda", ["GPU", "learner.device"]),
-        (PPO, "learner.count=3", ["learner.count"]),
         (DIGITS, "source.dataset=digit", ["digit", "digits"]),
         (DIGITS, "source.options={sise: 3}", ["sise"]),
         (DIGITS, "learner.batch_size=5000", ["batch_size"]),

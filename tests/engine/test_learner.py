@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -155,13 +156,17 @@ def test_learning_rate_schedules(schedule: ScheduleConfig, fraction: float, upda
 
 
 class _TwoLearners:
-    """A group whose other learner always holds the gradient 10."""
+    """A group whose other learner has three examples, and the sum 30 in each place of its gradient."""
 
     rank = 0
     world_size = 2
 
     def all_reduce(self, tensor: torch.Tensor) -> None:
-        tensor += 10.0
+        tensor[:-16] += 30.0
+        tensor[-16] += 3.0
+
+    def sum_counts(self, counts: Sequence[int]) -> list[int]:
+        return [2 * count for count in counts]
 
 
 def test_the_gradient_is_summed_over_the_group_before_clipping_and_stepping() -> None:
@@ -169,9 +174,11 @@ def test_the_gradient_is_summed_over_the_group_before_clipping_and_stepping() ->
     algorithm = _Regression()
     config = LearnerConfig(optimizer=OptimizerConfig(name="sgd", learning_rate=1.0))
     Learner(algorithm, config, _TwoLearners()).update(lambda: batch, lambda loss: None)
-    (plain.loss(batch).per_example.sum() / 34).backward()
+    examples = len(plain.loss(batch).per_example) + 3
+    (plain.loss(batch).per_example.sum() / examples).backward()
     for mine, theirs in zip(algorithm.parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(mine.detach(), theirs.detach() - (theirs.grad + 10.0), rtol=1e-5, atol=1e-5)
+        expected = theirs.detach() - (theirs.grad + 30.0 / examples)
+        torch.testing.assert_close(mine.detach(), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_metric_sums_are_means_over_all_examples_and_survive_saving() -> None:

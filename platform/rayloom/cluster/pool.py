@@ -37,9 +37,10 @@ class WorkerPool(Protocol):
 class LocalPool:
     """One rollout worker in this process, which shares the learner's algorithm object."""
 
-    def __init__(self, config: RunConfig, algorithm: Algorithm) -> None:
+    def __init__(self, config: RunConfig, algorithm: Algorithm, rank: int = 0) -> None:
+        """Make the worker of learner `rank`."""
         self._algorithm = algorithm
-        self._worker = RolloutWorker(config, 0, algorithm)
+        self._worker = RolloutWorker(config, rank, algorithm)
         self._version = -1
 
     def publish(self, version: int) -> None:

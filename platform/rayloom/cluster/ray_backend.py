@@ -1,6 +1,6 @@
-"""Roles as Ray actors: the only file of the engine that imports ray.
+"""Roles as Ray actors.
 
-    driver ----owns----> learner actor (or the driver itself) ----owns----> rollout actors
+    driver ----owns----> learner actors (or the driver itself) ----owns----> rollout actors
        \\---owns----> evaluator actor
 
 Ownership is the supervision tree: an actor dies with its owner. Weights go through the object store once per version;
@@ -9,105 +9,34 @@ trajectories go straight from rollout actors to their learner. Every wait has th
 
 from __future__ import annotations
 
-import logging
 import math
-import os
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray
 import torch
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
+from rayloom.cluster.connection import extend_search_path, search_path, start_ray, wait
+from rayloom.cluster.pool import LocalPool
+from rayloom.cluster.process_group import ProcessGroup
 from rayloom.config import RunConfig, from_tree
 from rayloom.contract import Algorithm, Progress, UserError
 from rayloom.evaluate import Evaluation, Evaluator
 from rayloom.plan import Plan, make_plan
-from rayloom.roles import Advance, LearnerRole, load_run_dataset, source_spec
+from rayloom.roles import Advance, LearnerRole, choose_device, load_run_dataset, source_spec
 from rayloom.rollout import Rollout, RolloutWorker, environment_share
 from rayloom.schedule import Counters, Schedule
 
 _PAUSE_S = 10.0
-
-
-class RoleTimeoutError(RuntimeError):
-    """A role did not answer before its deadline."""
-
-
-def wait(refs: Sequence[Any], names: Sequence[str], deadline_s: float) -> list[Any]:
-    """Return the answers of several actors; each failure names the role and keeps the original exception."""
-    try:
-        answers: list[Any] = ray.get(list(refs), timeout=deadline_s)
-        return answers
-    except GetTimeoutError:
-        _, late = ray.wait(list(refs), num_returns=len(refs), timeout=0)
-        missing = [name for ref, name in zip(refs, names, strict=True) if ref in late]
-        raise RoleTimeoutError(
-            f"{', '.join(missing)} did not answer within {deadline_s:g} s (cluster.deadline_s)"
-        ) from None
-    except RayTaskError as error:
-        raise _original(error) from None
-    except RayActorError as error:
-        raise RuntimeError(f"one of {', '.join(names)} died: {error}") from error
-
-
-def _original(error: RayTaskError) -> BaseException:
-    """Return the exception that an actor raised, with its remote traceback as a note."""
-    cause = error.cause
-    if isinstance(cause, RayTaskError):  # an actor that passed on the failure of its own actor
-        return _original(cause)
-    if not isinstance(cause, BaseException):
-        return RuntimeError(str(error))
-    if not isinstance(cause, UserError):
-        cause.add_note(f"raised in a Ray actor:\n{error}")
-    return cause
-
-
-def start_ray(config: RunConfig, plan: Plan) -> bool:
-    """Connect to the cluster, or start a Ray of this run's own; return whether this call did it.
-
-    Raises UserError at once when the cluster cannot hold the plan: Ray itself would wait for ever.
-    """
-    started = not ray.is_initialized()
-    if started:
-        address = config.cluster.address or os.environ.get("RAY_ADDRESS")
-        options: dict[str, Any] = {} if address else {"include_dashboard": False, "num_cpus": os.cpu_count()}
-        try:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
-        except ConnectionError as error:
-            raise UserError(
-                f"cluster.address: no Ray cluster answers at {address} ({str(error).splitlines()[0]}); start one or "
-                f"set cluster.address to null"
-            ) from None
-    have = ray.cluster_resources()
-    for resource, key in (("cpus", "CPU"), ("gpus", "GPU")):
-        need = plan.total(resource)  # type: ignore[arg-type]
-        if need > have.get(key, 0.0):
-            if started:
-                ray.shutdown()
-            raise UserError(
-                f"the plan reserves {need:g} {key}s but the Ray cluster has {have.get(key, 0.0):g}; use fewer rollout "
-                f"workers (source.rollout_workers) or fewer resources for each"
-            )
-    return started
-
-
-def _search_path() -> list[str]:
-    """Return where this process finds modules, so that actors find the same algorithm files."""
-    return [path or os.getcwd() for path in sys.path]
-
-
-def _extend_search_path(paths: Sequence[str]) -> None:
-    sys.path.extend(path for path in paths if path not in sys.path and os.path.isdir(path))
+_RENDEZVOUS_S = 60.0
 
 
 class _RolloutActor:
     """A rollout worker with a process of its own."""
 
     def __init__(self, tree: dict[str, Any], index: int, paths: list[str]) -> None:
-        _extend_search_path(paths)
+        extend_search_path(paths)
         self._worker = RolloutWorker(from_tree(tree), index)
 
     def ready(self) -> bool:
@@ -135,18 +64,21 @@ class _RolloutActor:
 class RayPool:
     """Rollout workers as Ray actors, owned by the process that makes this pool."""
 
-    def __init__(self, config: RunConfig, algorithm: Algorithm) -> None:
+    def __init__(self, config: RunConfig, algorithm: Algorithm, rank: int = 0) -> None:
+        """Make the rollout workers of learner `rank`."""
         source: Any = config.source
         environment_share(config, 0)
+        share = source.rollout_workers // config.learner.count
+        indices = range(rank * share, (rank + 1) * share)
         self._algorithm = algorithm
         self._deadline_s = config.cluster.deadline_s
         self._version = -1
         self._weights: Any = None
         actor = ray.remote(_RolloutActor)
-        self._names = [f"rollout worker {index}" for index in range(source.rollout_workers)]
+        self._names = [f"rollout worker {index}" for index in indices]
         self._actors = [
-            actor.options(num_cpus=source.worker_cpus, max_restarts=0).remote(config.to_tree(), index, _search_path())
-            for index in range(source.rollout_workers)
+            actor.options(num_cpus=source.worker_cpus, max_restarts=0).remote(config.to_tree(), index, search_path())
+            for index in indices
         ]
         self._await([actor.ready.remote() for actor in self._actors])
 
@@ -195,7 +127,7 @@ class _EvaluatorActor:
     """An evaluator with a process and a copy of the algorithm of its own."""
 
     def __init__(self, tree: dict[str, Any], paths: list[str]) -> None:
-        _extend_search_path(paths)
+        extend_search_path(paths)
         config = from_tree(tree)
         torch.set_num_threads(config.learner.threads)  # as in the driver, whose numbers this one's must equal
         dataset = load_run_dataset(config)
@@ -212,11 +144,27 @@ class _EvaluatorActor:
 
 
 class _LearnerActor(LearnerRole):
-    """The learner's role with a process of its own."""
+    """One learner's role with a process of its own."""
 
-    def __init__(self, tree: dict[str, Any], ray_pool: bool, paths: list[str]) -> None:
-        _extend_search_path(paths)
-        super().__init__(from_tree(tree), *((RayPool,) if ray_pool else ()))
+    def __init__(self, tree: dict[str, Any], ray_pool: bool, paths: list[str], rank: int) -> None:
+        extend_search_path(paths)
+        config = from_tree(tree)
+        count = config.learner.count
+        self._members = (
+            ProcessGroup(rank, count, choose_device(config), config.cluster.deadline_s) if count > 1 else None
+        )
+        super().__init__(config, RayPool if ray_pool else LocalPool, self._members)
+
+    def rendezvous(self) -> tuple[str, int]:
+        """Return the address and port at which the learners meet (rank 0)."""
+        assert self._members is not None
+        address = ray.util.get_node_ip_address()
+        return address, self._members.open_rendezvous(address)
+
+    def connect(self, address: str, port: int) -> None:
+        """Meet the other learners."""
+        assert self._members is not None
+        self._members.connect(address, port, _RENDEZVOUS_S)
 
 
 class RayRole:
@@ -225,7 +173,8 @@ class RayRole:
     def __init__(self, config: RunConfig, plan: Plan) -> None:
         self._started = start_ray(config, plan)
         self._deadline_s = config.cluster.deadline_s
-        self._learner: Any = None
+        self._learners: list[Any] = []
+        self._names: list[str] = []
         self._local: LearnerRole | None = None
         self._evaluator: Any = None
         try:
@@ -239,42 +188,78 @@ class RayRole:
         remote_rollouts = any(role.name == "rollout" and role.place == "actor" for role in plan.roles)
         if plan.role("evaluator").place == "actor":
             actor = ray.remote(_EvaluatorActor)
-            self._evaluator = actor.options(num_cpus=1).remote(config.to_tree(), _search_path())
-        if learner.place == "actor":
-            actor = ray.remote(_LearnerActor)
-            self._learner = actor.options(num_cpus=learner.cpus, num_gpus=learner.gpus).remote(
-                config.to_tree(), remote_rollouts, _search_path()
-            )
-        else:
+            self._evaluator = actor.options(num_cpus=1).remote(config.to_tree(), search_path())
+        if learner.place == "driver":
             self._local = LearnerRole(config, RayPool) if remote_rollouts else LearnerRole(config)
+            return
+        self._names = ["the learner"] if learner.count == 1 else [f"learner {rank}" for rank in range(learner.count)]
+        actor = ray.remote(_LearnerActor)
+        self._learners = [
+            actor.options(num_cpus=learner.cpus, num_gpus=learner.gpus).remote(
+                config.to_tree(), remote_rollouts, search_path(), rank
+            )
+            for rank in range(learner.count)
+        ]
+        if learner.count > 1:
+            self._call_all("counters")  # each is there, or the one that is not is named
+            address, port = self._call("rendezvous")
+            self._call_all("connect", address, port)
 
     def _call(self, method: str, *arguments: Any) -> Any:
+        """Call one learner: the driver's own, or rank 0."""
         if self._local is not None:
             return getattr(self._local, method)(*arguments)
-        return wait([getattr(self._learner, method).remote(*arguments)], ["the learner"], self._deadline_s)[0]
+        ref = getattr(self._learners[0], method).remote(*arguments)
+        return wait([ref], self._names[:1], self._deadline_s)[0]
+
+    def _call_all(self, method: str, *arguments: Any) -> list[Any]:
+        """Call every learner at once."""
+        if self._local is not None:
+            return [getattr(self._local, method)(*arguments)]
+        refs = [getattr(learner, method).remote(*arguments) for learner in self._learners]
+        return wait(refs, self._names, self._deadline_s)
 
     def counters(self) -> Counters:
-        """Return the learner's counters."""
+        """Return the learners' counters."""
         counters: Counters = self._call("counters")
         return counters
 
     def updates_per_epoch(self) -> int | None:
-        """Return the updates in one pass over the data."""
+        """Return the updates in one pass over the data; None for environments."""
         updates: int | None = self._call("updates_per_epoch")
         return updates
 
     def advance(self, schedule: Schedule, pause_s: float = math.inf) -> Advance:
-        """Update until something is due. A learner actor answers every few seconds, so that a dead one is noticed."""
+        """Update until something is due. Learner actors answer every few seconds, so that a dead one is noticed.
+
+        They pause by their own clocks, one update apart at most: whoever has nothing due is asked again, and a run with
+        several learners does not pause half way.
+        """
         resume_at = time.monotonic() + pause_s
+        if self._local is not None:
+            return self._local.advance(schedule, pause_s)
+        due: list[Advance | None] = [None] * len(self._learners)
         while True:
-            pause = pause_s if self._local else min(_PAUSE_S, max(0.0, resume_at - time.monotonic()))
-            advance: Advance = self._call("advance", schedule, pause)
-            if advance.due or advance.exhausted or time.monotonic() >= resume_at:
-                return advance
+            pause = min(_PAUSE_S, max(0.0, resume_at - time.monotonic()))
+            asked = [rank for rank, advance in enumerate(due) if advance is None]
+            refs = [self._learners[rank].advance.remote(schedule, pause) for rank in asked]
+            answers: list[Advance] = wait(refs, [self._names[rank] for rank in asked], self._deadline_s)
+            for rank, advance in zip(asked, answers, strict=True):
+                if advance.due or advance.exhausted:
+                    due[rank] = advance
+            if all(advance is not None for advance in due):
+                assert all(advance == due[0] for advance in due), due
+                return due[0]  # type: ignore[return-value]
+            if time.monotonic() >= resume_at and not any(due):
+                return answers[0]
 
     def metrics(self) -> dict[str, float]:
-        """Return and clear the training metrics."""
-        metrics: dict[str, float] = self._call("metrics")
+        """Return and clear the training metrics: rank 0's, with the mean over all learners of those in train/."""
+        first, *others = self._call_all("metrics")
+        for name in [name for name in first if name.startswith("train/")]:
+            values = [metrics[name] for metrics in (first, *others) if name in metrics]
+            first[name] = sum(values) / len(values)
+        metrics: dict[str, float] = first
         return metrics
 
     def evaluate(self, split: str | None = None, episodes: int | None = None) -> Evaluation:
@@ -288,17 +273,35 @@ class RayRole:
         return result
 
     def barrier_and_state(self) -> dict[str, Any]:
-        """Return the learner's whole state after a barrier."""
-        state: dict[str, Any] = self._call("barrier_and_state")
-        return state
+        """Return the learners' whole state after a barrier: what all share once, and what each has of its own."""
+        first, *others = self._call_all("barrier_and_state")
+        own = [{name: value for name, value in state.items() if name != "learner"} for state in others]
+        return {**first, "others": own} if own else first
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Restore the learner."""
-        self._call("load_state", state)
+        """Restore the learners; UserError when there were more or fewer of them."""
+        first = {name: value for name, value in state.items() if name != "others"}
+        others = [{**first, **own} for own in state.get("others", [])]
+        count = max(1, len(self._learners))
+        if len(others) + 1 != count:
+            raise UserError(
+                f"learner.count: the checkpoint is of {len(others) + 1} learners and cannot be continued by {count}"
+            )
+        if self._local is not None:
+            self._local.load_state(first)
+            return
+        states = [first, *others]
+        refs = [actor.load_state.remote(own) for actor, own in zip(self._learners, states, strict=True)]
+        wait(refs, self._names, self._deadline_s)
 
     def weights_sha256(self) -> str:
-        """Return the hash of all trained tensors."""
-        return str(self._call("weights_sha256"))
+        """Return the hash of all trained tensors, which must be equal on all learners."""
+        hashes = self._call_all("weights_sha256")
+        if len(set(hashes)) > 1:
+            raise RuntimeError(
+                f"the learners' weights have drifted apart: {dict(zip(self._names, hashes, strict=True))}"
+            )
+        return str(hashes[0])
 
     def parameter_counts(self) -> dict[str, int]:
         """Return the number of trained parameters of each phase."""
@@ -309,10 +312,10 @@ class RayRole:
         """End all actors, and Ray if this run started it. Idempotent."""
         if self._local is not None:
             self._local.close()
-        for actor in (self._learner, self._evaluator):
+        for actor in (*self._learners, self._evaluator):
             if actor is not None:
                 ray.kill(actor)
-        self._learner = self._evaluator = None
+        self._learners, self._evaluator = [], None
         if self._started and ray.is_initialized():
             ray.shutdown()
             self._started = False

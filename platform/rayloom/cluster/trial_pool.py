@@ -19,7 +19,7 @@ from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, Ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from rayloom.cluster.ray_backend import _extend_search_path, _original, _search_path, start_ray
+from rayloom.cluster.connection import extend_search_path, original, search_path, start_ray
 from rayloom.config import RunConfig
 from rayloom.contract import UserError
 from rayloom.plan import Plan, make_plan
@@ -35,7 +35,7 @@ class _TrialActor:
     """A TrialHost with a process of its own."""
 
     def __init__(self, paths: list[str]) -> None:
-        _extend_search_path(paths)
+        extend_search_path(paths)
         self._host = TrialHost()
 
     def work(self, begin: Sequence[Order], judgements: Judgements, pause_s: float) -> list[Event]:
@@ -143,7 +143,7 @@ class RayTrialPool:
             options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(
                 slot.group, placement_group_capture_child_tasks=True
             )
-        slot.actor = ray.remote(_TrialActor).options(**options).remote(_search_path())
+        slot.actor = ray.remote(_TrialActor).options(**options).remote(search_path())
 
     def submit(self, slot: int, begin: Sequence[Order], judgements: Judgements) -> None:
         """Let an idle slot begin trials, and judge those that wait there."""
@@ -174,7 +174,7 @@ class RayTrialPool:
         try:
             events: list[Event] = ray.get(ref)
         except RayTaskError as error:
-            raise _original(error) from None
+            raise original(error) from None
         except _DEATHS as error:
             return self._replace(slot, f"its process died: {_death(error)}")
         return events

@@ -20,6 +20,7 @@ from rayloom.checkpoint import generator_state, restore_generator
 from rayloom.cluster.pool import WorkerPool
 from rayloom.config import OnPolicySourceConfig
 from rayloom.contract import Algorithm, Batch, UserError
+from rayloom.group import Group
 from rayloom.rollout import concatenate_rollouts
 from rayloom.seeding import numpy_generator
 from rayloom.sources.rollouts import RolloutSource
@@ -36,17 +37,20 @@ class OnPolicySource(RolloutSource):
         batch_size: int,
         seed: int,
         device: torch.device,
+        group: Group | None = None,
     ) -> None:
+        """`config` and `batch_size` are this learner's share."""
         if batch_size > config.num_envs * config.rollout_steps:
             raise UserError(
                 f"learner.batch_size: {batch_size} is more than the {config.num_envs * config.rollout_steps} steps of "
                 f"a rollout (source.num_envs * source.rollout_steps); lower it"
             )
-        super().__init__(pool, algorithm, batch_size, device)
+        super().__init__(pool, algorithm, batch_size, device, group)
         self._config = config
-        self._rng = numpy_generator(seed, "on_policy", "shuffle")
+        self._rng = numpy_generator(seed, *self._address("on_policy", "shuffle"))
         self._rows: dict[str, Tensor] = {}
         self._batches: list[Tensor] = []
+        self._batches_per_epoch = 0
         self._epochs_left = 0
         self._rollouts = 0
         self._collected = 0
@@ -57,13 +61,11 @@ class OnPolicySource(RolloutSource):
             if not self._epochs_left:
                 self._collect()
             self._epochs_left -= 1
-            count = len(next(iter(self._rows.values())))
-            order = self._rng.permutation(count)
+            order = self._rng.permutation(len(next(iter(self._rows.values()))))
             size = self._batch_size
             # Dead steps make the number of rows vary. Every batch has exactly batch_size rows all the same: the last
             # one is filled up from the start of the permutation, or a small remainder is left out until the next epoch.
-            batches = max(1, round(count / size))
-            order = np.resize(order, batches * size)
+            order = np.resize(order, self._batches_per_epoch * size)
             self._batches = list(torch.split(torch.from_numpy(order).to(self._device), size))
             self._batches.reverse()
         index = self._batches.pop()
@@ -86,6 +88,9 @@ class OnPolicySource(RolloutSource):
         }
         with torch.no_grad():
             self._rows = self._algorithm.prepare(trajectory)
+        # As many batches on every learner, however their rows fell.
+        (rows,) = self._group.sum_counts([len(next(iter(self._rows.values())))])
+        self._batches_per_epoch = max(1, round(rows / (self._batch_size * self._group.world_size)))
         self._rollouts += 1
         self._epochs_left = self._config.epochs
 
@@ -102,6 +107,7 @@ class OnPolicySource(RolloutSource):
             "statistics": self._statistics.state_dict(),
             "rows": dict(self._rows) if unused else {},
             "batches": list(self._batches),
+            "batches_per_epoch": self._batches_per_epoch,
             "epochs_left": self._epochs_left,
             "rollouts": self._rollouts,
             "collected": self._collected,
@@ -116,6 +122,7 @@ class OnPolicySource(RolloutSource):
         self._statistics.load_state_dict(state["statistics"])
         self._rows = {name: value.to(self._device) for name, value in state["rows"].items()}
         self._batches = [index.to(self._device) for index in state["batches"]]
+        self._batches_per_epoch = int(state["batches_per_epoch"])
         self._epochs_left = int(state["epochs_left"])
         self._rollouts = int(state["rollouts"])
         self._collected = int(state["collected"])

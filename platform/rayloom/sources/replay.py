@@ -19,6 +19,7 @@ import torch
 from rayloom.cluster.pool import WorkerPool
 from rayloom.config import ReplaySourceConfig
 from rayloom.contract import Algorithm, Batch, Loss, UserError
+from rayloom.group import Group
 from rayloom.replay import PrioritizedReplayBuffer, ReplayBuffer
 from rayloom.rollout import concatenate_rollouts
 from rayloom.seeding import numpy_generator
@@ -36,7 +37,9 @@ class ReplaySource(RolloutSource):
         batch_size: int,
         seed: int,
         device: torch.device,
+        group: Group | None = None,
     ) -> None:
+        """`config` and `batch_size` are this learner's share."""
         if config.learning_starts > config.capacity:
             raise UserError(
                 f"source.learning_starts: {config.learning_starts} steps do not fit into source.capacity "
@@ -47,9 +50,9 @@ class ReplaySource(RolloutSource):
                 f"source.capacity: {config.capacity} is too small for {config.num_envs} environments and segments of "
                 f"{config.n_step} steps; raise it"
             )
-        super().__init__(pool, algorithm, batch_size, device)
+        super().__init__(pool, algorithm, batch_size, device, group)
         self._config = config
-        rng = numpy_generator(seed, "replay", "sample")
+        rng = numpy_generator(seed, *self._address("replay", "sample"))
         self._buffer: ReplayBuffer
         self._prioritized: PrioritizedReplayBuffer | None = None
         if config.prioritized:
@@ -81,7 +84,7 @@ class ReplaySource(RolloutSource):
         progress = self._algorithm.progress
         while self._env_steps < due:
             # Exploration schedules follow the environment steps, which grow inside this loop.
-            progress.env_steps = self._env_steps
+            progress.env_steps = self._env_steps * self._group.world_size
             self._pool.publish(self._draws)
             rollouts = self._pool.collect(self._config.collect_steps)
             self._buffer.add(concatenate_rollouts(rollouts))

@@ -1,0 +1,39 @@
+"""The learners of a run as the collective operations that each of them needs.
+
+Every learner calls the same operations in the same order; what they return is equal on all of them, so that all come to
+the same decisions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+
+class Group(Protocol):
+    """The learners of a run, as one of them sees it."""
+
+    rank: int
+    world_size: int
+
+    def all_reduce(self, tensor: Tensor) -> None:
+        """Sum the tensor over all learners, in place."""
+
+    def sum_counts(self, counts: Sequence[int]) -> list[int]:
+        """Return the sums of whole numbers over all learners."""
+
+
+class SingleLearner:
+    """The group of a run with one learner."""
+
+    rank = 0
+    world_size = 1
+
+    def all_reduce(self, tensor: Tensor) -> None:
+        """Leave the tensor as it is: it already is the sum."""
+
+    def sum_counts(self, counts: Sequence[int]) -> list[int]:
+        """Return the counts: they already are the sums."""
+        return list(counts)
