@@ -34,15 +34,7 @@ def find_study_folder(output: Path, study_id: str) -> Path:
     names: dict[str, Path] = {}
     for path in sorted(output.glob(f"*/{STUDY}")):
         _name(path.parent, names)
-    matches = {path for name, path in names.items() if name == study_id}
-    if not matches and len(study_id) >= 8:
-        matches = {path for name, path in names.items() if name.startswith(study_id)}
-    if len(matches) > 1:
-        raise UserError(f"study id {study_id!r} fits several studies; write more of it")
-    if not matches:
-        hint = suggest(study_id, names) if names else "; there are no studies yet"
-        raise UserError(f"there is no study {study_id!r} under {output}{hint}")
-    return matches.pop()
+    return _only(study_id, names, {}, output, ("study", "studies"))
 
 
 def find_run_folder(output: Path, run_id: str) -> Path:
@@ -60,18 +52,24 @@ def find_run_folder(output: Path, run_id: str) -> Path:
                 _name(trial, names, named=False)
         elif (folder / "config.yaml").is_file():
             _name(folder, names)
-    matches = {path for name, path in (names | paths).items() if name == run_id}
-    if not matches and len(run_id) >= 8:
-        matches = {names[name] for name in names if name.startswith(run_id)}
-    if len(matches) > 1:
-        raise UserError(f"run id {run_id!r} fits several runs; write more of it")
-    if not matches:
-        hint = suggest(run_id, names) if names else "; there are no runs yet"
-        raise UserError(f"there is no run {run_id!r} under {output}{hint}")
-    found = matches.pop()
+    found = _only(run_id, names, paths, output, ("run", "runs"))
     if (found / STUDY).is_file():
         raise UserError(f"{run_id} is a study: continue it with rayloom search --resume {run_id}")
     return found
+
+
+def _only(wanted: str, names: dict[str, Path], exact: dict[str, Path], output: Path, nouns: tuple[str, str]) -> Path:
+    """Return the one folder of that name; the beginning of one in `names` is enough, of one in `exact` it is not."""
+    matches = {path for name, path in (names | exact).items() if name == wanted}
+    if not matches and len(wanted) >= 8:
+        matches = {path for name, path in names.items() if name.startswith(wanted)}
+    one, many = nouns
+    if len(matches) > 1:
+        raise UserError(f"{one} id {wanted!r} fits several {many}; write more of it")
+    if not matches:
+        hint = suggest(wanted, names) if names else f"; there are no {many} yet"
+        raise UserError(f"there is no {one} {wanted!r} under {output}{hint}")
+    return matches.pop()
 
 
 def _name(folder: Path, names: dict[str, Path], named: bool = True) -> None:

@@ -6,7 +6,6 @@ A member has its own source, schedule, optimiser state, metrics, evaluations and
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,12 +16,11 @@ from rayloom.checkpoint import capture_random_state, restore_random_state
 from rayloom.config import DatasetSourceConfig, LearnerConfig, RunConfig
 from rayloom.contract import Algorithm, Batch, Phase
 from rayloom.datasets import Dataset
-from rayloom.evaluate import Evaluator
 from rayloom.group import Group
 from rayloom.learner import Learner, MetricSums, PhaseLearner
-from rayloom.roles import Advance, LearnerRole, choose_device
+from rayloom.roles import Advance, LearnerRole, PoolFactory
 from rayloom.schedule import Counters, Schedule
-from rayloom.seeding import seed_process, torch_generator
+from rayloom.seeding import torch_generator
 from rayloom.sources.dataset import DatasetSource
 
 
@@ -173,19 +171,23 @@ class MemberRole(LearnerRole):
 
     def __init__(self, config: RunConfig, dataset: Dataset, deliver: Callable[[], None]) -> None:
         """Build the member for its data; `deliver` brings its `MemberSums` up to date."""
-        self.config = config
-        self.device = choose_device(config)
-        self.dataset = dataset
-        seed_process(config.seed, "learner", 0)
-        self.algorithm = config.algorithm_class()(config.algorithm, dataset.spec).to(self.device)
-        self.learner = MemberLearner(self.algorithm, config.learner, deliver)
-        self.evaluator = Evaluator(config, self.algorithm, dataset)
-        assert isinstance(config.source, DatasetSourceConfig)
-        batch_size, seed = config.learner.batch_size, config.seed
-        self.source = MemberSource(config.source, dataset, self.algorithm, batch_size, seed, self.device)
+        self._data = dataset
+        self._deliver = deliver
+        super().__init__(config)
         # The process's generators belong to all members; each keeps what it would have alone, where nothing draws.
         self._random = capture_random_state()
-        self._last_rates = (time.perf_counter(), self.counters(), 0.0)
+
+    def _load_dataset(self) -> Dataset:
+        return self._data
+
+    def _make_learner(self) -> MemberLearner:
+        return MemberLearner(self.algorithm, self.config.learner, self._deliver)
+
+    def _make_source(self, pool_factory: PoolFactory) -> MemberSource:
+        config = self.config
+        assert isinstance(config.source, DatasetSourceConfig)
+        batch_size = config.learner.batch_size
+        return MemberSource(config.source, self._data, self.algorithm, batch_size, config.seed, self.device)
 
     def advance(self, schedule: Schedule, pause_s: float = math.inf) -> Advance:
         """Refuse: a member trains with the others, through `Population.advance`."""

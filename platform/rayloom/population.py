@@ -15,7 +15,6 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -28,6 +27,7 @@ from rayloom.learner import PhaseLearner
 from rayloom.members import MemberRole
 from rayloom.roles import Advance, load_run_dataset
 from rayloom.schedule import Schedule
+from rayloom.session import flatten
 
 aten = torch.ops.aten
 _FREE = ("seed", "name", "output", "tracking", "search", "learner.optimizer")
@@ -45,7 +45,7 @@ def check_population(configs: Sequence[RunConfig]) -> None:
         raise UserError(
             f"algorithm.import: {algorithm.__name__} cannot train as a population; set search.population to 1"
         )
-    trees = [_flatten(config.to_tree()) for config in configs]
+    trees = [flatten(config.to_tree()) for config in configs]
     free = (*_FREE, *(f"algorithm.{name}" for name in algorithm.population_fields))
     for tree in trees[1:]:
         for key in sorted(trees[0].keys() | tree.keys()):
@@ -76,14 +76,6 @@ def _check_engine(config: RunConfig) -> None:
     for key, (value, needed) in found.items():
         if value != needed:
             raise UserError(f"{key}: a population needs {needed}, not {value}; change it, {_ALONE}")
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the leaves of a config by dotted key."""
-    leaves: dict[str, Any] = {}
-    for key, value in tree.items():
-        leaves |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return leaves
 
 
 def _inside(key: str, prefixes: Iterable[str]) -> bool:

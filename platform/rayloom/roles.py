@@ -85,7 +85,7 @@ class LearnerRole:
         torch.set_num_threads(config.learner.threads)
         self.config = config
         self.device = choose_device(config)
-        self.dataset = load_run_dataset(config)
+        self.dataset = self._load_dataset()
         seed_process(config.seed, "learner", 0)
         spec = source_spec(config, self.dataset)
         self.algorithm = config.algorithm_class()(config.algorithm, spec).to(self.device)
@@ -93,10 +93,16 @@ class LearnerRole:
             self.algorithm.sum_over_learners = self._sum_over_learners
             # Equal weights so far; what is random from here on is each learner's own.
             seed_process(config.seed, "learner", self.group.rank)
-        self.learner = Learner(self.algorithm, config.learner, self.group)
+        self.learner = self._make_learner()
         self.evaluator = Evaluator(config, self.algorithm, self.dataset)
         self.source = self._make_source(pool_factory)
         self._last_rates = (time.perf_counter(), self.counters(), 0.0)
+
+    def _load_dataset(self) -> Dataset | None:
+        return load_run_dataset(self.config)
+
+    def _make_learner(self) -> Learner:
+        return Learner(self.algorithm, self.config.learner, self.group)
 
     def _make_source(self, pool_factory: PoolFactory) -> Source:
         config, source, group = self.config, self.config.source, self.group

@@ -76,7 +76,7 @@ class Session:
         forget_result(folder)
         self._observer.started(config, plan, folder)
         self._hosting = hosting
-        self.tracker = start_tracker(config, folder, resumed, hosting)
+        self.tracker = _start_run_tracker(config, folder, resumed, hosting)
         if not resumed:
             counts = "\n".join(f"{name}: {count:,}" for name, count in role.parameter_counts().items())
             self.tracker.log_text("plan.txt", f"{plan.describe()}\n\ntrained parameters\n{counts}\n")
@@ -148,26 +148,45 @@ class Session:
         return _PATIENCE_S if self.tracker.problem is None else _IMPATIENCE_S
 
 
-def start_tracker(config: RunConfig, folder: Path, resumed: bool, hosting: Hosting | None) -> Tracker:
-    """Open the folder's journal, with everything that tells how the run came about."""
+def _start_run_tracker(config: RunConfig, folder: Path, resumed: bool, hosting: Hosting | None) -> Tracker:
+    tags = hosting.tags if hosting else {}
+    recorded = ("config.yaml", (folder / "config.yaml").read_text(encoding="utf-8"))
+    return start_tracker(config, folder, resumed, recorded, tags, hosted=hosting is not None)
+
+
+def start_tracker(
+    config: RunConfig,
+    folder: Path,
+    resumed: bool,
+    recorded: tuple[str, str],
+    tags: Mapping[str, str],
+    *,
+    hosts: bool = False,
+    hosted: bool = False,
+) -> Tracker:
+    """Open the journal of a run or, with `hosts`, of a study, with everything that tells how it came about.
+
+    `recorded` is the config as an artifact: its name and text.
+    """
     family = config.algorithm_path.split(".")[0]
     # A study has recorded its sources once, for all trials.
-    state = git_state(Path.cwd()) if hosting is None else None
-    tags = {"rayloom.folder": str(folder), "rayloom.algorithm": config.algorithm_path, "rayloom.family": family}
+    state = None if hosted else git_state(Path.cwd())
+    about = {"rayloom.folder": str(folder), "rayloom.algorithm": config.algorithm_path, "rayloom.family": family}
     tracker = Tracker.start(
         folder,
         uri=config.tracking.uri or "",
         experiment=config.tracking.experiment or family,
         run_name=config.name,
         params=flatten(config.to_tree()),
-        tags={**tags, **(hosting.tags if hosting else {}), **(state.tags() if state else {})},
+        tags={**about, **tags, **(state.tags() if state else {})},
         resume=resumed,
         enabled=config.tracking.enabled,
         system_metrics=config.tracking.system_metrics,
-        hosted=hosting is not None,
+        hosts=hosts,
+        hosted=hosted,
     )
     if not resumed:
-        tracker.log_text("config.yaml", (folder / "config.yaml").read_text(encoding="utf-8"))
+        tracker.log_text(*recorded)
         if state and state.diff:
             tracker.log_text("diff.patch", state.diff)
     return tracker
@@ -175,7 +194,7 @@ def start_tracker(config: RunConfig, folder: Path, resumed: bool, hosting: Hosti
 
 def record_failed_start(config: RunConfig, folder: Path, hosting: Hosting) -> None:
     """Record a trial whose roles could not be built; called while that exception is handled."""
-    tracker = start_tracker(config, folder, False, hosting)
+    tracker = _start_run_tracker(config, folder, False, hosting)
     tracker.log_text("traceback.txt", traceback.format_exc())
     tracker.set_tags({"rayloom.trial_state": "FAILED"})
     tracker.finish("FAILED")

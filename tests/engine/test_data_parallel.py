@@ -18,6 +18,7 @@ from rayloom.checkpoint import CheckpointStore
 from rayloom.cluster.process_group import MissingLearnersError, ProcessGroup
 from rayloom.config import RunConfig
 from rayloom.contract import UserError
+from rayloom.execution import evaluate
 from rayloom.observer import Result
 from rayloom.plan import make_plan
 from rayloom.roles import LearnerRole
@@ -100,6 +101,13 @@ def test_two_killed_learners_resume_to_the_same_bits(tmp_path: Path) -> None:
     resumed = finish(start("resume", folder.name, f"--output={output}", cwd=tmp_path))
     assert resumed["weights_sha256"] == whole.weights_sha256
     assert history(folder) == history(whole.run_dir)
+
+
+def test_a_run_of_two_learners_is_evaluated_in_one_process(tmp_path: Path) -> None:
+    for name in ("softmax_regression", "ppo"):
+        result = rayloom.run(two(name, tmp_path))
+        again = evaluate(result.run_dir.name, output=str(tmp_path))
+        assert again and again.items() <= result.metrics.items()
 
 
 def test_in_one_process_one_learner_does_the_work_of_all(tmp_path: Path) -> None:

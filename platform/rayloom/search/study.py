@@ -32,8 +32,8 @@ from rayloom.search.observer import StudyObserver, StudyResult
 from rayloom.search.settings import SearchConfig
 from rayloom.search.space import Categorical, Leaf, Space, apply
 from rayloom.search.trials import LocalTrialPool, TrialPool
-from rayloom.session import LOCAL_MARK, flatten
-from rayloom.tracking import Tracker, git_state, resolve_uri
+from rayloom.session import LOCAL_MARK, start_tracker
+from rayloom.tracking import Tracker, resolve_uri
 
 _PATIENCE_S = 120.0
 _PAUSE_S = 2.0
@@ -202,8 +202,12 @@ def _drive(study: Study, space: Space, observer: StudyObserver, resumed: bool) -
             evaluations=_evaluations(config),
         )
         pool = _make_pool(study)
+        try:
+            tracker = _start_tracker(study, resumed)
+        except BaseException:
+            pool.close()
+            raise
         forget_result(study.folder)
-        tracker = _start_tracker(study, resumed)
         at_once = pool.slots * settings.population
         observer.started(config, study.folder, study.total, at_once, study.metrics, study.directions)
         driver = Driver(study, ledger, pool, tracker, observer)
@@ -221,26 +225,8 @@ def _drive(study: Study, space: Space, observer: StudyObserver, resumed: bool) -
 
 def _start_tracker(study: Study, resumed: bool) -> Tracker:
     config = replace(study.config, search=replace(study.settings, storage=_without_password(study.settings.storage)))
-    family = config.algorithm_path.split(".")[0]
-    state = git_state(Path.cwd())
-    tags = {"rayloom.kind": "study", "rayloom.algorithm": config.algorithm_path, "rayloom.family": family}
-    tracker = Tracker.start(
-        study.folder,
-        uri=config.tracking.uri or "",
-        experiment=config.tracking.experiment or family,
-        run_name=config.name,
-        params=flatten(config.to_tree()),
-        tags={**tags, **(state.tags() if state else {})},
-        resume=resumed,
-        enabled=config.tracking.enabled,
-        system_metrics=config.tracking.system_metrics,
-        hosts=True,
-    )
-    if not resumed:
-        tracker.log_text("study.yaml", config.to_yaml())
-        if state and state.diff:
-            tracker.log_text("diff.patch", state.diff)
-    return tracker
+    recorded = (STUDY, config.to_yaml())
+    return start_tracker(config, study.folder, resumed, recorded, {"rayloom.kind": "study"}, hosts=True)
 
 
 def _without_password(url: str | None) -> str | None:
