@@ -165,11 +165,11 @@ def _train(options: argparse.Namespace, observer: Display, train: Callable[[], R
             result = train()
     except Terminated:
         print("rayloom: terminated", file=sys.stderr)
-        _print_failure(options, "KILLED", "terminated", observer.known_run_id)
+        _print_failure(options, "KILLED", "terminated", observer.known_id)
         return _TERMINATED
     finally:
         observer.close()
-        options.of_run = observer.known_run_id
+        options.of_run = observer.known_id
     if options.json:
         _print_json(
             {
@@ -204,11 +204,11 @@ def _search(options: argparse.Namespace) -> int:
                 result = run_study(words[0], *words[1:], local=options.local, observer=observer)
     except Terminated:
         print("rayloom: terminated", file=sys.stderr)
-        _print_failure(options, "KILLED", "terminated", observer.known_study_id)
+        _print_failure(options, "KILLED", "terminated", observer.known_id)
         return _TERMINATED
     finally:
         observer.close()
-        options.of_run = observer.known_study_id
+        options.of_run = observer.known_id
     if options.json:
         _print_json(
             {

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from rayloom.observer import Observer, Report, Result
 
@@ -103,7 +104,66 @@ class Pace:
         return rate, remaining
 
 
-class Display(Observer):
+class LastingStream:
+    """A stream that goes on when its reader went away (`rayloom run ... | head -1`) or the terminal was closed."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._gone = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        self._attempt(lambda: self._stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._attempt(self._stream.flush)
+
+    def _attempt(self, action: Callable[[], object]) -> None:
+        if self._gone:
+            return
+        try:
+            action()
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO) and not isinstance(error, BrokenPipeError):
+                raise
+            self._gone = True
+
+
+class HeldLines:
+    """Lines on a stream that wait for an id, which is the first line by promise."""
+
+    def __init__(self, stream: TextIO) -> None:
+        """Write to `stream`, which stays open; that its reader goes away is no reason to end the training."""
+        self._stream = cast(TextIO, LastingStream(stream))
+        self._held: list[str] = []
+        self.known_id: str | None = None
+        """The id of the run or study that is watched, once it is known."""
+
+    def _identify(self, text: str) -> None:
+        """Print the id, then what had to wait for it."""
+        self.known_id = text
+        self._write(text)
+        self._release()
+
+    def _line(self, text: str) -> None:
+        if self.known_id is not None:
+            self._write(text)
+        else:
+            self._held.append(text)
+
+    def _release(self) -> None:
+        held, self._held = self._held, []
+        for text in held:
+            self._write(text)
+
+    def _write(self, text: str) -> None:
+        print(text, file=self._stream, flush=True)
+
+
+class Display(HeldLines, Observer):
     """Plain lines on a stream: the run id first and last, a line every few seconds, a table at the end.
 
     `stream` gets the lines; `interval_s` is the least time between two reports, by `clock` (both in seconds).
@@ -113,7 +173,7 @@ class Display(Observer):
         self, stream: TextIO, interval_s: float = LINE_INTERVAL_S, clock: Callable[[], float] = time.monotonic
     ) -> None:
         """Write to `stream`, which stays open."""
-        self._stream = stream
+        super().__init__(stream)
         self._interval_s = interval_s
         self._clock = clock
         self._begin = clock()
@@ -123,10 +183,6 @@ class Display(Observer):
         self._pace_texts = ("", "")
         self._output = "rayloom-runs"
         self._tracked = True
-        self.known_run_id: str | None = None
-        """The id of the run that is watched, once it is known."""
-        self._held: list[str] = []
-        self._broken = False
 
     def started(self, config: RunConfig, plan: Plan, run_dir: Path) -> None:
         """Show what will run and where."""
@@ -138,9 +194,7 @@ class Display(Observer):
 
     def run_id(self, run_id: str) -> None:
         """Print the id, which is the first line by promise, then what had to wait for it."""
-        self.known_run_id = run_id
-        self._write(run_id)
-        self._release()
+        self._identify(run_id)
 
     def report(self, report: Report) -> None:
         """Print one line, unless the last one is too fresh."""
@@ -184,26 +238,6 @@ class Display(Observer):
             parts.append(f"{remaining} left")
         return "  ".join(parts)
 
-    def _line(self, text: str) -> None:
-        if self.known_run_id is not None:
-            self._write(text)
-        else:
-            self._held.append(text)
-
-    def _release(self) -> None:
-        held, self._held = self._held, []
-        for text in held:
-            self._write(text)
-
-    def _write(self, text: str) -> None:
-        if self._broken:
-            return
-        try:
-            print(text, file=self._stream, flush=True)
-        except BrokenPipeError:
-            # The reader went away (`rayloom run ... | head -1`): that is no reason to end the training.
-            self._broken = True
-
 
 class LiveDisplay(Display):
     """A progress bar that redraws itself on a terminal; remarks scroll above it."""
@@ -218,7 +252,7 @@ class LiveDisplay(Display):
             BarColumn(bar_width=24),
             TextColumn("{task.percentage:3.0f}%", markup=False),
             TextColumn("{task.description}", markup=False),
-            console=Console(file=stream, highlight=False, markup=False, soft_wrap=True),
+            console=Console(file=self._stream, highlight=False, markup=False, soft_wrap=True),
             transient=True,
             refresh_per_second=4,
         )

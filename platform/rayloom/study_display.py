@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json as json_format
 import shlex
 import threading
@@ -10,9 +9,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO
 
-from rayloom.display import format_duration, format_table, format_value, ui_hint
+from rayloom.display import HeldLines, format_duration, format_table, format_value, ui_hint
 from rayloom.search.observer import STATES, Standing, StudyObserver, StudyResult, TrialView, short_names
 
 if TYPE_CHECKING:
@@ -94,35 +93,7 @@ def _exact(value: Any) -> str:
     return value if isinstance(value, str) else json_format.dumps(value, default=str)
 
 
-class _LastingStream:
-    """A stream that goes on when its reader went away (`rayloom search ... | head -1`) or the terminal was closed."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._gone = False
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-    def write(self, text: str) -> int:
-        self._attempt(lambda: self._stream.write(text))
-        return len(text)
-
-    def flush(self) -> None:
-        self._attempt(self._stream.flush)
-
-    def _attempt(self, action: Callable[[], object]) -> None:
-        if self._gone:
-            return
-        try:
-            action()
-        except OSError as error:
-            if error.errno not in (errno.EPIPE, errno.EIO) and not isinstance(error, BrokenPipeError):
-                raise
-            self._gone = True
-
-
-class StudyDisplay(StudyObserver):
+class StudyDisplay(HeldLines, StudyObserver):
     """Plain lines on a stream: the study id first and last, a line for each finished trial, a table at the end.
 
     `clock` (in seconds) tells how old the newest view of a running trial is.
@@ -130,16 +101,13 @@ class StudyDisplay(StudyObserver):
 
     def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         """Write to `stream`, which stays open."""
-        self._stream = cast(TextIO, _LastingStream(stream))
+        super().__init__(stream)
         self._clock = clock
         self._standing = Standing()
         self._metrics: tuple[str, ...] = ()
         self._output = "rayloom-runs"
         self._tracked = True
         self._names: dict[str, str] = {}
-        self.known_study_id: str | None = None
-        """The id of the study that is watched, once it is known."""
-        self._held: list[str] = []
 
     def started(
         self,
@@ -161,9 +129,7 @@ class StudyDisplay(StudyObserver):
 
     def study_id(self, text: str) -> None:
         """Print the id, which is the first line by promise, then what had to wait for it."""
-        self.known_study_id = text
-        self._write(text)
-        self._release()
+        self._identify(text)
 
     def trial(self, view: TrialView) -> None:
         """Print one line when a trial ends; one that ended before this process began is only counted."""
@@ -203,20 +169,6 @@ class StudyDisplay(StudyObserver):
             parts.append(f"and {len(view.parameters) - len(shown)} more")
         best = describe_best(self._standing)
         return "  ".join([*parts, *([best] if best else []), describe_progress(self._standing)])
-
-    def _line(self, text: str) -> None:
-        if self.known_study_id is not None:
-            self._write(text)
-        else:
-            self._held.append(text)
-
-    def _release(self) -> None:
-        held, self._held = self._held, []
-        for text in held:
-            self._write(text)
-
-    def _write(self, text: str) -> None:
-        print(text, file=self._stream, flush=True)
 
 
 class LiveStudyDisplay(StudyDisplay):

@@ -190,9 +190,9 @@ def test_the_run_id_is_the_first_and_the_last_line(tmp_path: Path) -> None:
     display.note("the tracking server is away")
     display.report(report())
     assert stream.getvalue() == ""
-    assert display.known_run_id is None
+    assert display.known_id is None
     display.run_id("f00d")
-    assert display.known_run_id == "f00d"
+    assert display.known_id == "f00d"
     display.note("an older checkpoint")
     display.finished(result())
     lines = stream.getvalue().splitlines()

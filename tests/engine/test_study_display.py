@@ -262,9 +262,9 @@ def test_the_study_id_is_the_first_and_the_last_line() -> None:
     start(display, 1)
     display.note("the tracking server is away")
     assert stream.getvalue() == ""
-    assert display.known_study_id is None
+    assert display.known_id is None
     display.study_id("f00d")
-    assert display.known_study_id == "f00d"
+    assert display.known_id == "f00d"
     display.trial(view(0, "COMPLETE", 0.5))
     display.finished(result())
     lines = stream.getvalue().splitlines()

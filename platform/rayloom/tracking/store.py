@@ -71,7 +71,7 @@ class Store:
                 _create_database(uri)
             self.client = client or MlflowClient(tracking_uri=uri)
 
-    def attach(self, start: Record, known_run_id: str | None, tags: Mapping[str, str], search: bool) -> bool:
+    def attach(self, start: Record, known_id: str | None, tags: Mapping[str, str], search: bool) -> bool:
         """Find or create the run of a start record and set it RUNNING; True when it is one that MLflow did not have.
 
         A new run has `tags` from its first moment. A run is recognised by the tag `rayloom.journal`, so a creation
@@ -79,7 +79,7 @@ class Store:
         """
         with translated():
             self.experiment_id = self._experiment(start["experiment"])
-            run = self._existing_run(known_run_id)
+            run = self._existing_run(known_id)
             if run is None and search:
                 run = next(iter(self._runs_of(start["journal"])), None)
             created = run is None
