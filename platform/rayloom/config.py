@@ -21,34 +21,40 @@ from rayloom.contract import UserError
 from rayloom.importing import import_algorithm, import_object, suggest
 from rayloom.schema import (
     RESOLVERS,
-    SOURCE_KINDS,
-    STRICT,
     UNITS,
     CheckpointConfig,
     ClusterConfig,
-    DatasetSourceConfig,
-    EnvironmentFields,
     EvaluateConfig,
     Interval,
     LearnerConfig,
-    OnPolicySourceConfig,
     OptimizerConfig,
-    ReplaySourceConfig,
     RunConfig,
     ScheduleConfig,
-    SourceConfig,
     TrackingConfig,
     plain,
 )
 from rayloom.search.settings import SearchConfig
+from rayloom.source_schema import (
+    SOURCE_KINDS,
+    STRICT,
+    AsynchronousSourceConfig,
+    DatasetSourceConfig,
+    EnvironmentFields,
+    EnvironmentSourceConfig,
+    OnPolicySourceConfig,
+    ReplaySourceConfig,
+    SourceConfig,
+)
 
 __all__ = [
     "SOURCE_KINDS",
     "UNITS",
+    "AsynchronousSourceConfig",
     "CheckpointConfig",
     "ClusterConfig",
     "DatasetSourceConfig",
     "EnvironmentFields",
+    "EnvironmentSourceConfig",
     "EvaluateConfig",
     "Interval",
     "LearnerConfig",

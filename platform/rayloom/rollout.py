@@ -9,14 +9,14 @@ learner's process (sharing its algorithm object) and in a Ray actor (with a copy
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rayloom.config import DatasetSourceConfig, OnPolicySourceConfig, ReplaySourceConfig, RunConfig
+from rayloom.config import DatasetSourceConfig, EnvironmentSourceConfig, ReplaySourceConfig, RunConfig
 from rayloom.contract import Algorithm, Progress, UserError
 from rayloom.environment import Environment, make_environment, spec_of
 from rayloom.seeding import derive_seed, seed_process, torch_generator
@@ -32,6 +32,16 @@ class Rollout:
     """Undiscounted return and length (steps) of every episode that ended, in order."""
     env_steps: int
     """Valid transitions among the T * N."""
+    version: int = 0
+    """The policy's version: what the source published last before the rollout was ordered."""
+    worker: int = 0
+    """The rollout worker's index over the whole run."""
+    restarted: bool = False
+    """Whether the worker was replaced before this rollout: it does not continue the episodes of the one before."""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """How the worker spent its time since the rollout before, by activity (seconds)."""
+    memory_mib: float = 0.0
+    """Size of the worker's process (MiB); 0 in the learner's own process."""
 
 
 def environment_share(config: RunConfig, index: int) -> tuple[int, int]:
@@ -53,7 +63,7 @@ def environment_share(config: RunConfig, index: int) -> tuple[int, int]:
     return share, share * index
 
 
-def learner_share(config: RunConfig) -> tuple[OnPolicySourceConfig | ReplaySourceConfig, int]:
+def learner_share(config: RunConfig) -> tuple[EnvironmentSourceConfig, int]:
     """Return one learner's share of a source with environments, and of the batch.
 
     UserError where they cannot be shared evenly.
@@ -63,7 +73,7 @@ def learner_share(config: RunConfig) -> tuple[OnPolicySourceConfig | ReplaySourc
     if config.learner.batch_size % count:
         raise UserError(f"learner.batch_size: {config.learner.batch_size} is no multiple of the {count} learners")
     environment_share(config, 0)
-    share: OnPolicySourceConfig | ReplaySourceConfig = replace(
+    share: EnvironmentSourceConfig = replace(
         source, num_envs=source.num_envs // count, rollout_workers=source.rollout_workers // count
     )
     if isinstance(share, ReplaySourceConfig):
@@ -79,8 +89,13 @@ def learner_share(config: RunConfig) -> tuple[OnPolicySourceConfig | ReplaySourc
 class RolloutWorker:
     """Steps its share of the environments. Used by one thread."""
 
-    def __init__(self, config: RunConfig, index: int, algorithm: Algorithm | None = None) -> None:
-        """Make the environments; without `algorithm`, make a copy of the run's algorithm (in an actor)."""
+    def __init__(
+        self, config: RunConfig, index: int, algorithm: Algorithm | None = None, barriers: int = 0, restarts: int = 0
+    ) -> None:
+        """Make the environments; without `algorithm`, make a copy of the run's algorithm (in an actor).
+
+        A worker that replaces a dead one is told the number of `barriers` so far and of its `restarts`.
+        """
         number, first = environment_share(config, index)
         self._seed = config.seed
         self._index = index
@@ -91,10 +106,10 @@ class RolloutWorker:
             algorithm = config.algorithm_class()(config.algorithm, spec_of(self._environment))
             algorithm.eval()
         self._algorithm = algorithm
-        self._barriers = -1
         self._version = -1
-        self._generator = torch_generator(config.seed, "rollout", index, "explore")
-        self.barrier()
+        self._restarts = restarts
+        self._generator = torch_generator(config.seed, "rollout", index, "explore", *self._life())
+        self._restart(barriers)
 
     @property
     def environment(self) -> Environment:
@@ -105,9 +120,13 @@ class RolloutWorker:
         """Restart every environment by the next derived seed; the running episodes are dropped."""
         self._restart(self._barriers + 1)
 
+    def _life(self) -> tuple[str | int, ...]:
+        """Return where in the seed tree this worker differs from the ones that it replaces."""
+        return ("restart", self._restarts) if self._restarts else ()
+
     def _restart(self, barriers: int) -> None:
         self._barriers = barriers
-        seed = derive_seed(self._seed, "rollout", self._index, "barrier", barriers)
+        seed = derive_seed(self._seed, "rollout", self._index, "barrier", barriers, *self._life())
         self._observation = self._environment.reset(seed)
         number = self._environment.num_envs
         self._state = self._algorithm.initial_state(number)
@@ -130,7 +149,8 @@ class RolloutWorker:
                 self._step(t, num_steps, storage)
         self._environment.check(storage["next_observation"], storage["reward"])
         episodes = self._finish_episodes(storage)
-        return Rollout(storage, episodes, int(np.count_nonzero(storage["valid"])))
+        env_steps = int(np.count_nonzero(storage["valid"]))
+        return Rollout(storage, episodes, env_steps, worker=self._index)
 
     def _step(self, t: int, num_steps: int, storage: dict[str, np.ndarray]) -> None:
         observation = self._observation
@@ -168,10 +188,11 @@ class RolloutWorker:
     def state_dict(self) -> dict[str, Any]:
         """Return what `load_state_dict` needs directly after a barrier."""
         assert not self._lengths.any(), "a rollout worker is saved only right after a barrier"
-        return {"barriers": self._barriers, "generator": self._generator.get_state()}
+        return {"barriers": self._barriers, "restarts": self._restarts, "generator": self._generator.get_state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restart the environments as the saved worker's barrier did, and restore the generator."""
+        self._restarts = int(state["restarts"])
         self._restart(int(state["barriers"]))
         self._generator.set_state(state["generator"])
 

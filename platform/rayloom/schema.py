@@ -8,20 +8,18 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, cast
 
 import yaml
 from annotated_types import Ge, Gt, Le
-from pydantic import ConfigDict
 
 from rayloom.contract import Algorithm, AlgorithmConfig, UserError
 from rayloom.importing import import_algorithm
 from rayloom.search.settings import SearchConfig
+from rayloom.source_schema import STRICT, SourceConfig
 
 UNITS: tuple[str, ...] = ("updates", "env_steps", "samples", "epochs", "episodes")
-STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
-"""What pydantic accepts: no unknown keys, no infinities."""
 RESOLVERS: tuple[tuple[str, re.Pattern[str], Sequence[str]], ...] = (
     ("null", re.compile(r"^(?:~|null|Null|NULL|)$"), ("~", "n", "N", "")),
     ("bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), "tTfF"),
@@ -127,89 +125,10 @@ class LearnerConfig:
     """torch threads of the process that learns."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes the GPU that the plan assigns (`gpus`), else the CPU."""
+    cpus: Annotated[float, Ge(0)] | None = None
+    """CPUs that Ray reserves for each learner actor; null: as many as `threads`."""
     gpus: Annotated[float, Ge(0)] = 0
     """GPUs of each learner; fractions share one."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DatasetSourceConfig:
-    """Batches from a data set, reshuffled every epoch."""
-
-    __pydantic_config__ = STRICT
-    kind: Literal["dataset"]
-    """Selects this source."""
-    dataset: str
-    """Name of a data set (`rayloom list`) or an import path "package.module:function"."""
-    options: Mapping[str, Any] = field(default_factory=dict)
-    """Keyword arguments of the data set's loader."""
-    drop_last: bool = True
-    """Leave out an epoch's last batch when it is smaller than `learner.batch_size`."""
-    augment: Literal["none", "shift"] = "none"
-    """shift moves each image by up to two pixels."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EnvironmentFields:
-    """What every source with environments has in common."""
-
-    env: str
-    """Gymnasium id, optionally "module:id"."""
-    env_options: Mapping[str, Any] = field(default_factory=dict)
-    """Keyword arguments of the environment."""
-    num_envs: Annotated[int, Ge(1)] = 8
-    """Environments over all rollout workers."""
-    rollout_workers: Annotated[int, Ge(0)] = 0
-    """Ray actors that step environments; 0 steps them in the learner's process."""
-    worker_cpus: Annotated[float, Ge(0)] = 1
-    """CPUs that Ray reserves for each rollout worker."""
-    check_observations: bool = True
-    """End the run when an observation leaves its space (NaN always ends it)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class OnPolicySourceConfig(EnvironmentFields):
-    """Fresh rollouts of the current policy, walked through several times."""
-
-    __pydantic_config__ = STRICT
-    kind: Literal["on_policy"]
-    """Selects this source."""
-    rollout_steps: Annotated[int, Ge(1)] = 256
-    """Steps of each environment between two policy updates."""
-    epochs: Annotated[int, Ge(1)] = 10
-    """Passes over each rollout, in batches of `learner.batch_size`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReplaySourceConfig(EnvironmentFields):
-    """Random batches from a ring buffer of past transitions."""
-
-    __pydantic_config__ = STRICT
-    kind: Literal["replay"]
-    """Selects this source."""
-    capacity: Annotated[int, Ge(1)] = 100_000
-    """Transitions kept."""
-    learning_starts: Annotated[int, Ge(1)] = 1_000
-    """Environment steps before the first update (unit: env_steps)."""
-    steps_per_update: Annotated[float, Gt(0)] = 4
-    """Environment steps per update (unit: env_steps)."""
-    collect_steps: Annotated[int, Ge(1)] = 1
-    """Steps of each environment in one call of a rollout worker (unit: vector steps)."""
-    n_step: Annotated[int, Ge(1)] = 1
-    """Length of the sampled reward segments (unit: steps)."""
-    prioritized: bool = False
-    """Sample by priority (Schaul et al. 2016) instead of uniformly."""
-    priority_exponent: Annotated[float, Ge(0), Le(1)] = 0.6
-    """alpha: 0 is uniform."""
-    importance_exponent: tuple[Annotated[float, Ge(0), Le(1)], Annotated[float, Ge(0), Le(1)]] = (0.4, 1.0)
-    """beta at the start and at the end of the run."""
-
-
-SourceConfig = DatasetSourceConfig | OnPolicySourceConfig | ReplaySourceConfig
-SOURCE_KINDS: dict[str, type[Any]] = {
-    "dataset": DatasetSourceConfig,
-    "on_policy": OnPolicySourceConfig,
-    "replay": ReplaySourceConfig,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,8 +195,18 @@ class ClusterConfig:
     """Where a single learner runs."""
     evaluator: Literal["driver", "actor"] = "driver"
     """Where evaluations run."""
+    evaluator_cpus: Annotated[float, Ge(0)] = 1
+    """CPUs that Ray reserves for the evaluator's actor."""
+    evaluator_gpus: Annotated[float, Ge(0)] = 0
+    """GPUs of the evaluator's actor; fractions share one."""
+    placement: Literal["pack", "spread", "strict_pack", "strict_spread"] = "pack"
+    """Actors on few nodes, on many, on one, or each on another."""
     deadline_s: Annotated[float, Gt(0)] = 120.0
-    """Longest wait for an answer of any role (seconds)."""
+    """Longest wait for an answer of any role (seconds); a rollout worker or learner that is later is replaced."""
+    tries: Annotated[int, Ge(1)] = 3
+    """How often in a row a role may fail before the run ends; an environment's exceptions are counted over the run."""
+    worker_memory_mib: Annotated[float, Gt(0)] | None = None
+    """Replace a rollout worker whose process has grown larger (unit: MiB); null: never."""
 
 
 @dataclass(frozen=True, kw_only=True)

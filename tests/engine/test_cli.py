@@ -345,7 +345,7 @@ def test_a_reader_that_goes_away_is_no_traceback(tmp_path: Path, unbuffered: str
 def no_exec(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Collect the commands that would replace this process."""
     commands: list[list[str]] = []
-    monkeypatch.setattr(cli.os, "execv", lambda path, command: commands.append([path, *command]))
+    monkeypatch.setattr("rayloom.commands.os.execv", lambda path, command: commands.append([path, *command]))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return commands
 

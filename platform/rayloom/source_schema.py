@@ -1,0 +1,122 @@
+"""Where a run's batches come from: the settings of every kind of source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Le
+from pydantic import ConfigDict
+
+STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
+"""What pydantic accepts: no unknown keys, no infinities."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSourceConfig:
+    """Batches from a data set, reshuffled every epoch."""
+
+    __pydantic_config__ = STRICT
+    kind: Literal["dataset"]
+    """Selects this source."""
+    dataset: str
+    """Name of a data set (`rayloom list`) or an import path "package.module:function"."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the data set's loader."""
+    drop_last: bool = True
+    """Leave out an epoch's last batch when it is smaller than `learner.batch_size`."""
+    augment: Literal["none", "shift"] = "none"
+    """shift moves each image by up to two pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvironmentFields:
+    """What every source with environments has in common."""
+
+    env: str
+    """Gymnasium id, optionally "module:id"."""
+    env_options: Mapping[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the environment."""
+    num_envs: Annotated[int, Ge(1)] = 8
+    """Environments over all rollout workers."""
+    rollout_workers: Annotated[int, Ge(0)] = 0
+    """Ray actors that step environments; 0 steps them in the learner's process."""
+    worker_cpus: Annotated[float, Ge(0)] = 1
+    """CPUs that Ray reserves for each rollout worker."""
+    worker_gpus: Annotated[float, Ge(0)] = 0
+    """GPUs of each rollout worker; fractions share one."""
+    check_observations: bool = True
+    """End the run when an observation leaves its space (NaN always ends it)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnPolicySourceConfig(EnvironmentFields):
+    """Fresh rollouts of the current policy, walked through several times."""
+
+    __pydantic_config__ = STRICT
+    kind: Literal["on_policy"]
+    """Selects this source."""
+    rollout_steps: Annotated[int, Ge(1)] = 256
+    """Steps of each environment between two policy updates."""
+    epochs: Annotated[int, Ge(1)] = 10
+    """Passes over each rollout, in batches of `learner.batch_size`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplaySourceConfig(EnvironmentFields):
+    """Random batches from a ring buffer of past transitions."""
+
+    __pydantic_config__ = STRICT
+    kind: Literal["replay"]
+    """Selects this source."""
+    capacity: Annotated[int, Ge(1)] = 100_000
+    """Transitions kept."""
+    learning_starts: Annotated[int, Ge(1)] = 1_000
+    """Environment steps before the first update (unit: env_steps)."""
+    steps_per_update: Annotated[float, Gt(0)] = 4
+    """Environment steps per update (unit: env_steps)."""
+    collect_steps: Annotated[int, Ge(1)] = 1
+    """Steps of each environment in one call of a rollout worker (unit: vector steps)."""
+    n_step: Annotated[int, Ge(1)] = 1
+    """Length of the sampled reward segments (unit: steps)."""
+    prioritized: bool = False
+    """Sample by priority (Schaul et al. 2016) instead of uniformly."""
+    priority_exponent: Annotated[float, Ge(0), Le(1)] = 0.6
+    """alpha: 0 is uniform."""
+    importance_exponent: tuple[Annotated[float, Ge(0), Le(1)], Annotated[float, Ge(0), Le(1)]] = (0.4, 1.0)
+    """beta at the start and at the end of the run."""
+    in_flight: Annotated[int, Ge(0)] = 0
+    """Rollouts that every worker is ahead of the learner (Ape-X); 0: workers wait for the learner and it for them."""
+    order: Literal["fixed", "arrival"] = "fixed"
+    """fixed takes rollouts from the workers in turn, so that a seeded run repeats itself; arrival takes whichever is
+    there first, which suits environments of unequal speed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AsynchronousSourceConfig(EnvironmentFields):
+    """Rollouts of slightly older policies, each learnt from once; workers do not wait for the learner."""
+
+    __pydantic_config__ = STRICT
+    kind: Literal["asynchronous"]
+    """Selects this source."""
+    rollout_steps: Annotated[int, Ge(1)] = 20
+    """Steps of each environment in one trajectory; `learner.batch_size` counts trajectories of one environment."""
+    in_flight: Annotated[int, Ge(1)] = 2
+    """Rollouts that every worker is ahead of the learner, in work or waiting to be learnt from."""
+    order: Literal["fixed", "arrival"] = "fixed"
+    """fixed takes rollouts from the workers in turn, so that a seeded run repeats itself; arrival takes whichever is
+    there first, which suits environments of unequal speed."""
+    max_lag: Annotated[int, Ge(0)] = 16
+    """Trajectories whose policy is older are dropped (unit: updates)."""
+
+
+EnvironmentSourceConfig = OnPolicySourceConfig | ReplaySourceConfig | AsynchronousSourceConfig
+"""The sources with environments."""
+SourceConfig = DatasetSourceConfig | EnvironmentSourceConfig
+SOURCE_KINDS: dict[str, type[Any]] = {
+    "dataset": DatasetSourceConfig,
+    "on_policy": OnPolicySourceConfig,
+    "replay": ReplaySourceConfig,
+    "asynchronous": AsynchronousSourceConfig,
+}
