@@ -4,7 +4,13 @@ Double: van Hasselt et al. 2016. Prioritised replay (Schaul et al. 2016) and n-s
 settings of the source.
 
 Departures from the papers: the target network may also follow slowly (`target_period: 1` with `target_rate` < 1); the
-network is fully connected; exploration falls by a line over `exploration_fraction` of the budget.
+network is fully connected; exploration falls by a line over `exploration_steps`.
+
+Ape-X DQN (Horgan et al. 2018, arXiv 1803.00933) is this algorithm with a prioritised source that runs ahead
+(`in_flight`), n-step returns and `exploration_spread`. Departures from that paper: new transitions get the largest
+priority so far instead of the actors' own temporal-difference errors, so that actors need no second network pass; each
+learner has a replay shard of its own; no dueling network; the share of random actions may fall during the run, where
+the paper's 0.4 is constant (`exploration_start` = `exploration_end`).
 """
 
 from __future__ import annotations
@@ -45,6 +51,9 @@ class DQN(Algorithm):
         """Share of random actions after `exploration_steps`."""
         exploration_steps: Annotated[int, Ge(1)] = 10_000
         """Environment steps over which the share falls (unit: env_steps)."""
+        exploration_spread: Annotated[float, Ge(0)] = 0.0
+        """alpha of Ape-X: environment i of N acts at random with the share raised to the power 1 + i / (N - 1) * alpha;
+        0 treats all environments alike, the paper's value is 7."""
         huber_threshold: Annotated[float, Gt(0)] = 1.0
         """Error above which the loss is linear."""
         hidden_sizes: tuple[Annotated[int, Ge(1)], ...] = (128, 128)
@@ -93,6 +102,14 @@ class DQN(Algorithm):
         done = min(1.0, self.progress.env_steps / config.exploration_steps)
         return config.exploration_start + done * (config.exploration_end - config.exploration_start)
 
+    def _exploration_rates(self) -> float | Tensor:
+        """Return the share of random actions, of each environment [N] where they differ."""
+        rate, spread = self.exploration_rate(), self.config.exploration_spread
+        if not spread or self.num_environments == 1:
+            return rate
+        place = torch.tensor(self.environments, dtype=torch.float32) / (self.num_environments - 1)
+        return torch.pow(rate, 1.0 + spread * place)
+
     def act(self, observation: Tensor, state: Any, explore: torch.Generator | None) -> Action:
         """Take the best action, or with the exploration rate a uniformly random one."""
         rows = as_rows(observation)
@@ -104,7 +121,7 @@ class DQN(Algorithm):
         if explore is not None:
             draws = torch.rand((2, len(rows)), generator=explore)
             random_action = (draws[0] * self.num_actions).long().clamp_(max=self.num_actions - 1)
-            action = torch.where(draws[1] < self.exploration_rate(), random_action, action)
+            action = torch.where(draws[1] < self._exploration_rates(), random_action, action)
         return Action(action)
 
     # --- learning --------------------------------------------------------------------------------------------------

@@ -59,3 +59,43 @@ def double_q_values(online_next: Tensor, target_next: Tensor) -> Tensor:
     """
     best = online_next.argmax(dim=1, keepdim=True)
     return target_next.gather(1, best).squeeze(1)
+
+
+def vtrace(
+    log_ratios: Tensor,
+    rewards: Tensor,
+    discounts: Tensor,
+    values: Tensor,
+    next_values: Tensor,
+    continues: Tensor,
+    *,
+    lambda_: float = 1.0,
+    rho_bar: float = 1.0,
+    c_bar: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """Return V-trace targets v [T, N] and policy-gradient advantages [T, N] (Espeholt et al. 2018, equations 1 and 2).
+
+    With the importance weights rho_t = min(rho_bar, pi / mu) and c_t = lambda * min(c_bar, pi / mu):
+
+    delta_t = rho_t * (r_t + discount_t * V(s'_t) - V(s_t));
+    v_t = V(s_t) + delta_t + discount_t * c_t * continues_t * (v_{t+1} - V(s_{t+1}));
+    advantage_t = rho_t * (r_t + discount_t * v'_t - V(s_t)), where v'_t is v_{t+1}, or V(s'_t) where row t+1 does not
+    go on with the same episode.
+
+    `log_ratios` [T, N] are log pi - log mu of the actions taken; all else is as in `generalized_advantages`, so that a
+    truncated episode bootstraps from its own last observation. On policy, with lambda = 1, v_t is the n-step Bellman
+    target to the end of the rows. Nothing here is to be differentiated.
+    """
+    ratios = log_ratios.exp()
+    weights = ratios.clamp(max=rho_bar)
+    deltas = weights * (rewards + discounts * next_values - values)  # [T, N]
+    decays = discounts * continues * lambda_ * ratios.clamp(max=c_bar)  # [T, N]
+    correction = torch.zeros_like(deltas[0])  # v_t - V(s_t)
+    corrections = [correction] * len(deltas)
+    for t, (delta, decay) in reversed(list(enumerate(zip(deltas.unbind(), decays.unbind(), strict=True)))):
+        correction = torch.addcmul(delta, decay, correction)
+        corrections[t] = correction
+    targets = values + torch.stack(corrections)
+    # Row T-1 has no successor, as if its episode ended there.
+    following = torch.cat((torch.where(continues[:-1] > 0, targets[1:], next_values[:-1]), next_values[-1:]))
+    return targets, weights * (rewards + discounts * following - values)

@@ -19,11 +19,13 @@ def run(
     *overrides: str,
     local: bool = False,
     observer: Observer | None = None,
+    job: str | None = None,
+    chaos: str | None = None,
 ) -> Result:
     """Train one config to its end; see `rayloom.execution.run`."""
     from rayloom.execution import run as run_config
 
-    return run_config(config, *overrides, local=local, observer=observer)
+    return run_config(config, *overrides, local=local, observer=observer, job=job, chaos=chaos)
 
 
 def resume(run_id: str, *, output: str = "rayloom-runs", observer: Observer | None = None) -> Result:

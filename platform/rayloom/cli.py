@@ -67,7 +67,11 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("config", metavar="CONFIG", help="a YAML file or the name of a shipped config")
         command.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="as learner.batch_size=64")
         command.add_argument("--local", action="store_true", help="everything in this process, without Ray")
+        if name == "run":
+            command.add_argument("--job", metavar="ID", help="go on with the run of this job, if it has begun one")
+            command.add_argument("--chaos", metavar="FAULTS", help="inject faults, as rollout=6/min,learner=1,node=1")
         _add_json(command)
+    _add_submit(add("submit", do.submit_command, "check a config here and train it as a job of a Ray cluster"))
     search = add("search", do.search_command, "search hyperparameters: a study of trials, each a whole run")
     search.set_defaults(overridable=True, overrides=[])
     search.add_argument("words", metavar="CONFIG KEY=VALUE", nargs="*", help="a config with a search part; overrides")
@@ -107,6 +111,17 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _add_json(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="end with one JSON line on standard output")
+
+
+def _add_submit(command: argparse.ArgumentParser) -> None:
+    command.set_defaults(overridable=True)
+    command.add_argument("config", metavar="CONFIG", help="a YAML file below this folder, or a shipped config's name")
+    command.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="as output=/mnt/shared/runs")
+    command.add_argument("--address", metavar="URL", help="dashboard (default: http://127.0.0.1:8265)")
+    command.add_argument("--runtime-env", type=Path, metavar="FILE", help="Ray's runtime environment (default: ours)")
+    command.add_argument("--job", metavar="ID", help="go on with the run of this earlier job")
+    command.add_argument("--wait", action="store_true", help="follow the job and end with its exit code")
+    _add_json(command)
 
 
 def _add_output(command: argparse.ArgumentParser) -> None:

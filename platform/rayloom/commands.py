@@ -28,7 +28,14 @@ def run_command(options: argparse.Namespace) -> int:
     return _train(
         options,
         observer,
-        lambda: run(options.config, *options.overrides, local=options.local, observer=observer),
+        lambda: run(
+            options.config,
+            *options.overrides,
+            local=options.local,
+            observer=observer,
+            job=options.job,
+            chaos=options.chaos,
+        ),
     )
 
 
@@ -64,9 +71,32 @@ def _train(options: argparse.Namespace, observer: Display, train: Callable[[], R
                 "weights_sha256": result.weights_sha256,
                 "run_dir": str(result.run_dir),
                 "tracking_uri": result.tracking_uri,
+                "advice": result.advice,
+                **({"chaos": result.chaos} if result.chaos else {}),
             }
         )
     return 0
+
+
+def submit_command(options: argparse.Namespace) -> int:
+    from rayloom.cluster.submission import follow, prepare, send
+
+    human = human_stream(options)
+    with own_stdout(options):
+        submission = prepare(
+            options.config,
+            options.overrides,
+            address=options.address,
+            runtime_env=options.runtime_env,
+            job=options.job,
+        )
+        send(submission)
+        print(submission.id, *submission.notes, sep="\n", file=human, flush=True)
+        ended = follow(submission, human) if options.wait else None
+    if options.json:
+        status = ended.status if ended else "SUBMITTED"
+        print_json({"run_id": None, "status": status, "submission_id": submission.id, "job": submission.job})
+    return ended.exit_code if ended else 0
 
 
 def search_command(options: argparse.Namespace) -> int:
@@ -134,14 +164,20 @@ def sample_command(options: argparse.Namespace) -> int:
 
 def show_command(options: argparse.Namespace) -> int:
     from rayloom.config import load
-    from rayloom.execution import describe
+    from rayloom.contract import UserError
+    from rayloom.execution import describe, survey_cluster
 
     resolved = load(options.config, options.overrides)
     print(describe(resolved, options.local), file=human_stream(options))
+    cluster = survey_cluster(resolved, options.local)
+    if cluster is not None:
+        print(f"\n{cluster[0]}", file=human_stream(options), flush=True)
     if resolved.search is not None:
         from rayloom.search.study import describe_study
 
         print(f"\n{describe_study(resolved, options.local)}", file=human_stream(options))
+    if cluster is not None and cluster[1] is not None:
+        raise UserError(cluster[1])
     if options.json:
         print_json({"status": "FINISHED", "config": resolved.to_tree()})
     return 0

@@ -10,7 +10,8 @@ An algorithm is a `torch.nn.Module` that proposes losses; the engine does everyt
     algorithm.after_update(update)                # target networks
 
 so that K shards of a batch give the same update as the whole batch. Batches come from a source: a data set
-(`kind: dataset`), fresh rollouts (`kind: on_policy`) or a replay buffer (`kind: replay`).
+(`kind: dataset`), fresh rollouts (`kind: on_policy`), rollouts of slightly older policies (`kind: asynchronous`) or a
+replay buffer (`kind: replay`).
 
 Conventions: B examples of a batch, T time steps and N environments of a trajectory. Termination is a discount, never a
 branch: gamma^n where the return bootstraps, 0 after a terminal state; a truncated episode bootstraps from its true
@@ -20,7 +21,7 @@ last observation. This file imports torch and the standard library only.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -164,7 +165,11 @@ class Algorithm(nn.Module):
         self.progress = Progress()
         self.sum_over_learners: Callable[[Tensor], Tensor] = _same
         """Returns the sum of a tensor over all learners of the run, for statistics of a whole rollout in `prepare`.
-        All learners must call it alike."""
+        All learners must call it alike, so not with an asynchronous source, where each prepares when it has to."""
+        self.environments: Sequence[int] = range(1)
+        """Which of the run's environments the N of `act` are, for exploration that differs between them."""
+        self.num_environments = 1
+        """Environments of the whole run, over all rollout workers."""
 
     def phases(self) -> list[Phase]:
         """Return the phases of one update in order. Called once, after construction."""
@@ -174,6 +179,9 @@ class Algorithm(nn.Module):
         """Turn what the source collected into training rows; once, over everything, before it is cut into batches.
 
         on_policy: a Trajectory [T, N, ...] of all workers -> rows [T * N, ...] (advantages, returns).
+        asynchronous: a Trajectory [T, N, ...] of one worker, whose policy is older than the weights are when its rows
+        are learnt from -> rows [N, ...], each one environment's trajectory; what depends on the weights belongs to
+        the loss.
         replay: sampled segments {observation [B, ...], action [B, ...], reward [B, n] (0 after the segment's end),
         length [B] (steps in the segment, 1..n), terminated [B] (bool), next_observation [B, ...]; weight, if
         prioritised} -> rows [B, ...].

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from rayloom.observer import Observer, Report, Result
+from rayloom.timeline import is_percentage
 
 if TYPE_CHECKING:
     from rayloom.config import RunConfig
@@ -62,7 +63,12 @@ def closing_table(result: Result, duration_s: float, hint: str = "") -> str:
     `duration_s` is in seconds; `hint` says how to look at the run, where it was tracked.
     """
     evaluated = {name: value for name, value in sorted(result.metrics.items()) if name.startswith("evaluate/")}
-    others = {name: value for name, value in sorted(result.metrics.items()) if name not in evaluated}
+    # What there is to say about the timelines is the advice; the curves are in MLflow.
+    others = {
+        name: value
+        for name, value in sorted(result.metrics.items())
+        if name not in evaluated and not is_percentage(name)
+    }
     rows = {name: format_value(value) for name, value in {**evaluated, **others}.items()}
     rows |= {name: f"{count:,}" for name, count in result.counters.items()}
     rows |= {
@@ -214,6 +220,8 @@ class Display(HeldLines, Observer):
         self.close()
         hint = ui_hint(result.tracking_uri, self._output) if self._tracked else ""
         self._write(closing_table(result, self._clock() - self._begin, hint))
+        if result.advice:
+            self._write(f"advice: {result.advice}")
         self._write(result.run_id)
 
     def close(self) -> None:

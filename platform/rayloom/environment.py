@@ -25,6 +25,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 
 from rayloom.config import EnvironmentFields, suggest
 from rayloom.contract import Spec, TensorSpec, UserError
+from rayloom.faults import EnvironmentFault
 from rayloom.seeding import derive_seed
 
 Array = npt.NDArray[Any]
@@ -37,10 +38,6 @@ _SEED_RANGE = 2**31
 
 def _name(index: int, worker: int) -> str:
     return f"environment {index} of rollout worker {worker}"
-
-
-class EnvironmentFault(RuntimeError):  # noqa: N818  (the environment is at fault, not the engine)
-    """An environment broke its own promise: NaN, or an observation of another shape, type or range."""
 
 
 class Step(NamedTuple):

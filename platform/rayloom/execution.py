@@ -11,16 +11,18 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from rayloom.chaos import Chaos, check_plan
 from rayloom.checkpoint import Loaded
 from rayloom.config import RunConfig, apply_overrides, from_tree, load
 from rayloom.contract import UserError
 from rayloom.folders import find_run_folder, is_running, load_run_config, make_run_folder, read_result
+from rayloom.jobs import attempt
 from rayloom.loop import Role
 from rayloom.observer import Observer, Result
-from rayloom.plan import Plan, check_machine, make_plan
+from rayloom.plan import Plan, check_machine, cluster_address, make_plan
 from rayloom.roles import LearnerRole
 from rayloom.session import LOCAL_MARK, Session, checkpoint_store, make_role
-from rayloom.tracking import resolve_uri
+from rayloom.tracking import is_uploaded, resolve_uri
 
 
 class Terminated(BaseException):
@@ -41,24 +43,59 @@ def run(
     *overrides: str,
     local: bool = False,
     observer: Observer | None = None,
+    job: str | None = None,
+    chaos: str | None = None,
 ) -> Result:
     """Train one config to its end and return the result.
 
     `config` is a file, a shipped name, a tree or a RunConfig; `overrides` have the form "learner.batch_size=64";
-    `local` keeps every role in this process. Raises UserError for mistakes in the config, before any work; an
-    exception of an algorithm or environment passes through with its own traceback, after the run was marked FAILED.
+    `local` keeps every role in this process. `job` is the id of a job that its cluster may start several times: the
+    same id goes on with the same run, or returns its result again once it has finished. `chaos` injects faults, as
+    "rollout=6/min,learner=1" (see `rayloom.chaos`); a run that is continued has none. Raises UserError for mistakes
+    in the config, before any work; an exception of an algorithm or environment passes through with its own traceback,
+    after the run was marked FAILED.
     """
     typed = as_config(config, overrides)
     plan = make_plan(typed, local)
     check_machine(plan, typed)
+    striker = Chaos(chaos, typed.seed) if chaos is not None else None
+    if striker is not None:
+        check_plan(striker.faults, typed, plan, local)
     uri = resolve_uri(typed.tracking.uri, Path(typed.output))
     typed = replace(typed, tracking=replace(typed.tracking, uri=uri))
+    observer = observer or Observer()
+    if is_uploaded(Path.cwd()) and not Path(typed.output).is_absolute():
+        observer.note(f"output: {typed.output} goes with this node; name a folder that all nodes share, as /mnt/runs")
+    if job is not None:
+        return _run_job(typed, plan, job, observer, striker)
     role = make_role(typed, plan)
     try:
+        if striker is not None:
+            striker.check_nodes(role)
         folder = make_run_folder(typed)
-        return _train(typed, plan, role, folder, observer or Observer(), None)
+        return _train(typed, plan, role, folder, observer, None, chaos=striker)
     finally:
         role.close()
+
+
+def _run_job(config: RunConfig, plan: Plan, job: str, observer: Observer, chaos: Chaos | None) -> Result:
+    """Begin the run of a job, go on with it, or report it again."""
+    with attempt(config, plan, job, observer) as taken:
+        if taken.result is not None:
+            observer.note(f"job {job} has finished its run before: this is its result")
+            observer.run_id(taken.result.run_id)
+            observer.finished(taken.result)
+            return taken.result
+        if taken.begun:
+            observer.note(f"job {job} goes on with its run in {taken.folder}")
+            return _continue(config, plan, taken.folder, observer)
+        role = make_role(config, plan)
+        try:
+            if chaos is not None:
+                chaos.check_nodes(role)
+            return _train(config, plan, role, taken.folder, observer, None, chaos=chaos)
+        finally:
+            role.close()
 
 
 def resume(run_id: str, *, output: str = "rayloom-runs", observer: Observer | None = None) -> Result:
@@ -73,6 +110,11 @@ def resume(run_id: str, *, output: str = "rayloom-runs", observer: Observer | No
     config = load_run_config(folder)
     plan = make_plan(config, _was_local(folder))
     check_machine(plan, config)
+    return _continue(config, plan, folder, observer)
+
+
+def _continue(config: RunConfig, plan: Plan, folder: Path, observer: Observer) -> Result:
+    """Train from the newest intact checkpoint, or from the beginning where there is none yet."""
     loaded = checkpoint_store(config, folder).load_latest()
     for note in loaded.notes if loaded else []:
         observer.note(note)
@@ -97,13 +139,14 @@ def _train(
     observer: Observer,
     loaded: Loaded | None,
     resumed: bool = False,
+    chaos: Chaos | None = None,
 ) -> Result:
-    session = Session(config, plan, role, folder, observer, resumed=resumed)
+    session = Session(config, plan, role, folder, observer, resumed=resumed, chaos=chaos)
     try:
         with sigterm_raises():
             if loaded is not None:
                 session.restore(loaded)
-            result = session.result(session.loop.run())
+            result = session.train()
     except (KeyboardInterrupt, Terminated):
         session.end("KILLED", "interrupted")
         raise
@@ -131,21 +174,34 @@ def sigterm_raises() -> Iterator[None]:
 
 
 def describe(config: RunConfig, local: bool = False) -> str:
-    """Return the resolved config, the plan, parameter counts and the preflight's verdict."""
+    """Return the resolved config, the plan, parameter counts and this machine's verdict; `survey` asks the cluster."""
     plan = make_plan(config, local)
     check_machine(plan, config)
     resolve_uri(config.tracking.uri, Path(config.output))
-    role = LearnerRole(config)
+    # The device of the run may be another machine's.
+    role = LearnerRole(replace(config, learner=replace(config.learner, device="cpu")))
     try:
         counts = role.parameter_counts()
     finally:
         role.close()
     rows = "\n".join(f"{name:<20} {count:>12,}" for name, count in counts.items())
     ray = "starts Ray" if plan.uses_ray else "one process, no Ray"
-    return (
-        f"{config.to_yaml()}\n# plan ({ray})\n{plan.describe()}\n\n# trained parameters\n{rows}\n\n"
-        f"# preflight\nthis machine can run it"
-    )
+    verdict = "" if _on_cluster(config, plan) else "\n\n# preflight\nthis machine can run it"
+    return f"{config.to_yaml()}\n# plan ({ray})\n{plan.describe()}\n\n# trained parameters\n{rows}{verdict}"
+
+
+def _on_cluster(config: RunConfig, plan: Plan) -> bool:
+    return plan.uses_ray and cluster_address(config) is not None
+
+
+def survey_cluster(config: RunConfig, local: bool = False) -> tuple[str, str | None] | None:
+    """Return the cluster's nodes and who would go where, and what is missing there; None for a run without cluster."""
+    plan = make_plan(config, local)
+    if not _on_cluster(config, plan):
+        return None
+    from rayloom.cluster.survey import survey
+
+    return survey(config, plan)
 
 
 def evaluate(

@@ -29,6 +29,14 @@ def make_run_folder(config: RunConfig, file: str = "config.yaml") -> Path:
     return folder
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder that may be there already; UserError when the disk refuses."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"output: the folder {folder} cannot be made ({error.strerror}); choose another") from None
+
+
 def find_study_folder(output: Path, study_id: str) -> Path:
     """Return the folder of a study by its MLflow id, its folder's name, or the first 8 letters of either."""
     names: dict[str, Path] = {}

@@ -18,9 +18,11 @@ from typing import Any, Protocol
 from rayloom.checkpoint import CheckpointStore
 from rayloom.config import Interval, RunConfig
 from rayloom.evaluate import Evaluation
+from rayloom.faults import Process
 from rayloom.observer import Observer, Report
 from rayloom.roles import Advance
 from rayloom.schedule import Counters, Schedule, reached, share_of_budget, smaller_is_better
+from rayloom.timeline import OTHER, RunTimeline
 from rayloom.tracking import Tracker
 
 
@@ -36,6 +38,10 @@ class Role(Protocol):
     def load_state(self, state: Mapping[str, Any]) -> None: ...
     def weights_sha256(self) -> str: ...
     def parameter_counts(self) -> dict[str, int]: ...
+    def events(self) -> list[str]: ...
+    def processes(self) -> list[Process]: ...
+    def can_grow(self) -> bool: ...
+    def recover(self) -> str: ...
     def close(self) -> None: ...
 
 
@@ -76,6 +82,8 @@ class Step:
     """Whether there is a new evaluation in `Loop.metrics`."""
     stopped_by: str | None
     """The stopping condition that holds, if one does."""
+    checkpointed: bool = False
+    """Whether the whole state was saved at its end."""
 
 
 class Loop:
@@ -90,15 +98,22 @@ class Loop:
         self._checkpoints = checkpoints
         self._observer = observer
         self.schedule = make_schedule(config, role.updates_per_epoch())
+        self.timeline = RunTimeline()
+        self.more_metrics: Mapping[str, float] = {}
+        """Logged with the role's metrics, at the same steps."""
         self._started = time.perf_counter()
         self._announced = False
+        self.rewind()
+        stop_metrics = [name for name in config.stop if "/" in name]
+        self._best_metric = config.checkpoint.best or (stop_metrics[0] if stop_metrics else None)
+
+    def rewind(self) -> None:
+        """Stand at the start of the run, as a new role does."""
         self._restored = False
         self.metrics: dict[str, float] = {}
         self.evaluations = 0
         self.evaluated: dict[str, float] = {}
         self.best: float | None = None
-        stop_metrics = [name for name in config.stop if "/" in name]
-        self._best_metric = config.checkpoint.best or (stop_metrics[0] if stop_metrics else None)
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue from a checkpoint's state."""
@@ -119,7 +134,12 @@ class Loop:
     def advance(self, pause_s: float = math.inf) -> Step:
         """Train until something is due, and do it; or until `pause_s` seconds have passed, which changes nothing."""
         already = self.already_stopped()
-        return Step(False, already) if already else self.handle(self.role.advance(self.schedule, pause_s))
+        if already:
+            return Step(False, already)
+        self.timeline.begin("train")
+        advance = self.role.advance(self.schedule, pause_s)
+        self.timeline.begin(OTHER)
+        return self.handle(advance)
 
     def already_stopped(self) -> str | None:
         """Return the condition that held at the checkpoint just restored, of a run killed before it could say so."""
@@ -131,15 +151,20 @@ class Loop:
         counters, due = advance.counters, advance.due
         stopped_by = advance.exhausted
         if "log" in due or "evaluate" in due or stopped_by:
+            self.timeline.begin("log")
             self._log(counters)
         evaluated = "evaluate" in due or stopped_by is not None
         improved = False
         if evaluated:
+            self.timeline.begin("evaluate")
             improved = self._evaluate(counters)
             stopped_by = stopped_by or reached(self._config.stop, self.metrics)
-        if "checkpoint" in due or stopped_by or (improved and self._config.checkpoint.best):
+        checkpointed = "checkpoint" in due or bool(stopped_by) or (improved and bool(self._config.checkpoint.best))
+        if checkpointed:
+            self.timeline.begin("checkpoint")
             self._checkpoint(counters, evaluated)
-        return Step(evaluated, stopped_by)
+        self.timeline.begin(OTHER)
+        return Step(evaluated, stopped_by, checkpointed)
 
     def _stopped(self, counters: Counters) -> str | None:
         return self.schedule.exhausted(counters) or reached(self._config.stop, self.metrics)
@@ -150,9 +175,14 @@ class Loop:
 
     def _log(self, counters: Counters) -> None:
         values = self.role.metrics()
+        for event in self.role.events():
+            self._observer.note(event)
+        values.update(self.timeline.log(values))
+        values.update(self.more_metrics)
         self.metrics.update(values)
         _check_finite(values, counters["updates"])
-        self._tracker.log_metrics({**values, "time/updates": float(counters["updates"])}, self.step_of(counters))
+        updates = counters["updates"]
+        self._tracker.log_metrics({**values, "time/updates": float(updates)}, self.step_of(counters), updates)
         self._report(counters)
 
     def _evaluate(self, counters: Counters) -> bool:
@@ -161,7 +191,7 @@ class Loop:
         step = self.step_of(counters)
         self.metrics.update(evaluation.metrics)
         self.evaluated = dict(self.metrics)
-        self._tracker.log_metrics(evaluation.metrics, step)
+        self._tracker.log_metrics(evaluation.metrics, step, counters["updates"])
         for name, exhibit in evaluation.exhibits.items():
             self._tracker.log_exhibit(name, exhibit, step)
         self._report(counters)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rayloom.config import RunConfig
@@ -45,6 +46,10 @@ class Result:
     """MLflow store."""
     stopped_by: str
     """The stopping condition that was reached."""
+    advice: str | None = None
+    """What to change when a part of the run was starved, by its timelines; None when all is well."""
+    chaos: Mapping[str, Any] | None = None
+    """Which faults were injected and what became of them (`rayloom.chaos.Chaos.report`); None without chaos."""
 
 
 class Observer:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from rayloom.config import DatasetSourceConfig, RunConfig
 from rayloom.contract import UserError
+from rayloom.packing import Bundle
 from rayloom.rollout import learner_share
 
 
@@ -44,6 +45,11 @@ class Plan:
         """Return what all actors reserve together."""
         return float(sum(role.count * getattr(role, resource) for role in self.roles if role.place == "actor"))
 
+    def bundles(self) -> list[Bundle]:
+        """Return what each actor reserves, learners first."""
+        actors = [role for role in self.roles if role.place == "actor"]
+        return [Bundle(role.name, index, role.cpus, role.gpus) for role in actors for index in range(role.count)]
+
     def describe(self) -> str:
         """Return a table of the roles."""
         lines = [f"{'role':<10} {'count':>5}  {'runs as':<18} {'cpus each':>9} {'gpus each':>9}"]
@@ -65,17 +71,45 @@ def make_plan(config: RunConfig, local: bool = False) -> Plan:
     learner_place: Literal["driver", "actor"] = "driver"
     if not local and (config.cluster.learner == "actor" or count > 1):
         learner_place = "actor"
-    cpus = float(config.learner.threads) if learner_place == "actor" else 0.0
+    learner_cpus = config.learner.threads if config.learner.cpus is None else config.learner.cpus
+    cpus = float(learner_cpus) if learner_place == "actor" else 0.0
     learner = Role("learner", count, learner_place, cpus, config.learner.gpus)
     roles = [learner]
     if not isinstance(config.source, DatasetSourceConfig):
         if workers and not local:
-            roles.append(Role("rollout", workers, "actor", config.source.worker_cpus))
+            roles.append(Role("rollout", workers, "actor", config.source.worker_cpus, config.source.worker_gpus))
         else:
             roles.append(Role("rollout", count, "learner"))
-    place = "driver" if local else config.cluster.evaluator
-    roles.append(Role("evaluator", 1, place, 1.0 if place == "actor" else 0.0))
-    return Plan(tuple(roles))
+    if config.cluster.evaluator == "actor" and not local:
+        roles.append(Role("evaluator", 1, "actor", config.cluster.evaluator_cpus, config.cluster.evaluator_gpus))
+    else:
+        roles.append(Role("evaluator", 1, "driver"))
+    plan = Plan(tuple(roles))
+    _check_gpus(plan, config)
+    return plan
+
+
+_GPU_KEYS = {"learner": "learner.gpus", "rollout": "source.worker_gpus", "evaluator": "cluster.evaluator_gpus"}
+
+
+def _check_gpus(plan: Plan, config: RunConfig) -> None:
+    """Raise UserError for numbers of GPUs that cannot be assigned."""
+    for role in plan.roles:
+        if role.gpus > 1 and role.gpus != int(role.gpus):
+            raise UserError(
+                f"{_GPU_KEYS[role.name]}: {role.gpus:g} is neither a fraction of one GPU nor a whole number"
+            )
+    learner = plan.role("learner")
+    if learner.place == "actor" and config.learner.device == "cuda" and not learner.gpus:
+        raise UserError(
+            "learner.gpus: a learner actor uses only GPUs that it has reserved; set it to 1, or to a fraction to share "
+            "one, or set learner.device to auto"
+        )
+
+
+def cluster_address(config: RunConfig) -> str | None:
+    """Return the address of the cluster that the run shall use; None for a Ray of its own."""
+    return config.cluster.address or os.environ.get("RAY_ADDRESS")
 
 
 def _check_shares(config: RunConfig) -> None:
@@ -91,22 +125,30 @@ def _check_shares(config: RunConfig) -> None:
 
 def check_machine(plan: Plan, config: RunConfig) -> None:
     """Raise UserError when this machine cannot hold the plan; what a given cluster must hold, Ray is asked later."""
-    on_cluster = plan.uses_ray and bool(config.cluster.address or os.environ.get("RAY_ADDRESS"))
-    if on_cluster and plan.role("learner").place == "actor":
-        return  # the learner's GPU is another machine's
-    if config.learner.device == "cuda" or config.learner.gpus > 0:
-        import torch
-
-        available = torch.cuda.device_count()
-        needed = config.learner.gpus * plan.role("learner").count
-        if available < max(needed, 1e-9):
-            raise UserError(
-                f"learner.gpus: the run needs {needed or 1:g} GPU but this machine has {available}; "
-                f"set learner.gpus to 0 and learner.device to cpu"
-            )
+    on_cluster = plan.uses_ray and cluster_address(config) is not None
+    _check_machine_gpus(plan, config, on_cluster)
     cpus = os.cpu_count() or 1
     if plan.uses_ray and not on_cluster and plan.total("cpus") > cpus:
         raise UserError(
             f"source.rollout_workers: the plan reserves {plan.total('cpus'):g} CPUs but this machine has {cpus}; "
             f"use fewer rollout workers, lower source.worker_cpus, or run with --local"
+        )
+
+
+def _check_machine_gpus(plan: Plan, config: RunConfig, on_cluster: bool) -> None:
+    """Raise UserError when this machine lacks the GPUs of the roles that run on it."""
+    learner = plan.role("learner")
+    here = [role for role in plan.roles if role.gpus and (role.place != "actor" or not on_cluster)]
+    uses_one = learner.place == "driver" and config.learner.device == "cuda"
+    if not here and not uses_one:
+        return
+    import torch
+
+    available = torch.cuda.device_count()
+    needed = sum(role.gpus * role.count for role in here)
+    if available < needed or not available:
+        key = _GPU_KEYS[here[0].name] if here else "learner.gpus"
+        raise UserError(
+            f"{key}: the run needs {needed or 1:g} GPU but this machine has {available}; "
+            f"set {key} to 0{' and learner.device to cpu' if key == 'learner.gpus' else ''}"
         )

@@ -4,6 +4,13 @@ The ring has `capacity // num_envs` time rows of N environments; a transition's 
 segment starts at a valid transition and ends at the first that terminated or was truncated, at a boundary, at the
 newest row, or after n steps. The newest row is marked as an end until the next one is written, so that no segment can
 run over the write head.
+
+Rollout workers that run ahead of each other write a block of columns each, with a write head of its own:
+
+    time rows   | worker 0 | worker 1 |      2 blocks of N / 2 environments; worker 0 is two rows ahead. Rows that were
+        0       | # # # #  | # # # #  |      never written are not valid, and so never drawn: uniform means uniform over
+        1       | # # # #  | . . . .  |      all valid transitions, whoever wrote them.
+        2       | # # # #  | . . . .  |
 """
 
 from __future__ import annotations
@@ -28,17 +35,20 @@ _SMALLEST_PRIORITY = 1e-6
 class ReplayBuffer:
     """Uniform replay; `capacity` counts transitions over all environments. Arrays are made at the first `add`."""
 
-    def __init__(self, capacity: int, num_envs: int, rng: np.random.Generator) -> None:
+    def __init__(self, capacity: int, num_envs: int, rng: np.random.Generator, blocks: int = 1) -> None:
+        """Lay out rows of `num_envs` environments, which belong to `blocks` writers in equal shares."""
         if capacity < num_envs:
             raise UserError(f"source.capacity: must be at least source.num_envs={num_envs}, not {capacity}")
+        assert num_envs % blocks == 0
         self.num_envs = num_envs
+        self.blocks = blocks
         self.rows = capacity // num_envs
         self.rng = rng
         self._slots = self.rows * num_envs
         self._arrays: dict[str, Array] = {}  # each [rows, N, ...]; "ends" marks where segments stop
         self._flat: dict[str, Array] = {}  # the same memory as [rows * N, ...]
-        self._head = 0  # the row that is written next
-        self._filled = 0  # rows that have been written
+        self._heads = [0] * blocks  # the row that each block writes next
+        self._filled = [0] * blocks  # rows that each block has written
         self._count = 0  # valid transitions among them
         self._newest_ends = np.ones(num_envs, dtype=np.bool_)  # true ends of episodes in the newest row
 
@@ -46,25 +56,38 @@ class ReplayBuffer:
         """Return the number of valid transitions stored."""
         return self._count
 
-    def add(self, transitions: Mapping[str, Array]) -> None:
+    def add(self, transitions: Mapping[str, Array], block: int | None = None) -> None:
         """Append a time-major chunk [T, N, ...] of observation, action, reward, next_observation and the flags.
 
-        The flags are terminated, truncated and valid; other keys are ignored. Everything is copied.
+        The flags are terminated, truncated and valid; other keys are ignored. Everything is copied. With `block` the
+        chunk [T, N / blocks, ...] belongs to the environments of that block alone.
         """
+        if block is None and self.blocks > 1 and len(set(zip(self._heads, self._filled, strict=True))) > 1:
+            for number in range(self.blocks):
+                columns = self._columns(number)
+                self.add({key: transitions[key][:, columns] for key in (*_KEYS, "truncated")}, number)
+            return
         steps = len(transitions["reward"])
         if not self._arrays:
             self._allocate({key: (transitions[key].shape[2:], transitions[key].dtype) for key in _KEYS})
         if steps > self.rows:
             transitions = {key: values[-self.rows :] for key, values in transitions.items()}
             steps = self.rows
-        first = min(steps, self.rows - self._head)
-        self._write(transitions, 0, first)
+        first = min(steps, self.rows - self._heads[block or 0])
+        self._write(transitions, 0, first, block)
         if first < steps:
-            self._write(transitions, first, steps)
+            self._write(transitions, first, steps, block)
 
-    def mark_boundary(self) -> None:
-        """End the newest segment of every environment: they were reset. The end bootstraps."""
-        self._newest_ends[:] = True
+    def mark_boundary(self, block: int | None = None) -> None:
+        """End the newest segment of every environment, or of a block's: they were reset. The end bootstraps."""
+        self._newest_ends[self._columns(block)] = True
+
+    def _columns(self, block: int | None) -> slice:
+        """Return the columns of a block; of all blocks for None."""
+        if block is None:
+            return slice(None)
+        width = self.num_envs // self.blocks
+        return slice(block * width, (block + 1) * width)
 
     def sample(self, batch_size: int, n_step: int) -> dict[str, Array]:
         """Draw segments that start at uniformly chosen valid transitions, with replacement.
@@ -80,13 +103,14 @@ class ReplayBuffer:
 
         Without `copy` the arrays are views: for a writer that is done before the next `add`.
         """
-        arrays = {key: values[: self._filled] for key, values in self._arrays.items()}
+        arrays = {key: values[: max(self._filled)] for key, values in self._arrays.items()}
         return {
             "arrays": {key: values.copy() if copy else values for key, values in arrays.items()},
             "newest_ends": self._newest_ends.copy(),
             "rows": self.rows,
             "num_envs": self.num_envs,
-            "head": self._head,
+            "heads": list(self._heads),
+            "filled": list(self._filled),
             "rng": self.rng.bit_generator.state,
         }
 
@@ -97,16 +121,17 @@ class ReplayBuffer:
                 f"source.capacity: the checkpoint's replay buffer holds {state['rows']} rows of {state['num_envs']} "
                 f"environments, the config asks for {self.rows} of {self.num_envs}; keep both as they were"
             )
-        self._head = int(state["head"])
+        assert len(state["heads"]) == self.blocks
+        self._heads = [int(head) for head in state["heads"]]
+        self._filled = [int(filled) for filled in state["filled"]]
         self._newest_ends = np.array(state["newest_ends"], dtype=np.bool_)
         self.rng.bit_generator.state = state["rng"]
-        self._arrays, self._flat, self._filled, self._count = {}, {}, 0, 0
+        self._arrays, self._flat, self._count = {}, {}, 0
         if state["arrays"]:
             arrays = {key: np.asarray(values) for key, values in state["arrays"].items()}
             self._allocate({key: (arrays[key].shape[2:], arrays[key].dtype) for key in _KEYS})
-            self._filled = len(arrays["reward"])
             for key, values in arrays.items():
-                self._arrays[key][: self._filled] = values
+                self._arrays[key][: len(values)] = values
             self._count = int(np.count_nonzero(arrays["valid"]))
 
     def _allocate(self, fields: Mapping[str, tuple[tuple[int, ...], Any]]) -> None:
@@ -116,28 +141,32 @@ class ReplayBuffer:
             self._flat[key] = np.zeros((self._slots, *shape), dtype=stored)
             self._arrays[key] = self._flat[key].reshape(self.rows, self.num_envs, *shape)
 
-    def _write(self, transitions: Mapping[str, Array], start: int, stop: int) -> None:
+    def _write(self, transitions: Mapping[str, Array], start: int, stop: int, block: int | None) -> None:
         """Write the chunk's steps `start` to `stop` - 1 at the head, where they fit without wrapping."""
-        arrays, head = self._arrays, self._head
+        columns, head, filled = self._columns(block), self._heads[block or 0], self._filled[block or 0]
         tail = head + stop - start
+        arrays = self._arrays
+        if block is not None:
+            arrays = {key: values[:, columns] for key, values in arrays.items()}
         ends = arrays["ends"]
-        if self._filled:
-            ends[head - 1] = self._newest_ends
-            if self._filled == self.rows:
+        if filled:
+            ends[head - 1] = self._newest_ends[columns]
+            if filled == self.rows:
                 self._count -= int(np.count_nonzero(arrays["valid"][head:tail]))
         for key in _KEYS:
             arrays[key][head:tail] = transitions[key][start:stop]
         np.logical_or(transitions["terminated"][start:stop], transitions["truncated"][start:stop], out=ends[head:tail])
-        self._newest_ends = ends[tail - 1].copy()
+        self._newest_ends[columns] = ends[tail - 1]
         ends[tail - 1] = True
         self._count += int(np.count_nonzero(arrays["valid"][head:tail]))
-        self._filled = max(self._filled, tail)
-        self._head = tail % self.rows
+        for number in range(self.blocks) if block is None else (block,):
+            self._filled[number] = max(filled, tail)
+            self._heads[number] = tail % self.rows
 
     def _draw_uniformly(self, batch_size: int) -> Array:
         """Return slots [B] by rejection: exactly uniform over the valid ones."""
         assert self._count > 0, "sample from an empty replay buffer"
-        written = self._filled * self.num_envs
+        written = max(self._filled) * self.num_envs
         slots = self.rng.integers(0, written, size=batch_size)
         while self._count < written:
             rejected = np.flatnonzero(~self._flat["valid"].take(slots))
@@ -180,8 +209,8 @@ class PrioritizedReplayBuffer(ReplayBuffer):
     one batch. At beta = 1 the weighted mean over a batch is an unbiased estimate of the mean over the buffer.
     """
 
-    def __init__(self, capacity: int, num_envs: int, rng: np.random.Generator, alpha: float) -> None:
-        super().__init__(capacity, num_envs, rng)
+    def __init__(self, capacity: int, num_envs: int, rng: np.random.Generator, alpha: float, blocks: int = 1) -> None:
+        super().__init__(capacity, num_envs, rng, blocks)
         self.alpha = alpha
         self._tree = SumTree(self._slots)
         self._largest = 1.0  # largest priority so far, which new transitions get
@@ -214,7 +243,7 @@ class PrioritizedReplayBuffer(ReplayBuffer):
 
     def state_dict(self, copy: bool = True) -> dict[str, Any]:
         """Return the buffer's state with its priorities; the sums follow from them."""
-        leaves = self._tree.values[: self._filled * self.num_envs]
+        leaves = self._tree.values[: max(self._filled) * self.num_envs]
         state = super().state_dict(copy)
         return {**state, "leaves": leaves.copy() if copy else leaves, "largest_priority": self._largest}
 
@@ -225,9 +254,12 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         self._tree = SumTree(self._slots)
         self._tree.set(np.arange(len(state["leaves"])), np.asarray(state["leaves"]))
 
-    def _write(self, transitions: Mapping[str, Array], start: int, stop: int) -> None:
-        slots = np.arange(self._head * self.num_envs, (self._head + stop - start) * self.num_envs)
-        super()._write(transitions, start, stop)
+    def _write(self, transitions: Mapping[str, Array], start: int, stop: int, block: int | None) -> None:
+        head = self._heads[block or 0]
+        slots = np.arange(head * self.num_envs, (head + stop - start) * self.num_envs)
+        if block is not None:
+            slots = slots.reshape(-1, self.num_envs)[:, self._columns(block)].ravel()
+        super()._write(transitions, start, stop, block)
         self._set(slots, np.full(len(slots), self._largest))
 
     def _set(self, slots: Array, priorities: Array) -> None:

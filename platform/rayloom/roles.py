@@ -18,20 +18,31 @@ from torch import Tensor
 
 from rayloom.checkpoint import capture_random_state, restore_random_state, tensors_sha256
 from rayloom.cluster.pool import LocalPool, WorkerPool
-from rayloom.config import DatasetSourceConfig, OnPolicySourceConfig, ReplaySourceConfig, RunConfig
-from rayloom.contract import Algorithm, Progress, Source, Spec
+from rayloom.config import (
+    AsynchronousSourceConfig,
+    DatasetSourceConfig,
+    OnPolicySourceConfig,
+    ReplaySourceConfig,
+    RunConfig,
+)
+from rayloom.contract import Algorithm, Batch, Progress, Source, Spec
 from rayloom.datasets import Dataset
 from rayloom.datasets import load as load_dataset
+from rayloom.devices import choose_device
 from rayloom.environment import make_environment, spec_of
 from rayloom.evaluate import Evaluation, Evaluator
+from rayloom.faults import Process
 from rayloom.group import Group, SingleLearner
 from rayloom.learner import Learner
 from rayloom.rollout import learner_share
 from rayloom.schedule import Counters, Schedule
 from rayloom.seeding import seed_process
+from rayloom.sources.asynchronous import AsynchronousSource
 from rayloom.sources.dataset import DatasetSource
 from rayloom.sources.on_policy import OnPolicySource
 from rayloom.sources.replay import ReplaySource
+from rayloom.sources.rollouts import RolloutSource
+from rayloom.timeline import OTHER, TimedGroup, Timeline, as_metrics
 
 PoolFactory = Callable[[RunConfig, Algorithm, int], WorkerPool]
 """Config, algorithm and the learner's rank to the learner's rollout workers."""
@@ -46,13 +57,6 @@ class Advance:
     """Names of the schedule's intervals that have become due."""
     exhausted: str | None
     """The budget that is spent, if one is."""
-
-
-def choose_device(config: RunConfig) -> torch.device:
-    """Return the learner's device by what the run was given, never by what happens to be visible."""
-    if config.learner.device == "cuda" or (config.learner.device == "auto" and config.learner.gpus > 0):
-        return torch.device("cuda")
-    return torch.device("cpu")
 
 
 def load_run_dataset(config: RunConfig) -> Dataset | None:
@@ -81,7 +85,8 @@ class LearnerRole:
 
     def __init__(self, config: RunConfig, pool_factory: PoolFactory = LocalPool, group: Group | None = None) -> None:
         """Build everything; `group` holds the other learners, which need not have met before the first update."""
-        self.group = group or SingleLearner()
+        self.timeline = Timeline()
+        self.group = TimedGroup(group, self.timeline) if group else SingleLearner()
         torch.set_num_threads(config.learner.threads)
         self.config = config
         self.device = choose_device(config)
@@ -97,6 +102,7 @@ class LearnerRole:
         self.evaluator = Evaluator(config, self.algorithm, self.dataset)
         self.source = self._make_source(pool_factory)
         self._last_rates = (time.perf_counter(), self.counters(), 0.0)
+        self.timeline.drain()
 
     def _load_dataset(self) -> Dataset | None:
         return load_run_dataset(self.config)
@@ -116,6 +122,8 @@ class LearnerRole:
         pool = pool_factory(config, self.algorithm, group.rank)
         if isinstance(share, OnPolicySourceConfig):
             return OnPolicySource(share, pool, self.algorithm, batch_share, seed, self.device, group)
+        if isinstance(share, AsynchronousSourceConfig):
+            return AsynchronousSource(share, pool, self.algorithm, batch_share, self.device, group)
         assert isinstance(share, ReplaySourceConfig)
         return ReplaySource(share, pool, self.algorithm, batch_share, seed, self.device, group)
 
@@ -148,25 +156,35 @@ class LearnerRole:
         draws = sum(p.phase.repeat for p in self.learner.phases if p.phase.repeat > 1) or 1
         return max(1, examples // (self.config.learner.batch_size * draws))
 
-    def advance(self, schedule: Schedule, pause_s: float = math.inf) -> Advance:
-        """Update until an interval becomes due, the budget is spent, or `pause_s` seconds have passed.
+    def advance(self, schedule: Schedule, pause_s: float = math.inf, most_updates: float = math.inf) -> Advance:
+        """Update until an interval becomes due, the budget is spent, `pause_s` seconds or `most_updates` have passed.
 
-        A pause only answers the caller, who calls again: it changes nothing in the run.
+        A pause only answers the caller, who calls again: it changes nothing in the run. Several learners must pause
+        after the same update, so by their number and not by their clocks.
         """
         resume_at = time.monotonic() + pause_s
         source, learner, progress = self.source, self.learner, self.algorithm.progress
-        draw, feedback = source.next, source.feedback
+        draw, feedback = self._draw, source.feedback
         before = self.counters()
         self._set_progress(progress, before, schedule)
+        self.timeline.begin("learn")
         while True:
             learner.update(draw, feedback)
             after = self._count()
             self._set_progress(progress, after, schedule)
             due = schedule.due(before, after)
             exhausted = schedule.exhausted(after)
-            if due or exhausted or time.monotonic() > resume_at:
+            most_updates -= 1
+            if due or exhausted or most_updates <= 0 or time.monotonic() > resume_at:
+                self.timeline.begin(OTHER)
                 return Advance(after, due, exhausted)
             before = after
+
+    def _draw(self) -> Batch:
+        self.timeline.begin("sample")
+        batch = self.source.next()
+        self.timeline.begin("learn")
+        return batch
 
     @staticmethod
     def _set_progress(progress: Progress, counters: Counters, schedule: Schedule) -> None:
@@ -190,7 +208,15 @@ class LearnerRole:
                 values[f"throughput/{unit}_per_s"] = (counters[unit] - old.get(unit, 0)) / elapsed
         values["time/wait_fraction"] = (waited - waited_before) / elapsed
         self._last_rates = (now, counters, waited)
-        return values
+        if isinstance(self.source, RolloutSource) and self.source.pool.restarts:
+            values["faults/rollout_restarts"] = float(self.source.pool.restarts)
+        return {**values, **self._time_metrics()}
+
+    def _time_metrics(self) -> dict[str, float]:
+        own, workers = self.source.spent() if isinstance(self.source, RolloutSource) else ({"wait": 0.0}, {})
+        if "learn" in self.timeline.read():  # not in a member of a population, which is trained from outside
+            self.timeline.split("sample", own)
+        return {**as_metrics("learner", self.timeline.drain()), **as_metrics("rollout", workers)}
 
     def evaluate(self, split: str | None = None, episodes: int | None = None) -> Evaluation:
         """Evaluate the present weights here."""
@@ -225,7 +251,25 @@ class LearnerRole:
         self.source.load_state_dict(state["source"])
         restore_random_state(state["random"])
         self._totals = None if state["totals"] is None else dict(state["totals"])
-        self._last_rates = (time.perf_counter(), self.counters(), 0.0)
+        self._last_rates = (time.perf_counter(), self.counters(), self.source.wait_s)
+        self.timeline.begin(OTHER)
+        self.timeline.drain()
+
+    def events(self) -> list[str]:
+        """Return and forget one line for everything that befell the rollout workers."""
+        return self.source.pool.events() if isinstance(self.source, RolloutSource) else []
+
+    def processes(self) -> list[Process]:
+        """Return the processes of the rollout workers that are actors."""
+        return self.source.pool.processes() if isinstance(self.source, RolloutSource) else []
+
+    def can_grow(self) -> bool:
+        """Return False: this process is all that there is."""
+        return False
+
+    def recover(self) -> str:
+        """Never called: what befalls the learner befalls the run."""
+        raise AssertionError("a learner in the driver's process cannot be lost")
 
     def close(self) -> None:
         """Close environments and workers."""

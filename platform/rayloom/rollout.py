@@ -8,7 +8,8 @@ learner's process (sharing its algorithm object) and in a Ray actor (with a copy
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,8 +19,10 @@ from torch import Tensor
 
 from rayloom.config import DatasetSourceConfig, EnvironmentSourceConfig, ReplaySourceConfig, RunConfig
 from rayloom.contract import Algorithm, Progress, UserError
-from rayloom.environment import Environment, make_environment, spec_of
+from rayloom.devices import choose_device
+from rayloom.environment import Environment, Step, make_environment, spec_of
 from rayloom.seeding import derive_seed, seed_process, torch_generator
+from rayloom.timeline import OTHER, Timeline
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,8 @@ class Rollout:
     restarted: bool = False
     """Whether the worker was replaced before this rollout: it does not continue the episodes of the one before."""
     seconds: Mapping[str, float] = field(default_factory=dict)
-    """How the worker spent its time since the rollout before, by activity (seconds)."""
+    """How the worker spent its time since the rollout before, by activity (seconds); see `rayloom.timeline`. In the
+    learner's own process the worker's `wait` is the learner's work."""
     memory_mib: float = 0.0
     """Size of the worker's process (MiB); 0 in the learner's own process."""
 
@@ -86,6 +90,16 @@ def learner_share(config: RunConfig) -> tuple[EnvironmentSourceConfig, int]:
     return share, config.learner.batch_size // count
 
 
+def _life(restarts: int) -> tuple[str | int, ...]:
+    """Return where in the seed tree a worker differs from the ones that it replaces."""
+    return ("restart", restarts) if restarts else ()
+
+
+def restart_seed(seed: int, index: int, barriers: int, restarts: int) -> int:
+    """Return the seed of the environments of rollout worker `index` after barrier number `barriers`."""
+    return derive_seed(seed, "rollout", index, "barrier", barriers, *_life(restarts))
+
+
 class RolloutWorker:
     """Steps its share of the environments. Used by one thread."""
 
@@ -97,6 +111,8 @@ class RolloutWorker:
         A worker that replaces a dead one is told the number of `barriers` so far and of its `restarts`.
         """
         number, first = environment_share(config, index)
+        self._timeline = Timeline()
+        self._step_s = self._inference_s = 0.0
         self._seed = config.seed
         self._index = index
         self._environment = make_environment(config.source, number, first_index=first, worker=index)  # type: ignore[arg-type]
@@ -104,12 +120,16 @@ class RolloutWorker:
             torch.set_num_threads(1)
             seed_process(config.seed, "rollout", index)
             algorithm = config.algorithm_class()(config.algorithm, spec_of(self._environment))
-            algorithm.eval()
+            algorithm.to(choose_device(config, "rollout")).eval()
+        algorithm.environments = range(first, first + number)
+        algorithm.num_environments = config.source.num_envs  # type: ignore[union-attr]
         self._algorithm = algorithm
         self._version = -1
         self._restarts = restarts
-        self._generator = torch_generator(config.seed, "rollout", index, "explore", *self._life())
-        self._restart(barriers)
+        self._generator = torch_generator(config.seed, "rollout", index, "explore", *_life(restarts))
+        self.restart(barriers)
+        self._timeline.begin("wait")
+        self._timeline.drain()
 
     @property
     def environment(self) -> Environment:
@@ -118,82 +138,76 @@ class RolloutWorker:
 
     def barrier(self) -> None:
         """Restart every environment by the next derived seed; the running episodes are dropped."""
-        self._restart(self._barriers + 1)
+        self.restart(self._barriers + 1)
 
-    def _life(self) -> tuple[str | int, ...]:
-        """Return where in the seed tree this worker differs from the ones that it replaces."""
-        return ("restart", self._restarts) if self._restarts else ()
-
-    def _restart(self, barriers: int) -> None:
+    def restart(self, barriers: int) -> None:
+        """Restart every environment by the seed of barrier number `barriers`."""
+        before = self._timeline.begin(OTHER)
         self._barriers = barriers
-        seed = derive_seed(self._seed, "rollout", self._index, "barrier", barriers, *self._life())
-        self._observation = self._environment.reset(seed)
+        self._observation = self._environment.reset(restart_seed(self._seed, self._index, barriers, self._restarts))
         number = self._environment.num_envs
         self._state = self._algorithm.initial_state(number)
-        self._returns = np.zeros(number, dtype=np.float64)
-        self._lengths = np.zeros(number, dtype=np.int64)
+        self._episodes = RunningEpisodes(number)
+        self._timeline.begin(before)
 
     def load_weights(self, version: int, weights: Mapping[str, Any], progress: Progress) -> None:
         """Take the policy of `version` (in an actor) and how far the run is."""
+        self._timeline.begin("transfer")
         if version != self._version:
             self._algorithm.load_state_dict({name: torch.as_tensor(value) for name, value in weights.items()})
             self._version = version
             self._algorithm.after_publish()
         self._algorithm.progress = progress
+        self._timeline.begin("wait")
 
     def collect(self, num_steps: int) -> Rollout:
         """Step every environment `num_steps` times."""
+        self._timeline.begin(OTHER)
         storage: dict[str, np.ndarray] = {}
         with torch.inference_mode():
             for t in range(num_steps):
                 self._step(t, num_steps, storage)
         self._environment.check(storage["next_observation"], storage["reward"])
-        episodes = self._finish_episodes(storage)
+        episodes = self._episodes.finish(storage)
         env_steps = int(np.count_nonzero(storage["valid"]))
-        return Rollout(storage, episodes, env_steps, worker=self._index)
+        return Rollout(storage, episodes, env_steps, worker=self._index, seconds=self._spent())
+
+    def _spent(self) -> dict[str, float]:
+        """Return how the time since the last rollout was spent, and begin to wait for the next order."""
+        self._timeline.begin("wait")
+        self._timeline.split(OTHER, {"step": self._step_s, "inference": self._inference_s})
+        self._step_s = self._inference_s = 0.0
+        return self._timeline.drain()
 
     def _step(self, t: int, num_steps: int, storage: dict[str, np.ndarray]) -> None:
-        observation = self._observation
+        started, observation = time.perf_counter(), self._observation
         action, self._state, extras = self._algorithm.act(torch.from_numpy(observation), self._state, self._generator)
         chosen = action.numpy()
+        chose = time.perf_counter()
         step = self._environment.step(chosen)
+        stepped = time.perf_counter()
+        self._inference_s += chose - started
+        self._step_s += stepped - chose
         if not storage:
-            _allocate(storage, num_steps, observation, chosen, extras)
-        storage["observation"][t] = observation
-        storage["action"][t] = chosen
-        storage["reward"][t] = step.reward
-        storage["next_observation"][t] = step.next_observation
-        storage["terminated"][t] = step.terminated
-        storage["truncated"][t] = step.truncated
-        storage["valid"][t] = step.valid
-        for name, value in extras.items():
-            storage[name][t] = value.numpy()
+            allocate_chunk(storage, num_steps, observation, chosen, extras)
+        record_step(storage, t, observation, chosen, extras, step)
         self._observation = step.observation
-
-    def _finish_episodes(self, storage: dict[str, np.ndarray]) -> list[tuple[float, int]]:
-        """Add the chunk to the running episodes and return those that ended, in order of time."""
-        reward, valid = storage["reward"], storage["valid"]
-        done = (storage["terminated"] | storage["truncated"]) & valid
-        returns = self._returns + np.cumsum(reward * valid, axis=0, dtype=np.float64)
-        lengths = self._lengths + np.cumsum(valid, axis=0)
-        episodes: list[tuple[float, int]] = []
-        if done.any():
-            for t, n in zip(*np.nonzero(done), strict=True):
-                episodes.append((float(returns[t, n]), int(lengths[t, n])))
-                returns[t:, n] -= returns[t, n]
-                lengths[t:, n] -= lengths[t, n]
-        self._returns, self._lengths = returns[-1], lengths[-1]
-        return episodes
 
     def state_dict(self) -> dict[str, Any]:
         """Return what `load_state_dict` needs directly after a barrier."""
-        assert not self._lengths.any(), "a rollout worker is saved only right after a barrier"
+        assert not self._episodes.lengths.any(), "a rollout worker is saved only right after a barrier"
         return {"barriers": self._barriers, "restarts": self._restarts, "generator": self._generator.get_state()}
+
+    @staticmethod
+    def fresh_state(seed: int, index: int, barriers: int, restarts: int) -> dict[str, Any]:
+        """Return the state of a worker that has only just been made."""
+        generator = torch_generator(seed, "rollout", index, "explore", *_life(restarts))
+        return {"barriers": barriers, "restarts": restarts, "generator": generator.get_state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restart the environments as the saved worker's barrier did, and restore the generator."""
         self._restarts = int(state["restarts"])
-        self._restart(int(state["barriers"]))
+        self.restart(int(state["barriers"]))
         self._generator.set_state(state["generator"])
 
     def close(self) -> None:
@@ -201,7 +215,59 @@ class RolloutWorker:
         self._environment.close()
 
 
-def _allocate(
+class RunningEpisodes:
+    """Returns and lengths of the episodes that have begun and not ended."""
+
+    def __init__(self, num_envs: int) -> None:
+        self._returns = np.zeros(num_envs, dtype=np.float64)
+        self.lengths = np.zeros(num_envs, dtype=np.int64)
+
+    def finish(
+        self, storage: Mapping[str, np.ndarray], cut: Sequence[tuple[int, int]] = ()
+    ) -> list[tuple[float, int]]:
+        """Add a chunk [T, N] and return the episodes that ended in it as (return, length), in order of time.
+
+        `cut` lists (step, environment) at which an episode was lost: what it had collected until then is forgotten.
+        """
+        reward, valid = storage["reward"], storage["valid"]
+        done = (storage["terminated"] | storage["truncated"]) & valid
+        returns = self._returns + np.cumsum(reward * valid, axis=0, dtype=np.float64)
+        lengths = self.lengths + np.cumsum(valid, axis=0)
+        lost = set(cut)
+        for t, n in lost:
+            done[t, n] = True
+        episodes: list[tuple[float, int]] = []
+        if done.any():
+            for t, n in zip(*np.nonzero(done), strict=True):
+                if (int(t), int(n)) not in lost:
+                    episodes.append((float(returns[t, n]), int(lengths[t, n])))
+                returns[t:, n] -= returns[t, n]
+                lengths[t:, n] -= lengths[t, n]
+        self._returns, self.lengths = returns[-1], lengths[-1]
+        return episodes
+
+
+def record_step(
+    storage: Mapping[str, np.ndarray],
+    t: int,
+    observation: np.ndarray,
+    action: np.ndarray,
+    extras: Mapping[str, Tensor],
+    step: Step,
+) -> None:
+    """Write what happened in step `t` into the chunk."""
+    storage["observation"][t] = observation
+    storage["action"][t] = action
+    storage["reward"][t] = step.reward
+    storage["next_observation"][t] = step.next_observation
+    storage["terminated"][t] = step.terminated
+    storage["truncated"][t] = step.truncated
+    storage["valid"][t] = step.valid
+    for name, value in extras.items():
+        storage[name][t] = value.numpy()
+
+
+def allocate_chunk(
     storage: dict[str, np.ndarray],
     num_steps: int,
     observation: np.ndarray,

@@ -14,15 +14,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rayloom.advice import advise
+from rayloom.chaos import PAUSE_S, Chaos
 from rayloom.checkpoint import CheckpointStore, Loaded
-from rayloom.config import RunConfig
+from rayloom.config import DatasetSourceConfig, RunConfig
 from rayloom.contract import UserError
+from rayloom.faults import LearnersLostError
 from rayloom.folders import forget_result, write_result
+from rayloom.jobs import job_tag
 from rayloom.loop import Loop, Role, Step
 from rayloom.observer import Observer, Result
 from rayloom.plan import Plan
 from rayloom.roles import LearnerRole
-from rayloom.tracking import Tracker, git_state
+from rayloom.tracking import Tracker, git_state, ray_job_tag
 
 _PATIENCE_S = 60.0  # wait for a tracking server that answers
 _IMPATIENCE_S = 5.0  # and for one that does not: the writer goes on without us
@@ -33,7 +37,10 @@ LOCAL_MARK = "local"
 def make_role(config: RunConfig, plan: Plan) -> Role:
     """Return the learner's role, here or as an actor, with its workers."""
     if not plan.uses_ray:
-        return LearnerRole(replace(config, learner=replace(config.learner, count=1)))
+        source = config.source
+        if not isinstance(source, DatasetSourceConfig):
+            source = replace(source, rollout_workers=0)  # one worker in this process steps all environments
+        return LearnerRole(replace(config, learner=replace(config.learner, count=1), source=source))
     from rayloom.cluster.ray_backend import make_ray_role
 
     return make_ray_role(config, plan)
@@ -65,8 +72,12 @@ class Session:
         *,
         resumed: bool = False,
         hosting: Hosting | None = None,
+        chaos: Chaos | None = None,
     ) -> None:
-        """Open the folder's journal; with `hosting` a study's writer process carries it to MLflow."""
+        """Open the folder's journal; with `hosting` a study's writer process carries it to MLflow.
+
+        `train` lets `chaos` strike on the way.
+        """
         self.config = config
         self.folder = folder
         self.role = role
@@ -80,15 +91,77 @@ class Session:
         if not resumed:
             counts = "\n".join(f"{name}: {count:,}" for name, count in role.parameter_counts().items())
             self.tracker.log_text("plan.txt", f"{plan.describe()}\n\ntrained parameters\n{counts}\n")
+        self._losses = 0  # of learners, since the last checkpoint
         self.loop = Loop(config, role, self.tracker, checkpoint_store(config, folder), self._observer)
+        self._chaos = chaos
+        if chaos is not None:
+            self.loop.more_metrics = chaos.metrics
+            self.tracker.set_tags({"rayloom.chaos": chaos.tag})
 
     def restore(self, loaded: Loaded) -> None:
         """Continue from a checkpoint."""
         self.loop.restore(loaded.state)
 
     def advance(self, pause_s: float = math.inf) -> Step:
-        """Train until something is due, and do it; or until `pause_s` seconds have passed."""
-        return self.loop.advance(pause_s)
+        """Train until something is due, and do it; or until `pause_s` seconds have passed.
+
+        Learners that are lost are replaced on the way, and the run goes on from its last checkpoint.
+        """
+        try:
+            step = self.loop.advance(pause_s)
+            if step.checkpointed and not step.stopped_by and self.role.can_grow():
+                self._regroup("there is room for more learners")
+        except LearnersLostError as error:
+            self._recover(error)
+            return Step(False, None)
+        if step.checkpointed:
+            self._losses = 0
+        return step
+
+    def train(self) -> Result:
+        """Train to a stopping condition."""
+        while True:
+            stopped_by = self.advance(math.inf if self._chaos is None else PAUSE_S).stopped_by
+            try:
+                if self._chaos is not None:
+                    self._strike(self._chaos, last=stopped_by is not None)
+                if stopped_by:
+                    return self.result(stopped_by)
+            except LearnersLostError as error:
+                self._recover(error)
+
+    def _strike(self, chaos: Chaos, last: bool) -> None:
+        """Let chaos strike; at the end of the run it only looks at what it has done."""
+        if last:
+            chaos.conclude(self.role, self.tracker)
+            return
+        fraction = self.loop.schedule.fraction(self.role.counters())
+        spare = self.config.cluster.tries - 1 - self._losses
+        for note in chaos.strike(self.role, self.tracker, fraction, spare):
+            self._observer.note(note)
+
+    def _recover(self, error: LearnersLostError) -> None:
+        """Go on with new learners, unless they were lost too often since the last checkpoint."""
+        while True:
+            self._losses += 1
+            if self._losses >= self.config.cluster.tries:
+                raise error
+            try:
+                self._regroup(" ".join(str(error).split())[:300])
+                return
+            except LearnersLostError as another:
+                error = another
+
+    def _regroup(self, reason: str) -> None:
+        """Make new learners, as many as there is room for, and continue from the last checkpoint."""
+        self.loop.timeline.begin("recover")
+        learners = self.role.recover()
+        self.loop.rewind()
+        self.tracker.rewind()
+        loaded = checkpoint_store(self.config, self.folder).load_latest()
+        if loaded is not None:
+            self.loop.restore(loaded.state)
+        self._observer.note(f"{reason}: {learners} go on from the last checkpoint")
 
     def result(self, stopped_by: str) -> Result:
         """Return what the role has to say once a stopping condition is reached."""
@@ -101,12 +174,17 @@ class Session:
             run_dir=self.folder,
             tracking_uri=self.config.tracking.uri or "",
             stopped_by=stopped_by,
+            advice=advise(self.config, self.loop.timeline.spent()),
+            chaos=None if self._chaos is None else self._chaos.report(),
         )
 
     def finish(self, result: Result) -> Result:
         """Record the result, and return it with the run's id."""
         tracker, observer, tracking = self.tracker, self._observer, self.config.tracking
         tracker.set_tags({"rayloom.weights_sha256": result.weights_sha256, "rayloom.stopped_by": result.stopped_by})
+        if result.advice:
+            tracker.set_tags({"rayloom.advice": result.advice})
+        self._tell_chaos()
         if self._hosting is None:
             tracker.log_model(self.folder, wait=tracking.wait_for_model)
         delivered = tracker.finish("FINISHED", timeout_s=self._patience_s())
@@ -119,6 +197,8 @@ class Session:
                 "counters": result.counters,
                 "metrics": {name: repr(value) for name, value in result.metrics.items()},
                 "weights_sha256": result.weights_sha256,
+                "advice": result.advice,
+                **({"chaos": dict(result.chaos)} if result.chaos else {}),
             },
         )
         if not delivered and tracking.enabled:
@@ -139,10 +219,16 @@ class Session:
                 self.tracker.log_text("traceback.txt", traceback.format_exc())
             if tags:
                 self.tracker.set_tags(tags)
+            self._tell_chaos()
             self.tracker.finish(status, timeout_s=self._patience_s())
             write_result(self.folder, {"status": status, "stopped_by": reason})
         except (UserError, OSError) as error:
             self._observer.note(f"the end of the run could not be recorded: {error}")
+
+    def _tell_chaos(self) -> None:
+        if self._chaos is not None:
+            self._observer.note(self._chaos.summary())
+            self.tracker.set_tags({"rayloom.chaos_survived": self._chaos.summary().removeprefix("chaos: ")})
 
     def _patience_s(self) -> float:
         return _PATIENCE_S if self.tracker.problem is None else _IMPATIENCE_S
@@ -172,6 +258,7 @@ def start_tracker(
     # A study has recorded its sources once, for all trials.
     state = None if hosted else git_state(Path.cwd())
     about = {"rayloom.folder": str(folder), "rayloom.algorithm": config.algorithm_path, "rayloom.family": family}
+    about |= job_tag(folder) | ray_job_tag()
     tracker = Tracker.start(
         folder,
         uri=config.tracking.uri or "",

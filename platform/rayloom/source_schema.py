@@ -46,6 +46,9 @@ class EnvironmentFields:
     """CPUs that Ray reserves for each rollout worker."""
     worker_gpus: Annotated[float, Ge(0)] = 0
     """GPUs of each rollout worker; fractions share one."""
+    inference: Literal["worker", "central"] = "worker"
+    """Who chooses actions: each rollout worker, or the learner's process on its device for all of them at once, which
+    suits large networks and images (not for sources whose workers run ahead)."""
     check_observations: bool = True
     """End the run when an observation leaves its space (NaN always ends it)."""
 

@@ -106,6 +106,22 @@ def test_exploration_falls_by_a_line_and_is_uniform() -> None:
         assert float(found[index]) == pytest.approx(0.8 + 0.05 if index == best else 0.05, abs=0.01)
 
 
+def test_environments_explore_each_in_their_own_way() -> None:
+    dqn = _dqn(exploration_start=0.4, exploration_end=0.4, exploration_spread=7.0)
+    dqn.environments, dqn.num_environments = range(1, 3), 3
+    # 0.4 ** (1 + 1 / 2 * 7) and 0.4 ** 8; environment 0 is another worker's.
+    expected = [0.4**4.5, 0.00065536]
+    assert dqn._exploration_rates().tolist() == pytest.approx(expected, rel=1e-5)  # type: ignore[union-attr]
+    dqn.environments, dqn.num_environments = [0, 1] * 10_000, 2
+    observation = torch.zeros(20_000, 3)
+    best = int(dqn.act(observation[:1], None, None).action)
+    action = dqn.act(observation, None, torch.Generator().manual_seed(0)).action
+    random = (action != best).float() / 0.75  # a quarter of the random actions is the best one
+    assert float(random[::2].mean()) == pytest.approx(0.4, abs=0.02)
+    assert float(random[1::2].mean()) == pytest.approx(0.00065536, abs=0.001)
+    assert torch.equal(dqn.act(observation, None, None).action, torch.full((20_000,), best)), "not in evaluations"
+
+
 def test_numpy_acting_equals_torch() -> None:
     dqn, observation = _dqn(), torch.randn(200, 3)
     slow = dqn.act(observation, None, None).action

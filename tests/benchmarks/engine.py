@@ -58,7 +58,7 @@ def startup() -> list[Comparison]:
             "s",
             1,
             lambda: _first_step("source.rollout_workers=1"),
-            lambda: _seconds(python, "-c", "import ray; ray.init(include_dashboard=False)"),
+            lambda: _seconds(python, "-c", "import ray; ray.init(address='local', include_dashboard=False)"),
             "ray.init",
             "<= peer + 5 s",
             lower_is_better=True,

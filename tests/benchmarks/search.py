@@ -41,7 +41,7 @@ def _ours(trials: int, seconds: float) -> float:
 
     from rayloom.search.study import run_study
 
-    ray.init(include_dashboard=False, num_cpus=os.cpu_count(), log_to_driver=False)
+    ray.init(address="local", include_dashboard=False, num_cpus=os.cpu_count(), log_to_driver=False)
     with tempfile.TemporaryDirectory() as folder:
         tree = {
             "algorithm": {"import": "busy:Busy", "seconds": seconds},
@@ -86,7 +86,7 @@ def _tune(trials: int, seconds: float, reuse: bool) -> float:
         def load_checkpoint(self, checkpoint: Any) -> None:
             return None
 
-    ray.init(include_dashboard=False, num_cpus=os.cpu_count(), log_to_driver=False)
+    ray.init(address="local", include_dashboard=False, num_cpus=os.cpu_count(), log_to_driver=False)
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         results = tune.Tuner(
@@ -139,7 +139,7 @@ def _ppo(trials: int) -> float:
             )
             return time.perf_counter() - start
 
-    ray.init(include_dashboard=False, num_cpus=os.cpu_count(), log_to_driver=False)
+    ray.init(address="local", include_dashboard=False, num_cpus=os.cpu_count(), log_to_driver=False)
     return (seconds(2 + trials) - seconds(2)) / trials
 
 

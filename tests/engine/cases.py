@@ -27,6 +27,14 @@ _DQN: dict[str, Any] = {
     "evaluate": {"every": "300 env_steps", "episodes": 4},
     "stop": {"env_steps": 1200},
 }
+_IMPALA: dict[str, Any] = {
+    "algorithm": {"import": "rayloom_agents.impala:IMPALA", "hidden_sizes": [16]},
+    # 24 rows come at a time and 32 are learnt from, so that every batch but the third has rows of two versions.
+    "source": {"kind": "asynchronous", "env": "CartPole-v1", "num_envs": 24, "rollout_steps": 4},
+    "learner": {"batch_size": 32, "max_grad_norm": 10.0},
+    "evaluate": {"every": "500 env_steps", "episodes": 4},
+    "stop": {"env_steps": 2000},
+}
 _CLASSIFIER: dict[str, Any] = {
     "algorithm": {"import": "rayloom_supervised.classifier:Classifier", "network": "softmax_regression"},
     "source": {"kind": "dataset", "dataset": "digits"},
@@ -61,6 +69,13 @@ TREES: dict[str, dict[str, Any]] = {
     "dqn_single": _with(_DQN, algorithm={"double": False, "target_period": 1, "target_rate": 0.05}),
     "dqn_prioritized_n_step": _with(_DQN, source={"prioritized": True, "n_step": 3}),
     "dqn_acrobot": _with(_DQN, source={"env": "Acrobot-v1"}),
+    "dqn_ahead": _with(
+        _DQN,
+        algorithm={"exploration_spread": 7.0},
+        source={"prioritized": True, "n_step": 3, "in_flight": 2, "collect_steps": 4},
+    ),
+    "impala": _IMPALA,
+    "impala_continuous": _with(_IMPALA, source={"env": "Pendulum-v1"}),
     "softmax_regression": _CLASSIFIER,
     "lenet5": _with(_CLASSIFIER, algorithm={"network": "lenet5"}),
     "cnn": _with(_CLASSIFIER, algorithm={"network": "cnn", "channels": [8, 16], "hidden_sizes": [32]}),

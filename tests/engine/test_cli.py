@@ -176,6 +176,7 @@ def test_json_is_the_only_line_on_standard_output(
         "weights_sha256": "ab" * 32,
         "run_dir": "/runs/here",
         "tracking_uri": "sqlite:////runs/mlflow.db",
+        "advice": None,
     }
     human = captured.err.splitlines()
     assert (human[0], human[-1]) == ("f00d", "f00d")

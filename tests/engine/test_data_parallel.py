@@ -30,7 +30,7 @@ pytestmark = pytest.mark.xdist_group("ray")
 @pytest.fixture(scope="module", autouse=True)
 def _cluster() -> Iterator[None]:
     """Start one Ray for the whole file."""
-    ray.init(include_dashboard=False, num_cpus=4, log_to_driver=False)
+    ray.init(address="local", include_dashboard=False, num_cpus=4, log_to_driver=False)
     yield
     ray.shutdown()
 

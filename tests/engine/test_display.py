@@ -248,6 +248,21 @@ def test_a_run_that_was_not_tracked_is_not_to_be_looked_at_in_the_ui(tmp_path: P
         assert stream.getvalue().count("rayloom ui") == hints
 
 
+def test_advice_is_the_last_line_before_the_run_id() -> None:
+    for stream, display_class in ((io.StringIO(), Display), (Terminal(), LiveDisplay)):
+        display = display_class(stream, clock=Clock())
+        display.run_id("f00d")
+        display.finished(result(advice="the learner waited 71 % of the time"))
+        end = "rayloom ui\nadvice: the learner waited 71 % of the time\nf00d\n"
+        assert stream.getvalue().endswith(end)
+
+
+def test_the_table_leaves_percentages_of_time_to_the_advice() -> None:
+    metrics = {"time/learner_wait_percent": 71.0, "time/wait_fraction": 0.71, "train/clip_percent": 3.0}
+    rows = [line.split()[0] for line in closing_table(result(metrics=metrics), 1.0).splitlines()]
+    assert rows[:2] == ["time/wait_fraction", "train/clip_percent"]
+
+
 def test_the_duration_is_the_displays_own() -> None:
     stream, clock = io.StringIO(), Clock()
     display = Display(stream, clock=clock)

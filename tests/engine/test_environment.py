@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 
 from rayloom.config import EnvironmentFields
 from rayloom.contract import UserError
-from rayloom.environment import Environment, EnvironmentFault, make_environment, spec_of
+from rayloom.environment import Environment, make_environment, spec_of
+from rayloom.faults import EnvironmentFault
 from rayloom.seeding import derive_seed
 
 

@@ -67,7 +67,8 @@ def test_the_wheel_holds_the_packages_the_configs_and_nothing_else(root: Path, w
         for folder in ("platform", "agents", "generative", "supervised")
         for path in (root / folder).rglob("*.py")
     }
-    configs = {f"rayloom/{path.relative_to(root).as_posix()}": path for path in (root / "configs").rglob("*.yaml")}
+    shipped = [*(root / "configs").rglob("*.yaml"), *(root / "configs").rglob("*.py")]
+    configs = {f"rayloom/{path.relative_to(root).as_posix()}": path for path in shipped}
     assert configs and len(sources) > 20
     for name, path in {**sources, **configs}.items():
         assert files[name] == path.read_bytes(), name

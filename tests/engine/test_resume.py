@@ -20,6 +20,8 @@ _LONGER: dict[str, dict[str, Any]] = {
     "ppo_continuous": {"stop": {"env_steps": 8_000}, "evaluate": {"every": "2_000 env_steps"}},
     "dqn": {"stop": {"env_steps": 8_000}, "evaluate": {"every": "1_000 env_steps"}},
     "dqn_prioritized_n_step": {"stop": {"env_steps": 6_000}, "evaluate": {"every": "1_000 env_steps"}},
+    "dqn_ahead": {"stop": {"env_steps": 6_000}, "evaluate": {"every": "1_000 env_steps"}},
+    "impala": {"stop": {"env_steps": 80_000}, "evaluate": {"every": "8_000 env_steps"}},
     "softmax_regression": {"stop": {"epochs": 120}, "evaluate": {"every": "10 epochs"}},
     "lenet5": {"stop": {"epochs": 15}},
     "mlp_dropout": {"stop": {"epochs": 40}, "evaluate": {"every": "5 epochs"}},

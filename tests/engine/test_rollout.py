@@ -60,7 +60,7 @@ def test_dead_steps_pay_nothing_into_a_return() -> None:
         "terminated": np.array([[False] * 3, [True] * 3, [False] * 3, [True] * 3]),
         "truncated": np.zeros((4, 3), bool),
     }
-    assert worker._finish_episodes(storage) == [(2.0, 2)] * 3 + [(1.0, 1)] * 3
+    assert worker._episodes.finish(storage) == [(2.0, 2)] * 3 + [(1.0, 1)] * 3
 
 
 def test_barriers_restart_by_derived_seeds() -> None:

@@ -17,7 +17,8 @@ STUDIES = sorted(name for name, path in shipped_configs().items() if path.parent
 
 def test_the_promised_configs_are_there() -> None:
     promised = {
-        "ppo_cartpole", "ppo_cartpole_ray", "dqn_cartpole", "softmax_regression_fashion_mnist",
+        "ppo_cartpole", "ppo_cartpole_ray", "dqn_cartpole", "impala_cartpole", "impala_cartpole_ray",
+        "apex_dqn_cartpole", "softmax_regression_fashion_mnist",
         "softmax_regression_digits", "lenet5_fashion_mnist", "lenet5_digits", "vae_fashion_mnist", "vae_digits",
         "wgan_gp_gaussian_grid", "wgan_gp_digits", "grid_softmax_regression_digits", "tpe_ppo_cartpole",
         "gp_lenet5_digits", "architecture_digits", "population_mlp_digits",

@@ -1,4 +1,4 @@
-"""PPO and DQN solve CartPole-v1 from five of five seeds, with the shipped configs."""
+"""PPO, DQN, IMPALA and Ape-X solve CartPole-v1 from five of five seeds, with the shipped configs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import rayloom
 
 
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("name", ["ppo_cartpole", "dqn_cartpole"])
+@pytest.mark.parametrize("name", ["ppo_cartpole", "dqn_cartpole", "impala_cartpole", "apex_dqn_cartpole"])
 def test_the_mean_return_of_twenty_episodes_reaches_475(name: str, seed: int, tmp_path: Path) -> None:
     result = rayloom.run(name, f"seed={seed}", "tracking.enabled=false", f"output={tmp_path}", local=True)
     assert result.stopped_by == "evaluate/return_mean >= 475", result.metrics["evaluate/return_mean"]

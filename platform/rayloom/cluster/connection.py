@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import sys
 import time
 from collections.abc import Sequence
 from typing import Any
 
+import grpc  # type: ignore[import-untyped]
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray._private.state import available_resources_per_node
+from ray.exceptions import AuthenticationError, RayError, RayTaskError
 
 from rayloom.config import RunConfig
 from rayloom.contract import UserError
-from rayloom.plan import Plan
+from rayloom.faults import RoleDiedError, RoleTimeoutError
+from rayloom.packing import Bundle, Node, shortfall
+from rayloom.plan import Plan, cluster_address
 
-
-class RoleTimeoutError(RuntimeError):
-    """A role did not answer before its deadline."""
+_KNOCK_S = 10.0
+_NODE_GROUP = "ray.io/node-group"
 
 
 def wait(refs: Sequence[Any], names: Sequence[str], deadline_s: float) -> list[Any]:
@@ -41,8 +45,8 @@ def wait(refs: Sequence[Any], names: Sequence[str], deadline_s: float) -> list[A
         return answers
     except RayTaskError as error:
         raise original(error) from None
-    except RayActorError as error:
-        raise RuntimeError(f"one of {', '.join(names)} died: {error}") from error
+    except RayError as error:
+        raise RoleDiedError(f"one of {', '.join(names)} died: {error}") from error
 
 
 def original(error: RayTaskError) -> BaseException:
@@ -64,26 +68,81 @@ def start_ray(config: RunConfig, plan: Plan) -> bool:
     """
     started = not ray.is_initialized()
     if started:
-        address = config.cluster.address or os.environ.get("RAY_ADDRESS")
-        options: dict[str, Any] = {} if address else {"include_dashboard": False, "num_cpus": os.cpu_count()}
-        try:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
-        except ConnectionError as error:
-            raise UserError(
-                f"cluster.address: no Ray cluster answers at {address} ({str(error).splitlines()[0]}); start one or "
-                f"set cluster.address to null"
-            ) from None
-    have = ray.cluster_resources()
-    for resource, key in (("cpus", "CPU"), ("gpus", "GPU")):
-        need = plan.total(resource)  # type: ignore[arg-type]
-        if need > have.get(key, 0.0):
-            if started:
-                ray.shutdown()
-            raise UserError(
-                f"the plan reserves {need:g} {key}s but the Ray cluster has {have.get(key, 0.0):g}; use fewer rollout "
-                f"workers (source.rollout_workers) or fewer resources for each"
-            )
+        address = cluster_address(config)
+        if address:
+            connect(address, config.cluster.deadline_s)
+        else:
+            options: dict[str, Any] = {"include_dashboard": False, "num_cpus": os.cpu_count()}
+            # "local": without it Ray would join whatever cluster was started on this machine last.
+            ray.init(address="local", log_to_driver=False, logging_level=logging.ERROR, **options)
+    try:
+        check_room(plan.bundles(), config)
+    except UserError:
+        if started:
+            ray.shutdown()
+        raise
     return started
+
+
+def connect(address: str, deadline_s: float) -> None:
+    """Connect to a running cluster; UserError in one sentence when none answers there."""
+    remedy = (
+        "start one or set cluster.address to null; if it asks for a token, set RAY_AUTH_MODE=token and "
+        "RAY_AUTH_TOKEN_PATH as on its nodes"
+    )
+    try:
+        _knock(address, min(deadline_s, _KNOCK_S))
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, ValueError, AuthenticationError) as error:  # Ray's ConnectionError is an OSError
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"cluster.address: no Ray cluster answers at {address} ({reason}); {remedy}") from None
+
+
+def _knock(address: str, deadline_s: float) -> None:
+    """Raise OSError when no Ray listens at the address: Ray itself would ask for a quarter of an hour."""
+    host, _, port = address.rpartition("://")[2].rstrip("/").rpartition(":")
+    if not port.isdigit() or not host:
+        return  # "auto", which Ray resolves at once
+    with socket.create_connection((host.strip("[]"), int(port)), timeout=deadline_s):
+        pass
+    if os.environ.get("RAY_USE_TLS", "0") in ("", "0"):
+        with grpc.insecure_channel(f"{host}:{port}", options=[("grpc.enable_http_proxy", 0)]) as channel:
+            try:
+                grpc.channel_ready_future(channel).result(timeout=deadline_s)
+            except grpc.FutureTimeoutError:
+                raise ConnectionError(f"port {port} is not Ray's; it is 6379 unless told otherwise") from None
+
+
+def live_nodes() -> list[Node]:
+    """Return the nodes of the cluster, the dead ones last."""
+    free = available_resources_per_node()
+    nodes = []
+    for node in ray.nodes():
+        have, left = node["Resources"], free.get(node["NodeID"], {})
+        nodes.append(
+            Node(
+                address=node["NodeManagerAddress"],
+                cpus=have.get("CPU", 0.0),
+                gpus=have.get("GPU", 0.0),
+                free_cpus=left.get("CPU", 0.0),
+                free_gpus=left.get("GPU", 0.0),
+                node_id=node["NodeID"],
+                alive=node["Alive"],
+                group=node.get("Labels", {}).get(_NODE_GROUP, ""),
+            )
+        )
+    return sorted(nodes, key=lambda node: not node.alive)
+
+
+def check_room(bundles: Sequence[Bundle], config: RunConfig) -> None:
+    """Raise UserError when the cluster could not hold the bundles even if nobody else used it.
+
+    Where an autoscaler may start more nodes, only time can tell.
+    """
+    nodes = live_nodes()
+    missing = shortfall(bundles, nodes, config.cluster.placement)
+    if missing is not None and not any(node.group for node in nodes if node.alive):
+        raise UserError(missing)
 
 
 def search_path() -> list[str]:

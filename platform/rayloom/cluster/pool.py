@@ -22,8 +22,9 @@ class WorkerPool(Protocol):
     there is room for its successor, the others go on without it.
     """
 
-    restarts: int
-    """Workers replaced so far."""
+    @property
+    def restarts(self) -> int:
+        """Workers replaced so far."""
 
     def publish(self, version: int) -> None:
         """Make the learner's current weights the policy of `version` for the rollouts ordered from now on."""
@@ -48,6 +49,9 @@ class WorkerPool(Protocol):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore every worker."""
+
+    def events(self) -> list[str]:
+        """Return and forget one line for everything that befell the workers."""
 
     def processes(self) -> list[Process]:
         """Return the workers' processes; none in the learner's own."""
@@ -101,6 +105,10 @@ class LocalPool:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the worker."""
         self._worker.load_state_dict(state["workers"][0])
+
+    def events(self) -> list[str]:
+        """Return nothing: what happens to this process happens to the run."""
+        return []
 
     def processes(self) -> list[Process]:
         """Return none: the worker lives in the learner's process."""

@@ -7,17 +7,29 @@ Rank 0 chooses address and port inside its own process, where they are known to 
 
 from __future__ import annotations
 
+import contextlib
 import datetime
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from rayloom.faults import LearnersLostError
 
-class MissingLearnersError(RuntimeError):
+
+class MissingLearnersError(LearnersLostError):
     """Some learners did not come to the rendezvous in time."""
+
+
+@contextlib.contextmanager
+def _naming_the_loss() -> Iterator[None]:
+    """Tell the end of a connection, which torch reports as a RuntimeError, from the errors of this learner."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise LearnersLostError(f"the learners lost each other: {error}") from error
 
 
 class ProcessGroup:
@@ -63,13 +75,15 @@ class ProcessGroup:
         self._counting = dist.new_group(backend="gloo", timeout=self._timeout) if self._backend == "nccl" else None
 
     def all_reduce(self, tensor: Tensor) -> None:
-        """Sum the tensor over all learners, in place."""
-        dist.all_reduce(tensor)
+        """Sum the tensor over all learners, in place; LearnersLostError when one of them is gone or late."""
+        with _naming_the_loss():
+            dist.all_reduce(tensor)
 
     def sum_counts(self, counts: Sequence[int]) -> list[int]:
-        """Return the sums of whole numbers over all learners."""
+        """Return the sums of whole numbers over all learners; LearnersLostError as in `all_reduce`."""
         table = torch.tensor(list(counts), dtype=torch.int64)
-        dist.all_reduce(table, group=self._counting)
+        with _naming_the_loss():
+            dist.all_reduce(table, group=self._counting)
         return [int(count) for count in table]
 
     def close(self) -> None:

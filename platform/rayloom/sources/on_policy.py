@@ -81,11 +81,12 @@ class OnPolicySource(RolloutSource):
         rollouts = self._pool.collect(self._config.rollout_steps)
         self.wait_s += time.perf_counter() - started
         for rollout in rollouts:
-            self._statistics.add(rollout.episodes)
+            self._account(rollout)
             self._collected += rollout.env_steps
-        trajectory = {
-            name: torch.from_numpy(array).to(self._device) for name, array in concatenate_rollouts(rollouts).items()
-        }
+        arrays = concatenate_rollouts(rollouts)
+        trajectory = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        if self._device.type != "cpu":
+            trajectory = self._to_device(trajectory)
         with torch.no_grad():
             self._rows = self._algorithm.prepare(trajectory)
         # As many batches on every learner, however their rows fell.
@@ -102,29 +103,23 @@ class OnPolicySource(RolloutSource):
         """Return counters, generators, the workers and the rows that are still to be learnt from."""
         unused = bool(self._batches or self._epochs_left)
         return {
-            "pool": self._pool.state_dict(),
+            **super().state_dict(),
             "rng": generator_state(self._rng),
-            "statistics": self._statistics.state_dict(),
             "rows": dict(self._rows) if unused else {},
             "batches": list(self._batches),
             "batches_per_epoch": self._batches_per_epoch,
             "epochs_left": self._epochs_left,
             "rollouts": self._rollouts,
             "collected": self._collected,
-            "env_steps": self._env_steps,
-            "samples": self._samples,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned."""
-        self._pool.load_state_dict(state["pool"])
+        super().load_state_dict(state)
         restore_generator(self._rng, state["rng"])
-        self._statistics.load_state_dict(state["statistics"])
         self._rows = {name: value.to(self._device) for name, value in state["rows"].items()}
         self._batches = [index.to(self._device) for index in state["batches"]]
         self._batches_per_epoch = int(state["batches_per_epoch"])
         self._epochs_left = int(state["epochs_left"])
         self._rollouts = int(state["rollouts"])
         self._collected = int(state["collected"])
-        self._env_steps = int(state["env_steps"])
-        self._samples = int(state["samples"])

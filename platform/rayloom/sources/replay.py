@@ -6,6 +6,14 @@
 
 `next` steps the environments itself, so it always progresses; the policy that collects is at most `collect_steps`
 vector steps older than the weights.
+
+With `in_flight` > 0 (Ape-X: Horgan et al. 2018, arXiv 1803.00933) every worker is ahead of the learner by that many
+rollouts, each collected with the weights that were new when it was ordered:
+
+    worker w: order k + in_flight (weights of now) -- in work or waiting -- order k --take--> block w of the buffer
+
+In order of arrival the learner also takes whatever is there, so that fast workers never wait for it: then
+`steps_per_update` is the least, not the exact, number of environment steps per update.
 """
 
 from __future__ import annotations
@@ -21,7 +29,7 @@ from rayloom.config import ReplaySourceConfig
 from rayloom.contract import Algorithm, Batch, Loss, UserError
 from rayloom.group import Group
 from rayloom.replay import PrioritizedReplayBuffer, ReplayBuffer
-from rayloom.rollout import concatenate_rollouts
+from rayloom.rollout import Rollout, concatenate_rollouts
 from rayloom.seeding import numpy_generator
 from rayloom.sources.rollouts import RolloutSource
 
@@ -55,27 +63,31 @@ class ReplaySource(RolloutSource):
         rng = numpy_generator(seed, *self._address("replay", "sample"))
         self._buffer: ReplayBuffer
         self._prioritized: PrioritizedReplayBuffer | None = None
+        # One block for each worker of this learner.
+        self._blocks = max(1, config.rollout_workers)
         if config.prioritized:
             self._prioritized = PrioritizedReplayBuffer(
-                config.capacity, config.num_envs, rng, alpha=config.priority_exponent
+                config.capacity, config.num_envs, rng, config.priority_exponent, self._blocks
             )
             self._buffer = self._prioritized
         else:
-            self._buffer = ReplayBuffer(config.capacity, config.num_envs, rng)
+            self._buffer = ReplayBuffer(config.capacity, config.num_envs, rng, self._blocks)
         self._index: Any = None
         self._draws = 0
 
     def next(self) -> Batch:
         """Collect until the replay ratio allows another update, then sample and prepare a batch."""
         due = self._config.learning_starts + self._draws * self._config.steps_per_update
-        if self._env_steps < due:
+        if self._config.in_flight:
+            self._harvest(due)
+        elif self._env_steps < due:
             self._collect(due)
         arrays = self._sample()
         self._draws += 1
         self._samples += self._batch_size
         segments = {name: torch.from_numpy(array) for name, array in arrays.items()}
         if self._device.type != "cpu":
-            segments = {name: value.to(self._device, non_blocking=True) for name, value in segments.items()}
+            segments = self._to_device(segments)
         with torch.no_grad():
             return self._algorithm.prepare(segments)
 
@@ -86,12 +98,45 @@ class ReplaySource(RolloutSource):
             # Exploration schedules follow the environment steps, which grow inside this loop.
             progress.env_steps = self._env_steps * self._group.world_size
             self._pool.publish(self._draws)
-            rollouts = self._pool.collect(self._config.collect_steps)
-            self._buffer.add(concatenate_rollouts(rollouts))
-            for rollout in rollouts:
-                self._statistics.add(rollout.episodes)
-                self._env_steps += rollout.env_steps
+            self._add(self._pool.collect(self._config.collect_steps))
         self.wait_s += time.perf_counter() - started
+
+    def _add(self, rollouts: list[Rollout]) -> None:
+        """Store the rollouts of all workers that there are."""
+        if len(rollouts) == self._blocks and not any(rollout.restarted for rollout in rollouts):
+            self._buffer.add(concatenate_rollouts(rollouts))
+        else:
+            for rollout in rollouts:
+                self._add_block(rollout)
+        for rollout in rollouts:
+            self._account(rollout)
+            self._env_steps += rollout.env_steps
+
+    def _add_block(self, rollout: Rollout) -> None:
+        """Store the rollout of one worker behind what that worker, or its predecessor, has stored."""
+        block = rollout.worker % self._blocks
+        if rollout.restarted:
+            self._buffer.mark_boundary(block)
+        self._buffer.add(rollout.arrays, block)
+
+    def _harvest(self, due: float) -> None:
+        """Take rollouts until enough is there, in order of arrival also those that wait already."""
+        config, progress = self._config, self._algorithm.progress
+        # As many as can wait at one moment: an endless supply must not keep the learner from learning.
+        surplus = config.in_flight * self._blocks if config.order == "arrival" else 0
+        while True:
+            if self._env_steps >= due:
+                if not surplus or not (self._drained or self._pool.ready()):
+                    return
+                surplus -= 1
+            progress.env_steps = self._env_steps * self._group.world_size
+            in_hand = bool(self._drained)
+            rollout = self._take(config.collect_steps, self._draws)
+            self._add_block(rollout)
+            self._account(rollout)
+            self._env_steps += rollout.env_steps
+            if in_hand and not self._drained:
+                self._buffer.mark_boundary()  # the barrier came after the rollouts that were in flight
 
     def _sample(self) -> dict[str, Any]:
         if self._prioritized is None:
@@ -112,25 +157,18 @@ class ReplaySource(RolloutSource):
 
     def barrier(self) -> None:
         """Restart the environments by a derived seed; stored segments end there."""
+        if self._config.in_flight:
+            self._drain()
         self._pool.barrier()
-        self._buffer.mark_boundary()
+        if not self._drained:
+            self._buffer.mark_boundary()
 
     def state_dict(self) -> dict[str, Any]:
         """Return counters, the workers and the filled part of the buffer."""
-        return {
-            "pool": self._pool.state_dict(),
-            "buffer": self._buffer.state_dict(),
-            "statistics": self._statistics.state_dict(),
-            "draws": self._draws,
-            "env_steps": self._env_steps,
-            "samples": self._samples,
-        }
+        return {**super().state_dict(), "buffer": self._buffer.state_dict(), "draws": self._draws}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned."""
-        self._pool.load_state_dict(state["pool"])
+        super().load_state_dict(state)
         self._buffer.load_state_dict(state["buffer"])
-        self._statistics.load_state_dict(state["statistics"])
         self._draws = int(state["draws"])
-        self._env_steps = int(state["env_steps"])
-        self._samples = int(state["samples"])

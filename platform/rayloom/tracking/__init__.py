@@ -8,7 +8,17 @@ from __future__ import annotations
 
 from rayloom.tracking.journal import read_metrics
 from rayloom.tracking.location import resolve_uri
-from rayloom.tracking.provenance import GitState, git_state
+from rayloom.tracking.provenance import GitState, git_state, is_uploaded, ray_job_tag, submission_text
 from rayloom.tracking.tracker import Tracker, record_end
 
-__all__ = ["GitState", "Tracker", "git_state", "read_metrics", "record_end", "resolve_uri"]
+__all__ = [
+    "GitState",
+    "Tracker",
+    "git_state",
+    "is_uploaded",
+    "ray_job_tag",
+    "read_metrics",
+    "record_end",
+    "resolve_uri",
+    "submission_text",
+]

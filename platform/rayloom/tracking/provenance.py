@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
 import shutil
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,19 @@ _DEADLINE_S = 10.0
 _LARGEST_DIFF = 5_000_000
 _SOURCES = ("*.py", "*.yaml", "*.yml", "*.toml", "*.sh")
 
+SUBMISSION = "rayloom-submission.json"
+"""A file at the top of an uploaded tree: the git state of the machine that submitted it."""
+_UPLOAD = "_ray_pkg_"  # the folder into which Ray unpacks a working directory; no .git comes along
+_JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # this is the variable's name: Ray sets it for the driver of a job
+_UNKNOWN = "unknown: uploaded without it (rayloom submit, in a git checkout, records it)"
+
 
 @dataclass(frozen=True)
 class GitState:
     """The source tree of a run."""
 
     commit: str
-    """Full hash of HEAD."""
+    """Full hash of HEAD; empty for an uploaded tree of which nobody recorded it."""
     branch: str
     """Branch name, or "HEAD" when detached."""
     diff: str
@@ -33,6 +40,8 @@ class GitState:
 
     def tags(self) -> dict[str, str]:
         """Return the tags that MLflow shows."""
+        if not self.commit:
+            return {"rayloom.commit": _UNKNOWN, "rayloom.dirty": "unknown"}
         return {
             "mlflow.source.git.commit": self.commit,
             "mlflow.source.git.branch": self.branch,
@@ -43,8 +52,12 @@ class GitState:
 def git_state(folder: Path) -> GitState | None:
     """Return the state of the git tree that holds `folder`; None outside of one or without git.
 
-    A patch above 5 MB is cut, with a last line that says so.
+    In a tree that was uploaded to a cluster it is the state of the machine that submitted it, whatever git tree the
+    upload lies in. A patch above 5 MB is cut, with a last line that says so.
     """
+    upload = _upload(folder)
+    if upload is not None:
+        return _submitted(upload)
     head = _git(folder, "rev-parse", "--show-toplevel", "HEAD", "--abbrev-ref", "HEAD")
     if head is None:
         return None
@@ -53,6 +66,37 @@ def git_state(folder: Path) -> GitState | None:
     if len(diff) > _LARGEST_DIFF:
         diff = diff[:_LARGEST_DIFF] + f"\n# cut here: the patch has {len(diff)} characters\n"
     return GitState(commit=commit, branch=branch, diff=diff)
+
+
+def submission_text(folder: Path) -> str:
+    """Return what `SUBMISSION` says for an upload of `folder`."""
+    state = git_state(folder) or GitState(commit="", branch="", diff="")
+    return json.dumps(asdict(state))
+
+
+def _upload(folder: Path) -> Path | None:
+    """Return the uploaded tree that holds `folder`; None where nothing was uploaded."""
+    folder = folder.absolute()
+    return next((path for path in (folder, *folder.parents) if path.name.startswith(_UPLOAD)), None)
+
+
+def _submitted(upload: Path) -> GitState:
+    try:
+        return GitState(**json.loads((upload / SUBMISSION).read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return GitState(commit="", branch="", diff="")
+
+
+def is_uploaded(folder: Path) -> bool:
+    """Tell whether `folder` belongs to a tree that Ray unpacked for a job, which goes with the job's node."""
+    return _upload(folder) is not None
+
+
+def ray_job_tag() -> dict[str, str]:
+    """Return the tag that names the Ray job whose driver this process is; none elsewhere."""
+    metadata = json.loads(os.environ.get(_JOB_CONFIG) or "{}").get("metadata") or {}
+    submission_id = metadata.get("job_submission_id")
+    return {"rayloom.ray_job": str(submission_id)} if submission_id else {}
 
 
 def _diff(top: Path) -> bytes | None:

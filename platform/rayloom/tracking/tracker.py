@@ -27,6 +27,7 @@ _RESTART_PAUSE_S = 1.0
 _EXIT_DEADLINE_S = 5.0
 _MOST_RESTARTS = 5
 _CLAIM_DEADLINE_S = 30.0
+_NOWHERE = (-1, 0)
 
 
 class Tracker:
@@ -39,7 +40,7 @@ class Tracker:
         self._tracked = tracked
         self._hosted = hosted
         self._has_writer = tracked and not hosted
-        self._before = _largest_steps(run_dir) if resume else {}
+        self._before = _last_places(run_dir) if resume else {}
         self._journal = Journal(run_dir)
         self._process: subprocess.Popen[bytes] | None = None
         self._restarts = 0
@@ -113,15 +114,31 @@ class Tracker:
         """What keeps the points from the server at the moment, in one line; None when all is well."""
         return Acknowledgement.load(self.run_dir).problem if self._tracked else None
 
-    def log_metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Record numbers, infinite and undefined ones included, at a step that does not fall per key."""
-        new = {key: float(value) for key, value in values.items() if step > self._before.get(key, -1)}
+    def writer(self) -> int | None:
+        """Return the process id of the writer, which is started again if it died; None where there is none."""
+        if not self._has_writer or not self._keep_writer():
+            return None
+        assert self._process is not None
+        return None if self._process.returncode is not None else self._process.pid
+
+    def rewind(self) -> None:
+        """Leave out the points that the journal already has from now on: the run goes on from a checkpoint."""
+        self._before = _last_places(self.run_dir)
+
+    def log_metrics(self, values: Mapping[str, float], step: int, updates: int | None = None) -> None:
+        """Record numbers, infinite and undefined ones included, at a step that does not fall per key.
+
+        `updates` tells points of one step apart, of which a run that goes on from a checkpoint repeats the first only.
+        """
+        place = (step, updates or 0)
+        new = {key: float(value) for key, value in values.items() if place > self._before.get(key, _NOWHERE)}
         if new:
-            self._append({"kind": "metrics", "time": journal.now_ms(), "step": int(step), "values": new})
+            order = {} if updates is None else {"updates": int(updates)}
+            self._append({"kind": "metrics", "time": journal.now_ms(), "step": int(step), **order, "values": new})
 
     def log_exhibit(self, name: str, exhibit: Exhibit, step: int) -> None:
         """Record something to look at; the writer draws it. UserError when its data do not fit its kind."""
-        if step <= self._before.get(_exhibit_key(name), -1):
+        if (step, 0) <= self._before.get(_exhibit_key(name), _NOWHERE):
             return
         data, reference = exhibit_arrays(name, exhibit)
         stem = f"exhibits/{name}/step_{step:09d}"
@@ -312,17 +329,18 @@ def _exhibit_key(name: str) -> str:
     return f"exhibit {name}"
 
 
-def _largest_steps(run_dir: Path) -> dict[str, int]:
-    """Return the largest step of every metric and exhibit that the journal has."""
-    largest: dict[str, int] = {}
+def _last_places(run_dir: Path) -> dict[str, tuple[int, int]]:
+    """Return (step, updates) of the last point that the journal has of every metric and exhibit."""
+    last: dict[str, tuple[int, int]] = {}
     for record, _ in journal.read_records(run_dir):
         if record["kind"] == "metrics":
+            place = (record["step"], record.get("updates", sys.maxsize))
             for key in record["values"]:
-                largest[key] = max(record["step"], largest.get(key, -1))
+                last[key] = max(place, last.get(key, _NOWHERE))
         elif record["kind"] == "exhibit":
             key = _exhibit_key(record["name"])
-            largest[key] = max(record["step"], largest.get(key, -1))
-    return largest
+            last[key] = max((record["step"], 0), last.get(key, _NOWHERE))
+    return last
 
 
 def exhibit_arrays(name: str, exhibit: Exhibit) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None]:

@@ -1,0 +1,102 @@
+"""Learners and the evaluator with processes of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+import torch
+
+from rayloom.cluster.assignment import confirm_assignment
+from rayloom.cluster.central_pool import CentralPool
+from rayloom.cluster.connection import extend_search_path
+from rayloom.cluster.crew import ActorOptions
+from rayloom.cluster.pool import LocalPool, WorkerPool
+from rayloom.cluster.process_group import ProcessGroup
+from rayloom.cluster.processes import own_process
+from rayloom.cluster.rollout_pool import RayPool
+from rayloom.config import DatasetSourceConfig, RunConfig, from_tree
+from rayloom.contract import Algorithm, Progress
+from rayloom.devices import choose_device
+from rayloom.evaluate import Evaluation, Evaluator
+from rayloom.faults import Process
+from rayloom.roles import LearnerRole, PoolFactory, load_run_dataset, source_spec
+
+_RENDEZVOUS_S = 60.0
+
+
+def pool_factory(remote: bool, placement: ActorOptions | None) -> PoolFactory:
+    """Return what makes a learner's rollout workers: as actors, or in its own process."""
+    if not remote:
+        return LocalPool
+
+    def make(config: RunConfig, algorithm: Algorithm, rank: int) -> WorkerPool:
+        source: Any = config.source
+        pool = CentralPool if source.inference == "central" else RayPool
+        return pool(config, algorithm, rank, placement)
+
+    return make
+
+
+def learner_deadline_s(config: RunConfig) -> float:
+    """Return the longest wait for a learner, which may itself wait for a hung rollout worker and for its successor."""
+    waits = not isinstance(config.source, DatasetSourceConfig) and config.source.rollout_workers > 0
+    return config.cluster.deadline_s * (2 if waits else 1)
+
+
+class LearnerActor(LearnerRole):
+    """One learner's role with a process of its own."""
+
+    def __init__(
+        self, tree: dict[str, Any], remote_rollouts: bool, paths: list[str], rank: int, placement: ActorOptions | None
+    ) -> None:
+        extend_search_path(paths)
+        config = from_tree(tree)
+        count, device = config.learner.count, choose_device(config)
+        confirm_assignment(f"learner {rank}", config.learner.gpus, device)
+        self._members = ProcessGroup(rank, count, device, learner_deadline_s(config)) if count > 1 else None
+        self._rank = rank
+        super().__init__(config, pool_factory(remote_rollouts, placement), self._members)
+
+    def process(self) -> Process:
+        """Return this process."""
+        return own_process("learner", self._rank)
+
+    def rendezvous(self) -> tuple[str, int]:
+        """Return the address and port at which the learners meet (rank 0)."""
+        assert self._members is not None
+        address = ray.util.get_node_ip_address()
+        return address, self._members.open_rendezvous(address)
+
+    def connect(self, address: str, port: int) -> None:
+        """Meet the other learners."""
+        assert self._members is not None
+        self._members.connect(address, port, _RENDEZVOUS_S)
+
+
+class EvaluatorActor:
+    """An evaluator with a process and a copy of the algorithm of its own."""
+
+    def __init__(self, tree: dict[str, Any], paths: list[str]) -> None:
+        extend_search_path(paths)
+        config = from_tree(tree)
+        torch.set_num_threads(config.learner.threads)  # as in the driver, whose numbers this one's must equal
+        dataset = load_run_dataset(config)
+        self._algorithm = config.algorithm_class()(config.algorithm, source_spec(config, dataset))
+        device = choose_device(config, "evaluator")
+        confirm_assignment("the evaluator", config.cluster.evaluator_gpus, device)
+        self._algorithm.to(device)
+        self._evaluator = Evaluator(config, self._algorithm, dataset)
+
+    def process(self) -> Process:
+        """Return this process."""
+        return own_process("evaluator", 0)
+
+    def evaluate(
+        self, number: int, weights: Mapping[str, Any], progress: Progress, split: str | None, episodes: int | None
+    ) -> Evaluation:
+        """Evaluate these weights."""
+        self._algorithm.load_state_dict(weights)
+        self._algorithm.progress = progress
+        return self._evaluator.evaluate(number, split, episodes)

@@ -1,0 +1,28 @@
+"""Which device a role's algorithm lives on: by what the plan gives the role, never by what happens to be visible."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from rayloom.config import DatasetSourceConfig, RunConfig
+
+
+def gpus_of(config: RunConfig, role: Literal["learner", "rollout", "evaluator"]) -> float:
+    """Return the GPUs that the config gives each actor of a role."""
+    if role == "learner":
+        return config.learner.gpus
+    if role == "evaluator":
+        return config.cluster.evaluator_gpus
+    return 0.0 if isinstance(config.source, DatasetSourceConfig) else config.source.worker_gpus
+
+
+def choose_device(config: RunConfig, role: Literal["learner", "rollout", "evaluator"] = "learner") -> torch.device:
+    """Return the device of a role's process. `learner.device: cpu` keeps every role on the CPU.
+
+    An actor without GPUs sees those of its machine all the same: they belong to others.
+    """
+    forced = role == "learner" and config.learner.device == "cuda"
+    assigned = config.learner.device != "cpu" and gpus_of(config, role) > 0
+    return torch.device("cuda" if forced or assigned else "cpu")

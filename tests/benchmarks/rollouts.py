@@ -1,0 +1,127 @@
+"""Rollout workers side by side: an environment that sleeps 5 ms in every step, with 8 and 32 workers against one.
+
+What the workers do not wait for they could do on any number of machines: the ratio tells what the engine takes.
+"on policy" is PPO, where workers and learner wait for each other; "asynchronous" is IMPALA, where they do not.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from bench import Comparison
+from timing import Stopwatch
+
+import rayloom
+
+sys.path.append(str(Path(__file__).resolve().parent.parent / "engine"))  # the environment that sleeps
+
+_SECONDS = 12.0
+_STEPS_PER_S = 150.0
+"""A little less than what one worker does."""
+
+
+def steps_per_s(kind: str, workers: int) -> float:
+    """Return the environment steps per second of a run with so many rollout workers, each with one environment."""
+    environment = {"env": "faulty_environment:Sleepy-v0", "num_envs": workers, "rollout_workers": workers}
+    source = {"kind": kind, **environment, "worker_cpus": 0}
+    if kind == "on_policy":
+        algorithm, batch_size = "rayloom_agents.ppo:PPO", 64 * workers
+        source |= {"rollout_steps": 64, "epochs": 1}
+    else:
+        algorithm, batch_size = "rayloom_agents.impala:IMPALA", workers
+        source |= {"rollout_steps": 20, "in_flight": 2, "order": "arrival"}
+    tree: dict[str, Any] = {
+        "algorithm": {"import": algorithm},
+        "source": source,
+        "learner": {"batch_size": batch_size},
+        "stop": {"env_steps": int(_SECONDS * _STEPS_PER_S * workers)},
+        "tracking": {"system_metrics": False},
+    }
+    stopwatch = Stopwatch()
+    with tempfile.TemporaryDirectory() as folder:
+        rayloom.run({**tree, "output": folder, "name": "benchmark"}, observer=stopwatch)
+    return stopwatch.rate("env_steps")
+
+
+def _rollouts() -> list[Comparison]:
+    return [
+        Comparison(
+            f"{workers} rollout workers, {name}, 5 ms a step",
+            "env steps/s",
+            1,
+            partial(steps_per_s, kind, workers),
+            partial(steps_per_s, kind, 1),
+            "1 worker",
+            target,
+        )
+        for name, kind in (("on policy", "on_policy"), ("asynchronous", "asynchronous"))
+        for workers, target in ((8, "7.2"), (32, "25"))
+    ]
+
+
+def _member(rank: int, world_size: int, port: int, size: int, times: Any) -> None:
+    from rayloom.cluster.process_group import ProcessGroup
+
+    torch.set_num_threads(1)
+    group = ProcessGroup(rank, world_size, torch.device("cpu"), 60.0)
+    group.connect("127.0.0.1", port, 60.0)
+    tensor = torch.ones(size)
+    for _ in range(60):
+        started = time.perf_counter()
+        group.all_reduce(tensor)
+        tensor /= world_size
+        times.put(time.perf_counter() - started)
+    group.close()
+
+
+def all_reduce_ms(size: int = 1_000_000) -> float:
+    """Return the median milliseconds of summing `size` float32 over two processes."""
+    import torch.distributed as dist
+
+    store = dist.TCPStore("127.0.0.1", 0, 2, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
+    context = torch.multiprocessing.get_context("spawn")
+    times = context.Queue()
+    members = [context.Process(target=_member, args=(rank, 2, store.port, size, times)) for rank in range(2)]
+    for member in members:
+        member.start()
+    found = [times.get(timeout=120) for _ in range(120)]
+    for member in members:
+        member.join(60)
+    return 1e3 * statistics.median(found[20:])
+
+
+def _copy_ms(size: int = 1_000_000) -> float:
+    """Return the median milliseconds of copying that tensor once in memory."""
+    source, target = torch.ones(size), torch.empty(size)
+    times = []
+    for _ in range(60):
+        started = time.perf_counter()
+        target.copy_(source)
+        times.append(time.perf_counter() - started)
+    return 1e3 * statistics.median(times)
+
+
+def _reduce() -> list[Comparison]:
+    return [
+        Comparison(
+            "all-reduce of 1 M parameters, 2 learners, gloo on loopback",
+            "ms",
+            1,
+            all_reduce_ms,
+            _copy_ms,
+            "one copy in memory",
+            "<= 15 ms",
+            lower_is_better=True,
+        )
+    ]
+
+
+COMPARISONS: dict[str, Callable[[], list[Comparison]]] = {"rollouts": _rollouts, "all_reduce": _reduce}
