@@ -306,6 +306,9 @@ def test_a_barrier_ends_the_segments_behind_what_was_in_flight() -> None:
     at_the_end = {time: length for _, time, length in found if time in (last - 1, last - 2)}
     assert at_the_end and all(time + length <= last for time, length in at_the_end.items())
     assert any(time >= 1000 for _, time, _ in found)
+    # What was in flight goes on with what had been stored: two rollouts of two steps of each worker.
+    in_store = last - 4
+    assert {(n, in_store - 1, 3) for n in (0, 1)} <= found
 
 
 def test_a_replaced_worker_does_not_continue_the_segments_of_its_predecessor() -> None:

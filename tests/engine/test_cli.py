@@ -68,6 +68,9 @@ class Engine:
         return "the description"
 
 
+PLAIN = {"job": None, "chaos": None}
+
+
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
     """Put a stand-in behind the command line."""
@@ -83,12 +86,16 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
 @pytest.mark.parametrize(
     ("line", "call"),
     [
-        ("run a.yaml", ("run", ("a.yaml",), {"local": False})),
-        ("run a.yaml seed=1 x.y=2 --local", ("run", ("a.yaml", "seed=1", "x.y=2"), {"local": True})),
-        ("run --json a.yaml seed=1", ("run", ("a.yaml", "seed=1"), {"local": False})),
-        ("run a.yaml --json seed=1", ("run", ("a.yaml", "seed=1"), {"local": False})),
-        ("run a.yaml s=1 --local t=2 --json u=3", ("run", ("a.yaml", "s=1", "t=2", "u=3"), {"local": True})),
-        ("run a.yaml x=-1", ("run", ("a.yaml", "x=-1"), {"local": False})),
+        ("run a.yaml", ("run", ("a.yaml",), {"local": False, **PLAIN})),
+        ("run a.yaml seed=1 x.y=2 --local", ("run", ("a.yaml", "seed=1", "x.y=2"), {"local": True, **PLAIN})),
+        ("run --json a.yaml seed=1", ("run", ("a.yaml", "seed=1"), {"local": False, **PLAIN})),
+        ("run a.yaml --json seed=1", ("run", ("a.yaml", "seed=1"), {"local": False, **PLAIN})),
+        ("run a.yaml s=1 --local t=2 --json u=3", ("run", ("a.yaml", "s=1", "t=2", "u=3"), {"local": True, **PLAIN})),
+        (
+            "run a.yaml --job j-1 --chaos rollout=1",
+            ("run", ("a.yaml",), {"local": False, "job": "j-1", "chaos": "rollout=1"}),
+        ),
+        ("run a.yaml x=-1", ("run", ("a.yaml", "x=-1"), {"local": False, **PLAIN})),
         ("resume f00d", ("resume", ("f00d",), {"output": "rayloom-runs"})),
         ("resume f00d --output o --json", ("resume", ("f00d",), {"output": "o"})),
         ("evaluate f00d", ("evaluate", ("f00d",), {"output": "rayloom-runs", "split": None, "episodes": None})),

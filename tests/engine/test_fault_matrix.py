@@ -42,7 +42,7 @@ WORKERS: dict[str, Any] = {"rollout_workers": 2, "worker_cpus": 0}
 def one_node() -> Iterator[None]:
     if ray.is_initialized():
         ray.shutdown()
-    ray.init(include_dashboard=False, num_cpus=8, log_to_driver=False)
+    ray.init(address="local", include_dashboard=False, num_cpus=8, log_to_driver=False)
     yield
     ray.shutdown()
 
@@ -88,6 +88,7 @@ class Scenario:
             cluster={
                 "learner": self.learner,
                 "evaluator": "actor" if "evaluator" in roles else "driver",
+                "evaluator_cpus": 0,
                 "deadline_s": self.deadline_s,
             },
         )
@@ -97,7 +98,7 @@ SHORT = [
     Scenario("ppo", "rollout=3,hang=1", {"env_steps": 8_000}, source=WORKERS, deadline_s=8.0),
     Scenario("dqn_ahead", "rollout=3", {"env_steps": 6_000}, source=WORKERS),
     Scenario("impala", "rollout=2", {"env_steps": 8_000}, source=WORKERS),
-    Scenario("softmax_regression", "learner=2,tracker=1,evaluator=1", {"epochs": 40}, learners=2),
+    Scenario("softmax_regression", "learner=1,tracker=1,evaluator=1", {"epochs": 40}, learners=2),
     Scenario("ppo", "learner=1", {"env_steps": 6_000}, learners=2, source=WORKERS),
 ]
 LONG = [
@@ -153,7 +154,11 @@ def compare(config: RunConfig, struck: Result, quiet: Result, exact: bool) -> No
     per_update = quiet.counters["env_steps"] / quiet.counters["updates"]
     slack = (chunk + 2 * config.learner.batch_size) / per_update + 0.02 * quiet.counters["updates"]
     assert abs(struck.counters["updates"] - quiet.counters["updates"]) <= slack
-    assert struck.counters["samples"] == struck.counters["updates"] * config.learner.batch_size
+    learnt = struck.counters["updates"] * config.learner.batch_size
+    if source.kind == "asynchronous":  # batches have dead rows
+        assert 0.95 * learnt <= struck.counters["samples"] <= learnt
+    else:
+        assert struck.counters["samples"] == learnt
 
 
 @pytest.mark.parametrize("scenario", SHORT, ids=name)
@@ -282,7 +287,7 @@ def test_the_tracking_server_is_away_for_a_while(one_node: None, tmp_path: Path)
 @pytest.mark.full
 def test_an_object_store_that_is_nearly_full(tmp_path: Path) -> None:
     ray.shutdown()
-    ray.init(include_dashboard=False, num_cpus=4, log_to_driver=False, object_store_memory=80 * 2**20)
+    ray.init(address="local", include_dashboard=False, num_cpus=4, log_to_driver=False, object_store_memory=80 * 2**20)
     try:
         held = [ray.put(np.ones(2**20)) for _ in range(9)]  # 8 MiB each, which Ray may spill to disk but not forget
         scenario = Scenario("dqn_ahead", "rollout=2", {"env_steps": 4_000}, source=WORKERS)
@@ -314,7 +319,7 @@ def two_nodes() -> Iterator[Cluster]:
     [
         ("ppo", {"source": {"rollout_workers": 2, "worker_cpus": 1}, "stop": {"env_steps": 20_000}}),
         ("dqn_ahead", {"source": {"rollout_workers": 2, "worker_cpus": 1}, "stop": {"env_steps": 15_000}}),
-        ("softmax_regression", {"learner": {"count": 2}, "stop": {"epochs": 200}}),
+        ("softmax_regression", {"learner": {"count": 2}, "stop": {"epochs": 600}}),
     ],
 )
 def test_a_node_is_lost(case_name: str, sections: dict[str, Any], two_nodes: Cluster, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -56,7 +57,14 @@ class Striker(Observer):
 
 
 def send(kind: str, number: int = signal.SIGKILL, place: int = -1) -> Callable[[], None]:
-    return lambda: os.kill(actors(kind)[place].pid, number)
+    def strike() -> None:
+        deadline = time.monotonic() + 60
+        while not (found := actors(kind)):
+            assert time.monotonic() < deadline, f"there is no {kind}"
+            time.sleep(0.05)
+        os.kill(found[place].pid, number)
+
+    return strike
 
 
 def configured(name: str, output: Path, count: int, deadline_s: float = 60.0, **sections: dict[str, Any]) -> RunConfig:

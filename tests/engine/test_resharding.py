@@ -426,20 +426,27 @@ def test_rows_and_what_the_epoch_has_not_seen_are_dealt_out(before: int, after: 
         source = state["source"]
         assert [len(batch) for batch in source["batches"]] == [32 // after] * left
         assert source["batches_per_epoch"] == states[0]["source"]["batches_per_epoch"]
+    assert len({str(state["source"]["rng"]) for state in (*states, *dealt)}) == before + after
     collected = [sum(state["source"]["collected"] for state in group) for group in (states, dealt)]
     assert collected[0] == collected[1]
     assert all(state["source"]["collected"] >= state["source"]["env_steps"] for state in dealt)
 
 
-def test_an_epoch_of_very_few_rows_still_gives_everyone_a_batch() -> None:
+@pytest.mark.parametrize("number", [3, 8])
+def test_an_epoch_of_very_few_rows_still_gives_everyone_a_batch(number: int) -> None:
     old, new = run_of("ppo", 1), run_of("ppo", 4)
     states, _ = trained(old, 9)
     source = states[0]["source"]
-    source["rows"] = {name: value[:3] for name, value in source["rows"].items()}
+    source["rows"] = {name: value[:number] for name, value in source["rows"].items()}
     source["batches"] = [torch.tensor([1]).expand(32)]
-    for state in reshard(old, new, states):
-        (batch,) = state["source"]["batches"]
-        assert len(batch) == 8 and int(batch.max()) < len(state["source"]["rows"]["advantage"])
+    dealt = [state["source"] for state in reshard(old, new, states)]
+    assert torch.equal(dealt[0]["rows"]["advantage"][:1], source["rows"]["advantage"][1:2])
+    for rank, own in enumerate(dealt):
+        (batch,) = own["batches"]
+        rows = len(own["rows"]["advantage"])
+        assert len(batch) == 8 and rows == max(1, number // 4)
+        # Who has nothing left that the epoch has not seen draws from everything.
+        assert set(batch.tolist()) == (set(range(rows)) if rank else {0})
 
 
 def test_trajectories_that_wait_are_dealt_out_by_age() -> None:

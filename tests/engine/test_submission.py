@@ -208,7 +208,8 @@ def test_the_shipped_script_trains_on_the_cluster_of_its_head(cluster: Cluster, 
     done = subprocess.run(
         [sys.executable, str(script), "ppo_cartpole_ray", *words],
         cwd=tmp_path,
-        env=cluster.environment(PYTHONPATH=installed(checkout)),
+        # By itself the script takes the one Ray of its machine; here others may run.
+        env=cluster.environment(PYTHONPATH=installed(checkout), RAY_ADDRESS=f"127.0.0.1:{cluster.port}"),
         capture_output=True,
         text=True,
         timeout=DEADLINE_S,
@@ -236,8 +237,38 @@ exec "$@"
 """Runs its command here and now, as on a single node."""
 
 
+@pytest.mark.full
+def test_rays_own_command_with_the_hook_records_the_commit_and_a_stopped_job_is_killed(
+    cluster: Cluster, checkout: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "runs"
+    store = empty_store(output)
+    environment = ("--working-dir", ".", "--runtime-env", "configs/cluster/runtime_env.yaml")
+    endless = ("rayloom", "run", "configs/agents/long.yaml", f"output={output}", "stop={env_steps: 100_000_000}")
+    variables = {"RAY_JOB_SUBMIT_HOOK": "rayloom.cluster.submission.submit_hook"}
+    done = command(cluster, checkout, RAY, "job", "submit", *environment, "--no-wait", "--", *endless, **variables)
+    assert done.returncode == 0, done.stdout + done.stderr
+    submission_id = done.stdout.splitlines()[-1]
+    deadline = time.monotonic() + DEADLINE_S
+    while not (runs := store.runs()):
+        assert time.monotonic() < deadline, "no run"
+        time.sleep(0.1)
+    stopped = command(cluster, checkout, RAY, "job", "stop", "--address", cluster.url, submission_id)
+    assert stopped.returncode == 0, stopped.stdout + stopped.stderr
+    while store.status(runs[0]) == "RUNNING":
+        assert time.monotonic() < deadline, "the stopped run stays RUNNING"
+        time.sleep(0.1)
+    tags = store.tags(runs[0])
+    assert store.status(runs[0]) == "KILLED" and tags["rayloom.ray_job"] == submission_id
+    assert tags["mlflow.source.git.commit"] == git(checkout, "rev-parse", "HEAD").strip()
+    # A failure's exit code comes back: 2 for a mistake in the config.
+    wrong = command(cluster, checkout, RAY, "job", "submit", *environment, "--", "rayloom", "run", "nix", **variables)
+    assert wrong.returncode == 2 and "there is no config file" in wrong.stdout
+
+
+@pytest.mark.full
 @pytest.mark.skipif(sys.platform != "linux" or not NAMESPACES, reason="namespaces of processes are not allowed here")
-def test_the_slurm_script_starts_ray_on_its_nodes_and_a_requeued_job_goes_on(checkout: Path, tmp_path: Path) -> None:
+def test_the_slurm_script_trains_on_a_ray_of_its_own_nodes(checkout: Path, tmp_path: Path) -> None:
     stubs = {"srun": SRUN, "scontrol": "#!/bin/bash\necho here\n", "hostname": "#!/bin/bash\necho 127.0.0.1\n"}
     for name, text in stubs.items():
         (tmp_path / name).write_text(text)

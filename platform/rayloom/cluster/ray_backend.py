@@ -56,7 +56,7 @@ class RayRole:
         self._placement: Placement | None = None
         self._events: list[str] = []
         try:
-            self._placement = Placement.make(plan, config)
+            self._placement = Placement.make(plan, config, self._events.append)
             self._make_roles(config, plan)
         except LearnersLostError as error:
             self.close()
@@ -100,14 +100,15 @@ class RayRole:
         self._close_roles()
         self._recoveries += 1
         deadline = time.monotonic() + self._deadline_s
+        nodes = live_nodes()
         while True:
-            config = fit(self._config, live_nodes())
+            config = fit(self._config, nodes)
             if config is not None:
                 patience = min(_PLACEMENT_S, max(1.0, deadline - time.monotonic()))
                 hurried = replace(config, cluster=replace(config.cluster, deadline_s=patience))
                 try:
                     # Nodes that have just died may still count as alive: do not wait for them for long.
-                    self._placement = Placement.make(make_plan(config), hurried)
+                    self._placement = Placement.make(make_plan(config), hurried, self._events.append)
                     break
                 except UserError as error:
                     if time.monotonic() >= deadline:
@@ -115,6 +116,8 @@ class RayRole:
             elif time.monotonic() >= deadline:
                 raise LearnersLostError(f"the cluster has had no room for a learner for {self._deadline_s:g} s")
             time.sleep(_NODE_PAUSE_S)
+            # What others use at the moment does not count any more.
+            nodes = [node.freed() for node in live_nodes() if node.alive]
         self._present = config
         self._make_roles(config, make_plan(config))
         workers = 0 if isinstance(config.source, DatasetSourceConfig) else config.source.rollout_workers
@@ -125,7 +128,8 @@ class RayRole:
         """Return whether there is room for learners that an earlier fault has cost."""
         if self._local is not None or self._present == self._config:
             return False
-        larger = fit(self._config, live_nodes())
+        assert self._placement is not None
+        larger = fit(self._config, self._placement.room())
         return larger is not None and larger.learner.count > self._present.learner.count
 
     def _names(self) -> list[str]:
@@ -184,7 +188,7 @@ class RayRole:
             self._stride = max(1, min(2 * self._stride, int(self._stride * pause / (now - started))))
 
     def metrics(self) -> dict[str, float]:
-        """Return and clear the metrics: rank 0's; over all learners, the mean of train/ and time/, the sum of faults/."""
+        """Return and clear the metrics: rank 0's, with the mean of train/ and time/ and the sum of faults/ over all."""
         first, *others = self._call_all("metrics")
         for name in first:
             values = [metrics[name] for metrics in (first, *others) if name in metrics]

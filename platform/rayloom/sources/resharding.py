@@ -15,8 +15,9 @@ Weights and optimisers are equal on all learners. Of what each has of its own no
 - trajectories that wait in an asynchronous source are dealt out by age, to everyone as many of each.
 
 With another number of rollout workers, segments of a replay buffer may end before rollouts that were in flight (see
-`by_other_workers`); they bootstrap there. Generators whose environments have changed are derived from the seed tree, at the address ("reshard", updates,
-learners): the same checkpoint continued by the same number of learners gives the same run. A pure function of states.
+`by_other_workers`); they bootstrap there. Generators whose environments have changed are derived from the seed tree, at
+the address ("reshard", updates, learners): the same checkpoint continued by the same number of learners gives the same
+run. A pure function of states, whose tensors the new states share.
 """
 
 from __future__ import annotations
