@@ -86,7 +86,8 @@ class IMPALA(ActorCritic):
     def loss(self, batch: Batch) -> Loss:
         """Return the mean over each trajectory's steps [B] of policy gradient, value error and entropy bonus.
 
-        A dead step of NEXT_STEP autoreset belongs to no episode: it weighs nothing, and nothing flows through it.
+        A dead step of NEXT_STEP autoreset belongs to no episode: it weighs nothing, and nothing flows back from it,
+        since the step before it ended an episode.
         """
         config, valid = self.config, batch["valid"]
         shape = batch["reward"].shape  # [B, T]
@@ -118,7 +119,7 @@ class IMPALA(ActorCritic):
     def _targets(self, batch: Batch, log_ratio: Tensor, value: Tensor, next_value: Tensor) -> tuple[Tensor, Tensor]:
         """Return V-trace targets and advantages [B, T]."""
         config, terminated = self.config, batch["terminated"]
-        continues = batch["valid"] & ~(terminated | batch["truncated"])
+        continues = ~(terminated | batch["truncated"])
         by_time = (
             log_ratio,
             batch["reward"],

@@ -189,9 +189,7 @@ class MemberRole(LearnerRole):
         batch_size = config.learner.batch_size
         return MemberSource(config.source, self._data, self.algorithm, batch_size, config.seed, self.device)
 
-    def advance(
-        self, schedule: Schedule, pause_s: float = math.inf, most_updates: float = math.inf
-    ) -> Advance:
+    def advance(self, schedule: Schedule, pause_s: float = math.inf, most_updates: float = math.inf) -> Advance:
         """Refuse: a member trains with the others, through `Population.advance`."""
         raise RuntimeError("a member of a population trains through Population.advance")
 

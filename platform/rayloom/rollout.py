@@ -222,9 +222,7 @@ class RunningEpisodes:
         self._returns = np.zeros(num_envs, dtype=np.float64)
         self.lengths = np.zeros(num_envs, dtype=np.int64)
 
-    def finish(
-        self, storage: Mapping[str, np.ndarray], cut: Sequence[tuple[int, int]] = ()
-    ) -> list[tuple[float, int]]:
+    def finish(self, storage: Mapping[str, np.ndarray], cut: Sequence[tuple[int, int]] = ()) -> list[tuple[float, int]]:
         """Add a chunk [T, N] and return the episodes that ended in it as (return, length), in order of time.
 
         `cut` lists (step, environment) at which an episode was lost: what it had collected until then is forgotten.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from cases import case
@@ -136,7 +138,7 @@ def test_what_is_too_old_is_dropped_and_counted(max_lag: int) -> None:
 
 
 def test_the_oldest_policy_comes_first_in_order_of_arrival() -> None:
-    source, _ = _source(batch_size=2)
+    source, _ = _source(batch_size=3)
     rollouts = []
     for version in (5, 3, 5, 4):
         source._pool.publish(version)
@@ -144,8 +146,8 @@ def test_the_oldest_policy_comes_first_in_order_of_arrival() -> None:
     source._draws = 5
     for rollout in rollouts:
         source._receive(rollout)
-    times = [_identities(source.next())[0][1] for _ in range(4)]
-    assert times == [10, 30, 0, 20]
+    times = [time for _ in range(2) for _, time in _identities(source.next())]
+    assert times == [10, 10, 30, 30, 0, 0]
 
 
 def test_a_barrier_moves_no_counter_and_loses_nothing() -> None:
@@ -179,6 +181,24 @@ def test_a_restored_source_goes_on_identically(draws: int, batch_size: int, tmp_
         if number == 3:  # the next barrier finds rollouts of the one before
             source.barrier(), copy.barrier()
     assert source.metrics() == copy.metrics()
+
+
+def test_a_rollout_in_flight_is_saved_whole(tmp_path: Path) -> None:
+    source, stream = _source()
+    stream.restarted.add(1)
+    stream.publish(7)
+    source._drained.append(stream.make(1, 10))
+    store = CheckpointStore(tmp_path, 1, "max")
+    store.save(1, source.state_dict())
+    loaded = store.load_latest()
+    assert loaded is not None
+    copy, _ = _source()
+    copy.load_state_dict(loaded.state)
+    (before,), (after,) = source._drained, copy._drained
+    assert before.restarted and before.arrays.keys() == after.arrays.keys()
+    assert replace(before, arrays={}) == replace(after, arrays={})
+    for name, value in before.arrays.items():
+        np.testing.assert_array_equal(value, after.arrays[name])
 
 
 # --- whole roles -----------------------------------------------------------------------------------------------------

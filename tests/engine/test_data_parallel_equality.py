@@ -16,6 +16,8 @@ import pytest
 import torch
 import torch.multiprocessing
 
+pytestmark = pytest.mark.xdist_group("equality")  # one process, which trains once for all tests
+
 Found = dict[str, dict[str, Any]]
 
 

@@ -5,23 +5,26 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cases import case
 from processes import finish, history, journal_lines, kill_after, start, write_config
+from tracking_store import empty_store
 
 import rayloom
 from rayloom import jobs
 from rayloom.config import RunConfig
 from rayloom.contract import UserError
 from rayloom.execution import resume
-from rayloom.folders import read_result
+from rayloom.folders import load_run_config, read_result
 from rayloom.observer import Observer
 from rayloom.plan import make_plan
 from rayloom.tracking import journal
@@ -62,7 +65,8 @@ def test_a_killed_job_goes_on_with_its_own_run_and_ends_as_if_nothing_had_happen
 
 
 def test_a_finished_job_is_reported_again_word_for_word(tmp_path: Path) -> None:
-    path = write_config(tiny(tmp_path / "runs"), tmp_path)
+    store = empty_store(tmp_path / "runs")
+    path = write_config(tiny(tmp_path / "runs", tracking={"enabled": True}), tmp_path)
     command = ("run", str(path), "--local", "--job", "once")
     first = finish(start(*command, cwd=tmp_path))
     lines = journal_lines(tmp_path / "runs")
@@ -70,6 +74,7 @@ def test_a_finished_job_is_reported_again_word_for_word(tmp_path: Path) -> None:
     assert second == first and list(second["metrics"]) == list(first["metrics"])
     assert first["status"] == "FINISHED" and first["run_dir"] == str(tmp_path / "runs" / "job-once")
     assert journal_lines(tmp_path / "runs") == lines > 0
+    assert store.runs() == [first["run_id"]] and store.tags(first["run_id"])["rayloom.job"] == "once"
 
 
 def test_a_run_that_failed_is_tried_again_by_its_job_and_by_resume_but_never_begun_anew(
@@ -192,21 +197,29 @@ def test_the_lock_of_a_dying_attempt_is_waited_for(tmp_path: Path) -> None:
     assert any("another attempt still holds job j" in line for line in notes.lines)
 
 
-def test_an_attempt_that_waited_finds_the_result_of_the_one_before(tmp_path: Path) -> None:
-    config = tiny(tmp_path)
-    plan = make_plan(config, True)
-    with jobs.attempt(config, plan, "j", Observer()) as taken:
-        assert not taken.begun and taken.result is None
-    rayloom.run(config, local=True, job="j")
-    with jobs.attempt(rayloom_config(tmp_path), plan, "j", Observer()) as taken:
-        assert taken.result is not None and taken.result.run_dir == tmp_path / "job-j"
+class Finisher(Observer):
+    """Finishes the run, as the other attempt, as soon as this one waits for it."""
+
+    def __init__(self, finished: Path, folder: Path) -> None:
+        self._finished, self._folder = finished, folder
+
+    def note(self, text: str) -> None:
+        if "still holds job" in text:
+            shutil.copytree(self._finished, self._folder, dirs_exist_ok=True)
 
 
-def rayloom_config(output: Path) -> RunConfig:
-    """Return the config as the run resolved it, with its tracking store."""
-    from rayloom.folders import load_run_config
-
-    return load_run_config(output / "job-j")
+def test_an_attempt_that_waited_reports_the_result_of_the_one_before(tmp_path: Path) -> None:
+    before = rayloom.run(tiny(tmp_path / "a"), f"tracking.uri=sqlite:///{tmp_path}/m.db", local=True, job="j")
+    (before.run_dir / "job.lock").unlink()
+    holder = hold(tmp_path / "b" / "job-j", 1.0)
+    config = load_run_config(before.run_dir)
+    config = replace(config, output=str(tmp_path / "b"))
+    observer = Finisher(before.run_dir, tmp_path / "b" / "job-j")
+    lines = (before.run_dir / "journal.jsonl").read_bytes()
+    result = rayloom.run(config, local=True, job="j", observer=observer)
+    assert holder.wait(30) == 0
+    assert result.weights_sha256 == before.weights_sha256 and result.run_dir == tmp_path / "b" / "job-j"
+    assert (result.run_dir / "journal.jsonl").read_bytes() == lines  # and has not trained
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP])

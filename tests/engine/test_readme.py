@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -31,7 +32,7 @@ def _run(command: list[str], folder: Path) -> str:
 
 
 def _rayloom(line: str, folder: Path) -> str:
-    words = line.split()
+    words = shlex.split(line)
     assert words[0] == "rayloom", line
     # The console script, as the reader types it: unlike `python -m`, it does not search the working folder by itself.
     return _run([str(Path(sys.executable).with_name("rayloom")), *words[1:]], folder)
@@ -40,7 +41,7 @@ def _rayloom(line: str, folder: Path) -> str:
 @pytest.mark.xdist_group("ray")
 def test_every_command_works_in_the_order_of_the_text(tmp_path: Path) -> None:
     commands = _commands()
-    assert len(commands) == 9, "a command was added: see that it is run here"
+    assert len(commands) == 10, "a command was added: see that it is run here"
     run_id = ""
     for line in commands:
         if line == "rayloom ui" or "reinforce" in line:

@@ -164,9 +164,10 @@ def test_all_columns_at_once_go_behind_each_writers_own() -> None:
 
 def test_equal_heads_after_unequal_turns_are_told_apart() -> None:
     buffer = ReplayBuffer(8, 2, rng(), 2)
-    buffer.add({name: value[:, :1] for name, value in chunk(0, [".."] * 5).items()}, 0)  # a turn of 4 rows and one more
+    for first, steps in ((0, 3), (3, 2)):  # a turn of 4 rows and one more
+        buffer.add({name: value[:, :1] for name, value in chunk(first, [".."] * steps).items()}, 0)
     buffer.add({name: value[:, 1:] for name, value in chunk(0, [".."]).items()}, 1)
     assert len(buffer) == 5
     buffer.add(chunk(5, [".."]))
-    assert len(buffer) == 6
+    assert len(buffer) == 6 and buffer.state_dict()["filled"] == [4, 2]
     assert set(segments(buffer)) == {(2, 0), (3, 0), (4, 0), (5, 0), (0, 1), (5, 1)}

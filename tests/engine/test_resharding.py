@@ -261,20 +261,24 @@ def test_only_what_can_be_shared_is_dealt_out() -> None:
         reshard(old, replace(old, learner=replace(old.learner, count=3)), states)
 
 
-def segments(states: Sequence[State], n_step: int) -> Counter[tuple[Any, ...]]:
-    """Return every segment that the learners' buffers hold, with its environment and priority."""
+def restored(state: State) -> ReplayBuffer:
+    """Return a learner's replay buffer."""
+    saved = state["source"]["buffer"]
+    capacity, blocks, rng = saved["rows"] * saved["num_envs"], len(saved["heads"]), np.random.default_rng(0)
+    buffer = (
+        PrioritizedReplayBuffer(capacity, saved["num_envs"], rng, 0.6, blocks)
+        if "leaves" in saved
+        else ReplayBuffer(capacity, saved["num_envs"], rng, blocks)
+    )
+    buffer.load_state_dict(saved)
+    return buffer
+
+
+def segments(buffers: Sequence[ReplayBuffer], n_step: int) -> Counter[tuple[Any, ...]]:
+    """Return every segment that the learners' buffers hold, with its environment and, last, its priority."""
     found: Counter[tuple[Any, ...]] = Counter()
     first = 0
-    for state in states:
-        saved = state["source"]["buffer"]
-        capacity, blocks = saved["rows"] * saved["num_envs"], len(saved["heads"])
-        rng = np.random.default_rng(0)
-        buffer = (
-            PrioritizedReplayBuffer(capacity, saved["num_envs"], rng, 0.6, blocks)
-            if "leaves" in saved
-            else ReplayBuffer(capacity, saved["num_envs"], rng, blocks)
-        )
-        buffer.load_state_dict(saved)
+    for buffer in buffers:
         slots = np.flatnonzero(buffer._flat["valid"])
         assert len(slots) == len(buffer)
         rows = buffer._segments(slots, n_step)
@@ -286,6 +290,16 @@ def segments(states: Sequence[State], n_step: int) -> Counter[tuple[Any, ...]]:
     return found
 
 
+def held(states: Sequence[State], n_step: int) -> Counter[tuple[Any, ...]]:
+    """Return every segment that the learners hold."""
+    return segments([restored(state) for state in states], n_step)
+
+
+def without_priority(found: Counter[tuple[Any, ...]]) -> Counter[tuple[Any, ...]]:
+    """Return the same segments, which a learner may have given the largest priority that it knew."""
+    return Counter({key: sum(n for k, n in found.items() if k[:-1] == key) for key in {key[:-1] for key in found}})
+
+
 @pytest.mark.parametrize("name", ["dqn", "dqn_prioritized_n_step", "dqn_workers"])
 @pytest.mark.parametrize(("before", "after"), COUNTS)
 def test_replay_keeps_every_segment_of_every_environment(name: str, before: int, after: int) -> None:
@@ -293,8 +307,8 @@ def test_replay_keeps_every_segment_of_every_environment(name: str, before: int,
     states, _ = trained(old, 40)
     dealt = reshard(old, new, states)
     for n_step in (1, 3):
-        assert segments(dealt, n_step) == segments(states, n_step)
-    assert sum(segments(states, 1).values()) > 50
+        assert held(dealt, n_step) == held(states, n_step)
+    assert sum(held(states, 1).values()) > 50
     largest = [state["source"]["buffer"].get("largest_priority") for state in dealt]
     assert set(largest) == {max(s["source"]["buffer"].get("largest_priority") or 0 for s in states) or None}
     generators = [str(state["source"]["buffer"]["rng"]) for state in (*states, *dealt)]
@@ -311,18 +325,13 @@ def test_replay_keeps_every_segment_of_every_environment(name: str, before: int,
 def absorbed(config: RunConfig, states: Sequence[State]) -> Counter[tuple[Any, ...]]:
     """Return the segments that the learners hold once they have stored what was in flight, without priorities."""
     learners = _Learners(config, states)
-    stored = []
     for role in learners.roles:
         source: Any = role.source
         while source._drained:
             source._add_block(source._drained.popleft())
-        source._buffer.mark_boundary()
-        stored.append({"source": {"buffer": source._buffer.state_dict()}})
+    found = segments([role.source._buffer for role in learners.roles], 3)  # type: ignore[attr-defined]
     learners.close()
-    found: Counter[tuple[Any, ...]] = Counter()
-    for segment, number in segments(stored, 3).items():
-        found[segment[:-1]] += number
-    return found
+    return without_priority(found)
 
 
 @pytest.mark.parametrize(
@@ -350,51 +359,74 @@ def test_a_learner_with_nothing_in_flight_ends_its_segments_at_the_barrier() -> 
 LENGTHS = st.lists(st.integers(0, 9), min_size=4, max_size=4)
 
 
+def chunk(rng: np.random.Generator, steps: int, number: int) -> dict[str, np.ndarray]:
+    """Return random transitions of so many environments."""
+    shape = (steps, number)
+    return {
+        "observation": rng.random((*shape, 2), dtype=np.float32),
+        "next_observation": rng.random((*shape, 2), dtype=np.float32),
+        "action": rng.integers(0, 9, shape),
+        "reward": rng.random(shape, dtype=np.float32),
+        "terminated": rng.random(shape) < 0.2,
+        "truncated": rng.random(shape) < 0.2,
+        "valid": rng.random(shape) < 0.8,
+    }
+
+
+def state_of(rank: int, share: int, blocks: int, lengths: Sequence[int], rng: np.random.Generator) -> State:
+    """Return a learner whose writers have stored so many steps; its ring has six rows."""
+    buffer = PrioritizedReplayBuffer(6 * share, share, np.random.default_rng(rank), 0.6, blocks)
+    for block, length in enumerate(lengths):
+        buffer.add(chunk(rng, 1, share // blocks), block)
+        for _ in range(length):
+            buffer.add(chunk(rng, 1, share // blocks), block)
+    slots = np.arange(6 * share)
+    buffer.update_priorities(slots, rng.random(len(slots)))
+    buffer.mark_boundary()
+    workers = [RolloutWorker.fresh_state(0, rank * blocks + block, 1, 0) for block in range(blocks)]
+    source = {
+        "pool": {"workers": workers, "turn": 0},
+        "drained": [],
+        "statistics": {"returns": [1.0] * rank, "lengths": [2] * rank, "episodes": 3 + rank},
+        "env_steps": 7 * rank,
+        "samples": rank,
+        "buffer": buffer.state_dict(),
+        "draws": 5,
+    }
+    return {"learner": {"updates": 9}, "source": source, "random": {}, "totals": None}
+
+
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.sampled_from([1, 2, 4]), st.sampled_from([1, 2, 4]), st.sampled_from([1, 2, 4]), LENGTHS, st.integers(0, 99))
 def test_shards_of_any_length_keep_every_segment(
     before: int, after: int, workers: int, lengths: list[int], seed: int
 ) -> None:
-    # Four columns of environments; every worker's block is of another length, and may have wrapped (six rows).
+    # Four columns of environments; every worker's block is of another length, and may have wrapped.
     number = max(before, workers)
     old = run_of("dqn_prioritized_n_step", before, rollout_workers=number, capacity=64, learning_starts=8)
     new = run_of("dqn_prioritized_n_step", after, rollout_workers=max(after, workers), capacity=64, learning_starts=8)
-    rng = np.random.default_rng(seed)
-    states = []
-    for rank in range(before):
-        share, blocks = 4 // before, number // before
-        buffer = PrioritizedReplayBuffer(6 * share, share, np.random.default_rng(rank), 0.6, blocks)
-        for block in range(blocks):
-            for _ in range(1 + lengths[(rank * blocks + block) % 4]):
-                shape = (1, share // blocks)
-                buffer.add(
-                    {
-                        "observation": rng.random((*shape, 2), dtype=np.float32),
-                        "next_observation": rng.random((*shape, 2), dtype=np.float32),
-                        "action": rng.integers(0, 9, shape),
-                        "reward": rng.random(shape, dtype=np.float32),
-                        "terminated": rng.random(shape) < 0.2,
-                        "truncated": rng.random(shape) < 0.2,
-                        "valid": rng.random(shape) < 0.8,
-                    },
-                    block,
-                )
-        slots = np.arange(6 * share)
-        buffer.update_priorities(slots, rng.random(len(slots)))
-        buffer.mark_boundary()
-        statistics = {"returns": [1.0] * rank, "lengths": [2] * rank, "episodes": 3 + rank}
-        pool = {"workers": [RolloutWorker.fresh_state(0, rank * blocks + b, 1, 0) for b in range(blocks)], "turn": 0}
-        source = {"pool": pool, "drained": [], "statistics": statistics, "env_steps": 7 * rank, "samples": rank}
-        source.update(buffer=buffer.state_dict(), draws=5)
-        states.append({"learner": {"updates": 9}, "source": source, "random": {}, "totals": None})
+    rng, blocks = np.random.default_rng(seed), number // before
+    states = [
+        state_of(rank, 4 // before, blocks, lengths[rank * blocks : (rank + 1) * blocks], rng) for rank in range(before)
+    ]
     dealt = reshard(old, new, states)
     for n_step in (1, 2, 4):
-        assert segments(dealt, n_step) == segments(states, n_step)
+        assert held(dealt, n_step) == held(states, n_step)
     for group in (states, dealt):
         assert sum(s["source"]["statistics"]["episodes"] for s in group) == sum(3 + rank for rank in range(before))
         assert sum(s["source"]["env_steps"] for s in group) == 7 * before * (before - 1) // 2
     if after > 1 and before != after:
         assert dealt[0]["totals"]["env_steps"] == 7 * before * (before - 1) // 2
+    # The rings go on: what comes next pushes out the oldest rows, and never a younger one.
+    for _ in range(5):
+        following = chunk(rng, 2, 4)
+        rings = [[restored(state) for state in group] for group in (states, dealt)]
+        for group, buffers in zip((states, dealt), rings, strict=True):
+            width = 4 // len(buffers)
+            for rank, buffer in enumerate(buffers):
+                buffer.add({key: value[:, rank * width : (rank + 1) * width] for key, value in following.items()})
+                group[rank]["source"]["buffer"] = buffer.state_dict()
+        assert without_priority(segments(rings[1], 3)) == without_priority(segments(rings[0], 3))
 
 
 def rows_of(states: Sequence[State], drawn: bool) -> Counter[bytes]:
@@ -501,7 +533,7 @@ def test_another_number_of_rollout_workers_continues_a_run(before: int, after: i
     new = run_of("dqn_workers", 1, rollout_workers=after)
     states, counters = trained(old, 30)
     dealt = reshard(old, new, states)
-    assert segments(dealt, 3) == segments(states, 3)
+    assert held(dealt, 3) == held(states, 3)
     assert equal(dealt[0]["source"]["buffer"]["rng"], states[0]["source"]["buffer"]["rng"])
     drained = [[rollout for s in group for rollout in s["source"]["drained"]] for group in (states, dealt)]
     assert sum(r["env_steps"] for r in drained[0]) == sum(r["env_steps"] for r in drained[1]) > 0
@@ -535,6 +567,8 @@ def test_rollouts_are_put_side_by_side_for_other_workers() -> None:
     assert [r["env_steps"] for r in whole] == [8, 4] and [r["version"] for r in whole] == [0, 20]
     assert [len(r["episodes"]) for r in whole] == [2, 1]
     assert [r["restarted"] for r in whole] == [False, True], "no segment runs into steps that are not there"
+    again = by_other_workers([rollout(0, 0, restarted=True), rollout(1, 10), rollout(0, 20), rollout(1, 30)], 2, 1)
+    assert [r["restarted"] for r in again] == [True, False]
     single = by_other_workers(drained[:2], 2, 4)
     assert [r["arrays"]["reward"].tolist() for r in single] == [[[0], [2]], [[1], [3]], [[10], [12]], [[11], [13]]]
     told = [(r["worker"], r["env_steps"], len(r["episodes"])) for r in single]

@@ -280,7 +280,7 @@ def test_the_store_keeps_nothing_of_rollouts_and_old_weights(tmp_path: Path) -> 
 def stored_mib() -> float:
     """Return what Ray's store holds; it frees objects a moment after they were let go."""
     time.sleep(0.2)
-    summary = memory_summary(stats_only=True)
+    summary = memory_summary(address=ray.get_runtime_context().gcs_address, stats_only=True)
     found = re.search(r"Plasma memory usage ([0-9.]+) MiB", summary)
     assert found, summary
     return float(found[1])

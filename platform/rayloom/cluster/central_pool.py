@@ -205,7 +205,7 @@ class CentralPool:
     def _answer(self, worker: Worker) -> Any:
         deadline_s = self._config.cluster.deadline_s
         while worker.orders and not worker.away:
-            patience = worker.since + deadline_s - time.monotonic()
+            patience = self._crew.late_at(worker) - time.monotonic()
             ready, _ = ray.wait([worker.orders[0]], timeout=max(0.0, patience))
             if ready:
                 try:
@@ -215,6 +215,8 @@ class CentralPool:
                 else:
                     worker.failures = 0 if isinstance(answer, tuple) else worker.failures
                     return answer
+            elif time.monotonic() < self._crew.late_at(worker):
+                continue  # it has only just started
             elif self._crew.is_up(worker):
                 self._crew.replace(worker, f"it did not answer within {deadline_s:g} s (cluster.deadline_s)")
             else:

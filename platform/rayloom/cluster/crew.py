@@ -18,6 +18,9 @@ from rayloom.config import RunConfig
 from rayloom.faults import Process, RoleDiedError, RoleTimeoutError, raised_by_environment
 from rayloom.rollout import RolloutWorker
 
+_START_S = 60.0
+"""What a process needs at most to import torch and make its environments, on a busy machine."""
+
 
 class ActorOptions(Protocol):
     """Where a role's actors run: see `rayloom.cluster.placement`."""
@@ -70,6 +73,7 @@ class Crew:
         self._placement = placement
         self._actor_class = actor_class
         self._deadline_s = config.cluster.deadline_s
+        self._start_s = max(_START_S, self._deadline_s)
         self._tries = config.cluster.tries
         self.barriers = 0
         self.events: list[str] = []
@@ -96,14 +100,14 @@ class Crew:
 
     def _await_start(self) -> None:
         """Wait for all workers; what their construction raises ends the run at once, since it has done nothing yet."""
-        deadline = time.monotonic() + self._deadline_s
+        deadline = time.monotonic() + self._start_s
         waiting = list(self.workers)
         while waiting:
             refs = {worker.starting: worker for worker in waiting}
             ready, _ = ray.wait(list(refs), num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
             if not ready:
                 names = ", ".join(worker.name for worker in waiting)
-                raise RoleTimeoutError(f"{names} did not start within {self._deadline_s:g} s (cluster.deadline_s)")
+                raise RoleTimeoutError(f"{names} did not start within {self._start_s:g} s (cluster.deadline_s)")
             worker = refs[ready[0]]
             try:
                 self._greet(worker)
@@ -116,14 +120,16 @@ class Crew:
     def _greet(self, worker: Worker) -> None:
         """Take the answer of `ready`, which has arrived."""
         worker.process, worker.starting = ray.get(worker.starting), None
+        worker.since = time.monotonic()
 
     def is_up(self, worker: Worker) -> bool:
-        """Return whether the worker has started; one that could not is replaced when its order fails."""
+        """Return whether the worker has started; of one that failed to, its orders will tell."""
         if worker.starting is not None and ray.wait([worker.starting], timeout=0)[0]:
             try:
                 self._greet(worker)
             except RayError as error:
-                self.fail(worker, error)
+                if worker.away:  # and has no orders
+                    self.fail(worker, error)
         return worker.starting is None
 
     def fail(self, worker: Worker, error: RayError) -> None:
@@ -173,8 +179,12 @@ class Crew:
         present = [worker for worker in self.workers if not worker.away]
         if not present:
             names = ", ".join(worker.name for worker in self.workers)
-            raise RoleTimeoutError(f"the cluster has had no room for {names} for {self._deadline_s:g} s")
+            raise RoleTimeoutError(f"the cluster has had no room for any of {names} for {self._start_s:g} s")
         return present
+
+    def late_at(self, worker: Worker) -> float:
+        """Return when its oldest order is late (monotonic seconds); a process that is starting has more time."""
+        return worker.since + (self._deadline_s if self.is_up(worker) else self._start_s)
 
     def call(self, method: str, arguments: Any) -> dict[int, Any]:
         """Call a method of every worker that is there, by position; one that fails is replaced and called again."""
@@ -188,14 +198,14 @@ class Crew:
             for ref, worker in calls.items():
                 if ref in late:
                     self.replace(worker, f"it did not answer within {self._deadline_s:g} s (cluster.deadline_s)")
-                    deadline = time.monotonic() + self._deadline_s
-                    waiting.append(worker)
-                    continue
-                try:
-                    answers[self.workers.index(worker)] = ray.get(ref)
-                except RayError as error:
-                    self.fail(worker, error)
-                    waiting.append(worker)
+                else:
+                    try:
+                        answers[self.workers.index(worker)] = ray.get(ref)
+                        continue
+                    except RayError as error:
+                        self.fail(worker, error)
+                waiting.append(worker)
+                deadline = time.monotonic() + self._start_s  # its successor has to start first
         return answers
 
     def leave(self, worker: Worker) -> None:

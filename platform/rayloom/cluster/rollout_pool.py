@@ -87,7 +87,7 @@ class RayPool:
         """
         while True:
             heads = {worker.orders[0]: worker for worker in workers}
-            patience = min(worker.since for worker in workers) + self._deadline_s - time.monotonic()
+            patience = min(self._crew.late_at(worker) for worker in workers) - time.monotonic()
             ready, _ = ray.wait(list(heads), num_returns=1, timeout=max(0.0, patience))
             if not ready:
                 if self._give_up_on_late(workers):
@@ -108,7 +108,7 @@ class RayPool:
         """Replace workers that are hung; leave those away that could not even start. Return whether there were some."""
         away = False
         for worker in workers:
-            if time.monotonic() < worker.since + self._deadline_s:
+            if time.monotonic() < self._crew.late_at(worker):
                 continue
             if self._crew.is_up(worker):
                 count = len(worker.orders)
