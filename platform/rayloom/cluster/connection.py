@@ -13,7 +13,7 @@ from typing import Any
 import grpc  # type: ignore[import-untyped]
 import ray
 from ray._private.state import available_resources_per_node
-from ray.exceptions import AuthenticationError, RayError, RayTaskError
+from ray.exceptions import AuthenticationError, OutOfMemoryError, RayError, RayTaskError
 
 from rayloom.config import RunConfig
 from rayloom.contract import UserError
@@ -46,7 +46,16 @@ def wait(refs: Sequence[Any], names: Sequence[str], deadline_s: float) -> list[A
     except RayTaskError as error:
         raise original(error) from None
     except RayError as error:
-        raise RoleDiedError(f"one of {', '.join(names)} died: {error}") from error
+        raise RoleDiedError(f"one of {', '.join(names)} died: {how_it_died(error)}") from error
+
+
+def how_it_died(error: Exception) -> str:
+    """Return in one line what Ray knows about a death; actors that could not be made have their exception last."""
+    if isinstance(error, OutOfMemoryError):
+        return "its machine was low on memory, so Ray killed it"
+    text = " ".join(str(error).split())
+    detail = text.partition("Worker exit detail:")[2].partition("Some common causes")[0].strip()
+    return detail or text[-300:]
 
 
 def original(error: RayTaskError) -> BaseException:

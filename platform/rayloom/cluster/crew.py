@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Any, Protocol
 import ray
 from ray.exceptions import ObjectStoreFullError, OutOfDiskError, RayError, RayTaskError
 
-from rayloom.cluster.connection import original, search_path
+from rayloom.cluster.connection import how_it_died, original, search_path
 from rayloom.cluster.processes import strike
 from rayloom.cluster.rollout_actor import RolloutActor
 from rayloom.config import RunConfig
@@ -57,6 +58,13 @@ class Worker:
     @property
     def name(self) -> str:
         return f"rollout worker {self.index}"
+
+
+def _in_one_line(error: Exception) -> str:
+    if isinstance(error, RayTaskError):
+        cause = original(error)
+        return f"{type(cause).__name__}: {' '.join(str(cause).split())[:200]}"
+    return how_it_died(error)
 
 
 class Crew:
@@ -145,7 +153,7 @@ class Crew:
     def replace(self, worker: Worker, reason: Exception | str) -> None:
         """Put another process in the worker's place; RoleDiedError when it failed too often in a row."""
         worker.failures += 1
-        told = " ".join(str(reason).split())[:300]
+        told = reason if isinstance(reason, str) else _in_one_line(reason)
         if worker.failures >= self._tries:
             error = RoleDiedError(f"{worker.name} failed {worker.failures} times in a row; the last time: {told}")
             raise error from (reason if isinstance(reason, Exception) else None)
@@ -163,7 +171,7 @@ class Crew:
     def _end(worker: Worker) -> None:
         ray.kill(worker.actor)
         if worker.process is not None:
-            strike(worker.process)  # a process that is stopped does not hear Ray
+            strike(worker.process, signal.SIGCONT)  # a process that is stopped does not hear Ray
 
     def _come_back(self, worker: Worker) -> None:
         """Let a worker that was away take part again."""

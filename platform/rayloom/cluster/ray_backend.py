@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import signal
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -273,7 +274,7 @@ class RayRole:
             if actor is not None:
                 ray.kill(actor)
         for process in self._processes:
-            strike(process)  # a process that is stopped does not hear Ray
+            strike(process, signal.SIGCONT)  # a process that is stopped does not hear Ray
         if self._placement is not None:
             self._placement.remove()
         self._learners, self._processes, self._evaluator, self._placement = [], [], None, None

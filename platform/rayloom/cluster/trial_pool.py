@@ -19,7 +19,7 @@ from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, Ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from rayloom.cluster.connection import extend_search_path, original, search_path, start_ray
+from rayloom.cluster.connection import extend_search_path, how_it_died, original, search_path, start_ray
 from rayloom.config import RunConfig
 from rayloom.contract import UserError
 from rayloom.plan import Plan, make_plan
@@ -41,15 +41,6 @@ class _TrialActor:
     def work(self, begin: Sequence[Order], judgements: Judgements, pause_s: float) -> list[Event]:
         """Let the host work."""
         return self._host.work(begin, judgements, pause_s)
-
-
-def _death(error: Exception) -> str:
-    """Return in one line what Ray knows about a death; actors that could not be made have their exception last."""
-    if isinstance(error, OutOfMemoryError):
-        return "its machine was low on memory, so Ray killed it; run fewer trials at once (search.parallel)"
-    text = " ".join(str(error).split())
-    detail = text.partition("Worker exit detail:")[2].partition("Some common causes")[0].strip()
-    return detail or text[-300:]
 
 
 @dataclass
@@ -176,7 +167,7 @@ class RayTrialPool:
         except RayTaskError as error:
             raise original(error) from None
         except _DEATHS as error:
-            return self._replace(slot, f"its process died: {_death(error)}")
+            return self._replace(slot, f"its process died: {how_it_died(error)}")
         return events
 
     def _replace(self, slot: _Slot, reason: str) -> str:
