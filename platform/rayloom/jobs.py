@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from rayloom.contract import UserError
 from rayloom.folders import is_running, load_run_config, make_folder, read_result
 from rayloom.observer import Observer, Result
 from rayloom.plan import Plan
+from rayloom.schema import flatten
 from rayloom.tracking.journal import BINDING, PROCESS, last_start, locked, read_json, write_json
 
 JOB = "job.json"
@@ -128,7 +129,7 @@ def _is_training(folder: Path, job: str) -> UserError:
 def _check_settings(config: RunConfig, plan: Plan, folder: Path) -> None:
     """Raise UserError where the run of the job began with other settings."""
     begun = read_json(folder / JOB)
-    before, now = _flat(load_run_config(folder).to_tree()), _flat(config.to_tree())
+    before, now = flatten(load_run_config(folder).to_tree()), flatten(config.to_tree())
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     changed = [key for key in changed if key not in _OF_THE_PLACE]
     if changed:
@@ -137,10 +138,3 @@ def _check_settings(config: RunConfig, plan: Plan, folder: Path) -> None:
     if begun["uses_ray"] != plan.uses_ray:
         how = "with" if plan.uses_ray else "without"
         raise UserError(f"job {begun['job']} began its run {how} --local: keep to that, or give another --job")
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat

@@ -124,13 +124,6 @@ class Loop:
         self.evaluated = dict(state["evaluated"])
         self._restored = True
 
-    def run(self) -> str:
-        """Train until a stopping condition holds, and return that condition."""
-        while True:
-            stopped_by = self.advance().stopped_by
-            if stopped_by:
-                return stopped_by
-
     def advance(self, pause_s: float = math.inf) -> Step:
         """Train until something is due, and do it; or until `pause_s` seconds have passed, which changes nothing."""
         already = self.already_stopped()

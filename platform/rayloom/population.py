@@ -27,7 +27,7 @@ from rayloom.learner import PhaseLearner
 from rayloom.members import MemberRole
 from rayloom.roles import Advance, load_run_dataset
 from rayloom.schedule import Schedule
-from rayloom.session import flatten
+from rayloom.schema import flatten
 
 aten = torch.ops.aten
 _FREE = ("seed", "name", "output", "tracking", "search", "learner.optimizer")

@@ -12,7 +12,6 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from rayloom.advice import advise
 from rayloom.chaos import PAUSE_S, Chaos
@@ -26,6 +25,7 @@ from rayloom.loop import Loop, Role, Step
 from rayloom.observer import Observer, Result
 from rayloom.plan import Plan
 from rayloom.roles import LearnerRole
+from rayloom.schema import flatten
 from rayloom.tracking import Tracker, git_state, ray_job_tag
 
 _PATIENCE_S = 60.0  # wait for a tracking server that answers
@@ -286,15 +286,3 @@ def record_failed_start(config: RunConfig, folder: Path, hosting: Hosting) -> No
     tracker.set_tags({"rayloom.trial_state": "FAILED"})
     tracker.finish("FAILED")
     write_result(folder, {"status": "FAILED", "stopped_by": "an exception"})
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return {"learner.batch_size": 128, ...} from a nested tree."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping) and value:
-            flat.update(flatten(value, f"{name}."))
-        else:
-            flat[name] = value
-    return flat

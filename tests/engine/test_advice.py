@@ -12,7 +12,7 @@ from tiny_algorithm import Tiny
 from rayloom import advice
 from rayloom.advice import RULES, advise
 from rayloom.config import RunConfig, from_tree
-from rayloom.session import flatten
+from rayloom.schema import flatten
 from rayloom.timeline import Spent
 
 

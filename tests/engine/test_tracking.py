@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -102,6 +103,26 @@ print(sorted({name.split(".")[0] for name in sys.modules} & {"mlflow", "matplotl
     done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
     assert sorted(path.name for path in tmp_path.glob("mlflow*")) == ["mlflow.db", "mlflow.db.lock"]
+
+
+@pytest.mark.full
+def test_a_writer_that_delivers_between_its_deaths_is_always_started_again(
+    output: Path, store: StoreView, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rayloom.tracking.tracker._MOST_RESTARTS", 1)
+    tracker = start(output)
+    run_id = tracker.wait_run_id(DEADLINE_S)
+    assert run_id
+    for step in range(3):
+        tracker.log_metrics({"train/loss": 1.0 / (step + 1)}, step)
+        wait_for(lambda step=step: len(store.points(run_id)) > step, "delivery")
+        writer = tracker.writer()
+        assert writer is not None
+        os.kill(writer, signal.SIGKILL)
+        time.sleep(1.1)  # the tracker looks once a second
+    tracker.log_metrics({"train/loss": 1.0 / 4}, 3)
+    assert tracker.finish("FINISHED", timeout_s=DEADLINE_S)
+    assert store.points(run_id) == losses(0, 4)
 
 
 def test_resume_goes_on_with_the_same_run(output: Path, store: StoreView) -> None:

@@ -23,7 +23,7 @@ import torch
 from ray.exceptions import RayError
 
 from rayloom.cluster.connection import extend_search_path
-from rayloom.cluster.crew import ActorOptions, Crew, Worker
+from rayloom.cluster.crew import ActorOptions, ActorPool, Crew, Worker
 from rayloom.cluster.processes import own_process
 from rayloom.config import RunConfig, from_tree
 from rayloom.contract import Algorithm
@@ -109,7 +109,7 @@ class _Half:
     """(step, environment) at which episodes were lost."""
 
 
-class CentralPool:
+class CentralPool(ActorPool):
     """Environments in actors, and one policy for all of them in this process. Used by one thread."""
 
     def __init__(
@@ -120,7 +120,7 @@ class CentralPool:
         self._algorithm = algorithm
         self._rank = rank
         self._version = -1
-        self._crew = Crew(config, rank, placement, EnvironmentActor)
+        super().__init__(Crew(config, rank, placement, EnvironmentActor))
         workers = self._crew.workers
         share, first = environment_share(config, workers[0].index)
         algorithm.environments = range(first, first + share * len(workers))
@@ -326,20 +326,3 @@ class CentralPool:
             for half, saved in zip(self._halves, explorers, strict=True):
                 half.generator.set_state(saved)
         self._forget()
-
-    @property
-    def restarts(self) -> int:
-        """Workers replaced so far, in runs that this one continues too."""
-        return self._crew.restarts
-
-    def events(self) -> list[str]:
-        """Return and forget one line for everything that befell the workers."""
-        return self._crew.take_events()
-
-    def processes(self) -> list[Process]:
-        """Return the processes of the workers that have started."""
-        return self._crew.processes()
-
-    def close(self) -> None:
-        """End the actors."""
-        self._crew.close()

@@ -258,3 +258,27 @@ class Crew:
             if worker.actor is not None:
                 self._end(worker)
         self.workers = []
+
+
+class ActorPool:
+    """What pools have in common whose workers are a crew."""
+
+    def __init__(self, crew: Crew) -> None:
+        self._crew = crew
+
+    @property
+    def restarts(self) -> int:
+        """Workers replaced so far, in runs that this one continues too."""
+        return self._crew.restarts
+
+    def events(self) -> list[str]:
+        """Return and forget one line for everything that befell the workers."""
+        return self._crew.take_events()
+
+    def processes(self) -> list[Process]:
+        """Return the processes of the workers that have started."""
+        return self._crew.processes()
+
+    def close(self) -> None:
+        """End the actors."""
+        self._crew.close()

@@ -21,16 +21,16 @@ from typing import Any
 import ray
 from ray.exceptions import ObjectStoreFullError, OutOfDiskError, RayError
 
-from rayloom.cluster.crew import ActorOptions, Crew, Worker
+from rayloom.cluster.crew import ActorOptions, ActorPool, Crew, Worker
 from rayloom.config import RunConfig
 from rayloom.contract import Algorithm, UserError
-from rayloom.faults import Process, RoleTimeoutError
+from rayloom.faults import RoleTimeoutError
 from rayloom.rollout import Rollout, environment_share
 
 _FULL_PAUSE_S = 0.1
 
 
-class RayPool:
+class RayPool(ActorPool):
     """Rollout workers as Ray actors, owned by the process that makes this pool. Used by one thread."""
 
     def __init__(
@@ -48,7 +48,7 @@ class RayPool:
         self._weights: Any = None
         self._turn = 0
         self._num_steps = 0
-        self._crew = Crew(config, rank, placement)
+        super().__init__(Crew(config, rank, placement))
 
     # --- orders ----------------------------------------------------------------------------------------------------
 
@@ -215,20 +215,3 @@ class RayPool:
         """Restore every worker."""
         self._crew.load_states(list(state["workers"]))
         self._turn = int(state["turn"])
-
-    @property
-    def restarts(self) -> int:
-        """Workers replaced so far, in runs that this one continues too."""
-        return self._crew.restarts
-
-    def events(self) -> list[str]:
-        """Return and forget one line for everything that befell the workers."""
-        return self._crew.take_events()
-
-    def processes(self) -> list[Process]:
-        """Return the processes of the workers that have started."""
-        return self._crew.processes()
-
-    def close(self) -> None:
-        """End the actors."""
-        self._crew.close()

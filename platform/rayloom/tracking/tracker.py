@@ -43,7 +43,8 @@ class Tracker:
         self._before = _last_places(run_dir) if resume else {}
         self._journal = Journal(run_dir)
         self._process: subprocess.Popen[bytes] | None = None
-        self._restarts = 0
+        self._restarts = 0  # since the last one that delivered something
+        self._delivered = 0
         self._next_check = 0.0
         self._target: int | None = None
         self._leaves_model = False
@@ -236,6 +237,9 @@ class Tracker:
         assert self._process is not None
         if self._process.poll() is None:
             return True
+        delivered = Acknowledgement.load(self.run_dir).offset
+        if delivered > self._delivered:
+            self._restarts, self._delivered = 0, delivered  # those before it were of use
         if self._restarts == _MOST_RESTARTS or self._process.returncode in (journal.GAVE_UP, journal.DELETED):
             return False
         self._restarts += 1
