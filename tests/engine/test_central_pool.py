@@ -35,7 +35,7 @@ def configured(tmp_path: Path, name: str = "ppo", **source: Any) -> RunConfig:
     """Return a case with four environments in three actors: two halves of unequal size."""
     options = {key: source.pop(key) for key in ("fault", "at", "times") if key in source}
     if options:
-        source |= {"env": "faulty_environment:Faulty-v0", "env_options": {**options, "marks": str(tmp_path)}}
+        source |= {"env": "faulty_environment:Failing-v0", "env_options": {**options, "marks": str(tmp_path)}}
     shape = {"num_envs": 6, "rollout_workers": 3, "worker_cpus": 0, "inference": "central"}
     return case(name, str(tmp_path / "runs"), source={**shape, **source})
 

@@ -184,7 +184,7 @@ def poisoned(tmp_path: Path, fault: str) -> RunConfig:
     (tmp_path / "marks").mkdir()
     empty_store(tmp_path)
     options = {"fault": fault, "marks": str(tmp_path / "marks"), "at": 5, "times": 0}
-    environment = {"env": "faulty_environment:Faulty-v0", "env_options": options, "num_envs": 1}
+    environment = {"env": "faulty_environment:Failing-v0", "env_options": options, "num_envs": 1}
     one = {**WORKERS, "rollout_workers": 1}
     return case("ppo", str(tmp_path), source={**environment, **one}, tracking={"enabled": True})
 

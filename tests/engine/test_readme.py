@@ -50,9 +50,12 @@ def test_every_command_works_in_the_order_of_the_text(tmp_path: Path) -> None:
         if line.startswith("rayloom run"):
             run_id = out.splitlines()[0].strip()
             assert out.strip().splitlines()[-1] == run_id
+        if line.startswith("rayloom sample"):
+            assert (tmp_path / f"sample-{run_id}.png").stat().st_size > 1000
         if line.startswith("rayloom search"):
             assert "24 complete" in out and "best config" in out
-    assert (tmp_path / f"sample-{run_id}.png").stat().st_size > 1000
+        if "--chaos" in line:
+            assert "chaos: struck" in out
 
 
 def test_the_python_example_prints_an_accuracy(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def configured(tmp_path: Path, name: str = "ppo", deadline_s: float = 60.0, **so
     if options:
         marks = tmp_path / "marks"
         marks.mkdir(exist_ok=True)
-        source |= {"env": "faulty_environment:Faulty-v0", "env_options": {**options, "marks": str(marks)}}
+        source |= {"env": "faulty_environment:Failing-v0", "env_options": {**options, "marks": str(marks)}}
     return case(name, source={"num_envs": 4, "rollout_workers": 2, "worker_cpus": 0, **source}, cluster=cluster)
 
 
