@@ -34,8 +34,11 @@ LOCAL_MARK = "local"
 """A file in the folder of a run that was started without Ray."""
 
 
-def make_role(config: RunConfig, plan: Plan) -> Role:
-    """Return the learner's role, here or as an actor, with its workers."""
+def make_role(config: RunConfig, plan: Plan, resumed: bool = False) -> Role:
+    """Return the learner's role, here or as an actor, with its workers.
+
+    A run that is `resumed` makes do with a cluster that has become smaller.
+    """
     if not plan.uses_ray:
         source = config.source
         if not isinstance(source, DatasetSourceConfig):
@@ -43,7 +46,7 @@ def make_role(config: RunConfig, plan: Plan) -> Role:
         return LearnerRole(replace(config, learner=replace(config.learner, count=1), source=source))
     from rayloom.cluster.ray_backend import make_ray_role
 
-    return make_ray_role(config, plan)
+    return make_ray_role(config, plan, resumed)
 
 
 def checkpoint_store(config: RunConfig, folder: Path) -> CheckpointStore:

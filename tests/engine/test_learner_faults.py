@@ -19,6 +19,7 @@ from ray.cluster_utils import Cluster
 
 import rayloom
 from rayloom.config import RunConfig
+from rayloom.contract import UserError
 from rayloom.faults import LearnersLostError
 from rayloom.observer import Observer, Report
 from rayloom.tracking import read_metrics
@@ -165,3 +166,21 @@ def test_a_lost_node_costs_a_learner_and_a_new_one_brings_it_back(
             for each in (result, expected)
         )
         assert ours == pytest.approx(theirs, rel=1e-3)
+
+
+def test_a_run_is_resumed_by_fewer_learners_on_a_smaller_cluster(three_nodes: Cluster, tmp_path: Path) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    config = configured("ppo", tmp_path, 2, checkpoint={"every": "10 updates"})
+    with pytest.raises(KeyboardInterrupt):
+        rayloom.run(config, observer=Striker({30: interrupt}))
+    three_nodes.remove_node(next(iter(three_nodes.worker_nodes)), allow_graceful=False)
+    with pytest.raises(UserError, match="learner"):
+        rayloom.run(config)  # a new run gets what it asks for, or a sentence
+    striker = Striker({})
+    (folder,) = (path.parent for path in tmp_path.glob("*/config.yaml"))
+    result = rayloom.resume(folder.name, output=str(tmp_path), observer=striker)
+    assert "the cluster has room for 1 of 2 learners" in striker.notes
+    assert result.stopped_by == "env_steps >= 1024" and result.counters["env_steps"] >= 1024
+    assert_no_point_twice(result.run_dir)

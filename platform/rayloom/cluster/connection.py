@@ -70,10 +70,10 @@ def original(error: RayTaskError) -> BaseException:
     return cause
 
 
-def start_ray(config: RunConfig, plan: Plan) -> bool:
+def start_ray(config: RunConfig, plan: Plan, check: bool = True) -> bool:
     """Connect to the cluster, or start a Ray of this run's own; return whether this call did it.
 
-    Raises UserError at once when the cluster cannot hold the plan: Ray itself would wait for ever.
+    With `check`, raises UserError at once when the cluster cannot hold the plan: Ray itself would wait for ever.
     """
     started = not ray.is_initialized()
     if started:
@@ -85,7 +85,8 @@ def start_ray(config: RunConfig, plan: Plan) -> bool:
             # "local": without it Ray would join whatever cluster was started on this machine last.
             ray.init(address="local", log_to_driver=False, logging_level=logging.ERROR, **options)
     try:
-        check_room(plan.bundles(), config)
+        if check:
+            check_room(plan.bundles(), config)
     except UserError:
         if started:
             ray.shutdown()

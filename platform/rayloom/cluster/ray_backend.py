@@ -30,6 +30,7 @@ from rayloom.config import DatasetSourceConfig, RunConfig
 from rayloom.contract import UserError
 from rayloom.evaluate import Evaluation
 from rayloom.faults import LearnersLostError, Process, RoleDiedError, RoleTimeoutError
+from rayloom.packing import Node
 from rayloom.plan import Plan, make_plan
 from rayloom.roles import Advance, LearnerRole
 from rayloom.schedule import Counters, Schedule
@@ -43,8 +44,9 @@ _NODE_PAUSE_S = 1.0
 class RayRole:
     """What the loop drives when any role is an actor."""
 
-    def __init__(self, config: RunConfig, plan: Plan) -> None:
-        self._started = start_ray(config, plan)
+    def __init__(self, config: RunConfig, plan: Plan, resumed: bool = False) -> None:
+        """Make all roles; a run that is `resumed` makes do with fewer learners and rollout workers where it must."""
+        self._started = start_ray(config, plan, check=not resumed)
         self._config = config
         self._present = config  # with as many learners and rollout workers as there are at the moment
         self._deadline_s = config.cluster.deadline_s
@@ -57,8 +59,8 @@ class RayRole:
         self._placement: Placement | None = None
         self._events: list[str] = []
         try:
-            self._placement = Placement.make(plan, config, self._events.append)
-            self._make_roles(config, plan)
+            self._place(plan, resumed)
+            self._make_roles(self._present, make_plan(self._present) if self._present != config else plan)
         except LearnersLostError as error:
             self.close()
             raise RuntimeError(str(error)) from error
@@ -67,6 +69,18 @@ class RayRole:
             raise
 
     # --- making and losing roles -----------------------------------------------------------------------------------
+
+    def _place(self, plan: Plan, resumed: bool) -> None:
+        """Reserve what the plan needs or, for a resumed run, what there is."""
+        try:
+            self._placement = Placement.make(plan, self._config, self._events.append)
+        except UserError:
+            smaller = fit(self._config, _free_nodes()) if resumed else None
+            if smaller is None:
+                raise
+            self._placement = Placement.make(make_plan(smaller), smaller, self._events.append)
+            self._present = smaller
+            self._events.append(f"the cluster has room for {self._told()}")
 
     def _make_roles(self, config: RunConfig, plan: Plan) -> None:
         learner = plan.role("learner")
@@ -118,20 +132,24 @@ class RayRole:
                 raise LearnersLostError(f"the cluster has had no room for a learner for {self._deadline_s:g} s")
             time.sleep(_NODE_PAUSE_S)
             # What others use at the moment does not count any more.
-            nodes = [node.freed() for node in live_nodes() if node.alive]
+            nodes = _free_nodes()
         self._present = config
         self._make_roles(config, make_plan(config))
-        workers = 0 if isinstance(config.source, DatasetSourceConfig) else config.source.rollout_workers
-        rollouts = f" and {workers} rollout workers" if workers else ""
-        return f"{config.learner.count} of {self._config.learner.count} learners{rollouts}"
+        return self._told()
+
+    def _told(self) -> str:
+        """Return how many of the roles there are at the moment."""
+        (learners, workers), (all_learners, all_workers) = _size(self._present), _size(self._config)
+        rollouts = f" and {workers} of {all_workers} rollout workers" if all_workers else ""
+        return f"{learners} of {all_learners} learners{rollouts}"
 
     def can_grow(self) -> bool:
-        """Return whether there is room for learners that an earlier fault has cost."""
-        if self._local is not None or self._present == self._config:
+        """Return whether there is room for learners or rollout workers that an earlier fault has cost."""
+        if self._local is not None or _size(self._present) == _size(self._config):
             return False
         assert self._placement is not None
         larger = fit(self._config, self._placement.room())
-        return larger is not None and larger.learner.count > self._present.learner.count
+        return larger is not None and _size(larger) > _size(self._present)
 
     def _names(self) -> list[str]:
         if self._config.learner.count == 1:
@@ -287,6 +305,17 @@ class RayRole:
             self._started = False
 
 
+def _free_nodes() -> list[Node]:
+    """Return the living nodes with what nobody uses on them."""
+    return [node.freed() for node in live_nodes() if node.alive]
+
+
+def _size(config: RunConfig) -> tuple[int, int]:
+    """Return the number of learners and that of rollout workers."""
+    source = config.source
+    return config.learner.count, 0 if isinstance(source, DatasetSourceConfig) else source.rollout_workers
+
+
 def own_states(state: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the whole state of each learner from that of the group."""
     first = {name: value for name, value in state.items() if name != "others"}
@@ -302,6 +331,6 @@ def saved_config(config: RunConfig, states: Sequence[Mapping[str, Any]]) -> RunC
     return replace(saved, source=replace(config.source, rollout_workers=workers))
 
 
-def make_ray_role(config: RunConfig, plan: Plan | None = None) -> RayRole:
+def make_ray_role(config: RunConfig, plan: Plan, resumed: bool = False) -> RayRole:
     """Return the roles of a run on Ray."""
-    return RayRole(config, plan or make_plan(config))
+    return RayRole(config, plan, resumed)
