@@ -30,7 +30,7 @@ _STEPS_PER_S = 150.0
 
 def steps_per_s(kind: str, workers: int) -> float:
     """Return the environment steps per second of a run with so many rollout workers, each with one environment."""
-    environment = {"env": "faulty_environment:Sleepy-v0", "num_envs": workers, "rollout_workers": workers}
+    environment = {"env": "faulty_environment:Sleeping-v0", "num_envs": workers, "rollout_workers": workers}
     source = {"kind": kind, **environment, "worker_cpus": 0}
     if kind == "on_policy":
         algorithm, batch_size = "rayloom_agents.ppo:PPO", 64 * workers

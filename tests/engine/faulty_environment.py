@@ -1,7 +1,7 @@
 """CartPole that fails on demand: it dies, hangs, leaks or raises, at given steps and as often as it is told to.
 
 How often it has failed is counted in the folder `marks`, one file a failure, so that it outlives the process. Importing
-this module registers `Failing-v0` and, for sleeping in every step, `Sleepy-v0`.
+this module registers `Failing-v0` and, for sleeping in every step, `Sleeping-v0`.
 """
 
 from __future__ import annotations
@@ -74,4 +74,4 @@ class SleepyEnvironment(CartPoleEnv):
 
 if "Failing-v0" not in gym.registry:
     gym.register(id="Failing-v0", entry_point=FaultyEnvironment, max_episode_steps=500)
-    gym.register(id="Sleepy-v0", entry_point=SleepyEnvironment, max_episode_steps=500)
+    gym.register(id="Sleeping-v0", entry_point=SleepyEnvironment, max_episode_steps=500)
