@@ -122,7 +122,13 @@ import sys
 from pathlib import Path
 import ray
 
-ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"working_dir": sys.argv[1]})
+ray.init(
+    address="local",
+    num_cpus=2,
+    include_dashboard=False,
+    log_to_driver=False,
+    runtime_env={"working_dir": sys.argv[1]},
+)
 
 
 @ray.remote(num_cpus=1)

@@ -131,9 +131,9 @@ def test_the_run_adds_up_what_all_log_steps_tell(clock: Clock) -> None:
 # --- runs of which it is known where their time goes -----------------------------------------------------------------
 
 SLEEPS: dict[str, dict[str, dict[str, Any]]] = {
-    "step": {"source": {"env_options": {"step_s": 0.005}}},
-    "inference": {"algorithm": {"act_s": 0.01}},
-    "learn": {"algorithm": {"loss_s": 0.15}},
+    "step": {"source": {"env_options": {"step_s": 0.02}}},
+    "inference": {"algorithm": {"act_s": 0.03}},
+    "learn": {"algorithm": {"loss_s": 0.4}},
 }
 
 
@@ -148,7 +148,7 @@ class Watcher(Observer):
 
 
 def sleepy(asleep: str, output: Path, **source: Any) -> RunConfig:
-    """Return a run of 8 rollouts of 16 steps in 2 environments that sleeps for 1.2 seconds or more in one place."""
+    """Return a run of 8 rollouts of 16 steps in 2 environments that sleeps for 3 seconds or more in one place."""
     sections = SLEEPS[asleep]
     tree: dict[str, Any] = {
         "name": f"sleepy_{asleep}",
@@ -239,7 +239,8 @@ def test_a_run_on_a_data_set_has_no_rollouts_and_nothing_to_wait_for(tmp_path: P
     assert result.metrics["time/learner_wait_percent"] == 0
 
 
-def test_short_runs_get_no_advice(tmp_path: Path) -> None:
+def test_short_runs_get_no_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(advice, "SHORTEST_S", 600.0)
     assert rayloom.run(sleepy("step", tmp_path), local=True).advice is None
 
 
