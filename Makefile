@@ -5,7 +5,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # The long tests have a target of their own.
 QUICK := -m "not full"
-# loadgroup: tests that share a Ray or a built wheel name one xdist_group and stay on one core, one after the other.
+# loadgroup: tests that share a Ray or a built wheel name one xdist_group and stay in one process, one after the other.
+# Most tests with a Ray are in the group "ray", so that they do not slow each other down; "second_ray" may run beside it.
 PARALLEL := -n 2 --dist loadgroup
 SOURCES := platform agents generative supervised tests
 SYSTEM_PACKAGES := dataset-fashion-mnist chromium postgresql

@@ -8,13 +8,16 @@ import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from rayloom.terminal import human_stream, own_stdout, print_failure, print_json
 
 if TYPE_CHECKING:
     from rayloom.display import Display
     from rayloom.observer import Result
+    from rayloom.study_display import StudyDisplay
+
+T = TypeVar("T")
 
 TERMINATED = 143
 """What a shell reports for a process that SIGTERM ended."""
@@ -48,18 +51,9 @@ def resume_command(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace, observer: Display, train: Callable[[], Result]) -> int:
-    from rayloom.execution import Terminated
-
-    try:
-        with own_stdout(options):
-            result = train()
-    except Terminated:
-        print("rayloom: terminated", file=sys.stderr)
-        print_failure(options, "KILLED", "terminated", observer.known_id)
+    result = _observed(options, observer, train)
+    if result is None:
         return TERMINATED
-    finally:
-        observer.close()
-        options.of_run = observer.known_id
     if options.json:
         print_json(
             {
@@ -76,6 +70,22 @@ def _train(options: argparse.Namespace, observer: Display, train: Callable[[], R
             }
         )
     return 0
+
+
+def _observed(options: argparse.Namespace, observer: Display | StudyDisplay, work: Callable[[], T]) -> T | None:
+    """Return what the work of an observed command returns; None, after saying so, when SIGTERM ended it."""
+    from rayloom.execution import Terminated
+
+    try:
+        with own_stdout(options):
+            return work()
+    except Terminated:
+        print("rayloom: terminated", file=sys.stderr)
+        print_failure(options, "KILLED", "terminated", observer.known_id)
+        return None
+    finally:
+        observer.close()
+        options.of_run = observer.known_id
 
 
 def submit_command(options: argparse.Namespace) -> int:
@@ -101,7 +111,7 @@ def submit_command(options: argparse.Namespace) -> int:
 
 def search_command(options: argparse.Namespace) -> int:
     from rayloom.contract import UserError
-    from rayloom.execution import Terminated
+    from rayloom.search.observer import StudyResult
     from rayloom.search.study import resume_study, run_study
     from rayloom.study_display import make_study_observer
 
@@ -109,19 +119,15 @@ def search_command(options: argparse.Namespace) -> int:
     if options.resume is None and (not words or "=" in words[0]):
         raise UserError("name a config with a search part, as rayloom search grid_softmax_regression_digits")
     observer = make_study_observer(options.json, human_stream(options))
-    try:
-        with own_stdout(options):
-            if options.resume is not None:
-                result = resume_study(options.resume, *words, output=options.output, observer=observer)
-            else:
-                result = run_study(words[0], *words[1:], local=options.local, observer=observer)
-    except Terminated:
-        print("rayloom: terminated", file=sys.stderr)
-        print_failure(options, "KILLED", "terminated", observer.known_id)
+
+    def search() -> StudyResult:
+        if options.resume is not None:
+            return resume_study(options.resume, *words, output=options.output, observer=observer)
+        return run_study(words[0], *words[1:], local=options.local, observer=observer)
+
+    result = _observed(options, observer, search)
+    if result is None:
         return TERMINATED
-    finally:
-        observer.close()
-        options.of_run = observer.known_id
     if options.json:
         print_json(
             {

@@ -202,7 +202,6 @@ def from_tree(tree: Mapping[str, Any]) -> RunConfig:
     _check_stop(tree["stop"])
     _check_intervals(tree)
     settings = validate(SOURCE_KINDS[kind], source, "source")
-    _check_inference(settings)
     return validate(
         RunConfig,
         {
@@ -245,15 +244,6 @@ def _check_stop(stop: Mapping[str, Any]) -> None:
             raise UserError(f"stop.{key}: must be a whole number, not {value}")
     if not any(key in UNITS for key in stop):
         raise UserError(f"stop: set a budget with one of {', '.join(UNITS)} so that the run ends")
-
-
-def _check_inference(source: Any) -> None:
-    """Refuse a policy in the learner's process for workers that do not wait for it."""
-    if getattr(source, "inference", "worker") == "central" and getattr(source, "in_flight", 0):
-        raise UserError(
-            "source.inference: central needs workers that wait for the learner (kind on_policy, or replay with "
-            "in_flight 0); set it to worker"
-        )
 
 
 def _check_intervals(tree: Mapping[str, Any]) -> None:

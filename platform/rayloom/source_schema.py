@@ -48,7 +48,7 @@ class EnvironmentFields:
     """GPUs of each rollout worker; fractions share one."""
     inference: Literal["worker", "central"] = "worker"
     """Who chooses actions: each rollout worker, or the learner's process on its device for all of them at once, which
-    suits large networks and images (not for sources whose workers run ahead)."""
+    suits large networks and images. For workers that run ahead a thread of that process does it, in fixed order."""
     check_observations: bool = True
     """End the run when an observation leaves its space (NaN always ends it)."""
 

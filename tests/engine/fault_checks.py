@@ -16,7 +16,7 @@ from rayloom.folders import read_result
 from rayloom.observer import Observer, Result
 from rayloom.tracking import read_metrics
 
-ACTORS = ("ray::RolloutActor", "ray::LearnerActor", "ray::EvaluatorActor")
+ACTORS = ("ray::RolloutActor", "ray::EnvironmentActor", "ray::LearnerActor", "ray::EvaluatorActor")
 _DEADLINE_S = 60.0
 
 

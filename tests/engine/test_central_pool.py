@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import ray
 import torch
 from cases import case
+from pools import collected, opened
 from processes import history
 
 import rayloom
-from rayloom.cluster.central_pool import CentralPool
 from rayloom.config import RunConfig
-from rayloom.contract import UserError
-from rayloom.environment import make_environment, spec_of
-from rayloom.rollout import Rollout, RolloutWorker, restart_seed
+from rayloom.environment import make_environment
+from rayloom.rollout import Rollout, restart_seed
 
-pytestmark = pytest.mark.xdist_group("ray")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _cluster() -> Iterator[None]:
-    ray.init(address="local", include_dashboard=False, num_cpus=4, log_to_driver=False)
-    yield
-    ray.shutdown()
+pytestmark = [pytest.mark.xdist_group("second_ray"), pytest.mark.usefixtures("one_node")]
 
 
 def configured(tmp_path: Path, name: str = "ppo", **source: Any) -> RunConfig:
@@ -38,27 +28,6 @@ def configured(tmp_path: Path, name: str = "ppo", **source: Any) -> RunConfig:
         source |= {"env": "faulty_environment:Failing-v0", "env_options": {**options, "marks": str(tmp_path)}}
     shape = {"num_envs": 6, "rollout_workers": 3, "worker_cpus": 0, "inference": "central"}
     return case(name, str(tmp_path / "runs"), source={**shape, **source})
-
-
-@contextlib.contextmanager
-def opened(config: RunConfig) -> Iterator[CentralPool]:
-    worker = RolloutWorker(config, 0)
-    torch.manual_seed(0)
-    algorithm = config.algorithm_class()(config.algorithm, spec_of(worker.environment))
-    pool = CentralPool(config, algorithm)
-    try:
-        yield pool
-    finally:
-        pool.close()
-        worker.close()
-
-
-def collected(pool: CentralPool, calls: int, num_steps: int = 20) -> list[list[Rollout]]:
-    found = []
-    for version in range(calls):
-        pool.publish(version)
-        found.append(pool.collect(num_steps))
-    return found
 
 
 @pytest.mark.parametrize("name", ["ppo", "ppo_continuous"])
@@ -148,7 +117,123 @@ def test_a_run_with_central_inference_repeats_itself(tmp_path: Path) -> None:
     assert runs[0].counters["episodes"] > 10
 
 
-@pytest.mark.parametrize(("name", "source"), [("dqn", {"in_flight": 2}), ("impala", {})])
-def test_workers_that_run_ahead_cannot_have_a_central_policy(name: str, source: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"source.inference: central needs"):
-        rayloom.run(configured(tmp_path, name, **source))
+@pytest.mark.parametrize("in_flight", [0, 2])
+def test_every_environment_explores_at_its_own_rate(in_flight: int, tmp_path: Path) -> None:
+    """By Ape-X's formula environment i of 6 explores at 0.4^(1 + 7 i / 5): the first often, the last hardly ever."""
+    config = configured(tmp_path, "dqn", in_flight=in_flight, env="CartPole-v1")
+    rates = {"exploration_spread": 7.0, "exploration_start": 0.4, "exploration_end": 0.4}
+    config = replace(config, algorithm=replace(config.algorithm, **rates))
+    with opened(config) as pool:
+        pool.publish(0)
+        rollouts = [pool.take(400) for _ in range(3)] if in_flight else pool.collect(400)
+        greedy = pool._algorithm
+        greedy.after_publish()
+        other = []
+        for rollout in rollouts:
+            for column in range(2):
+                observation = torch.from_numpy(rollout.arrays["observation"][:, column])
+                best = greedy.act(observation, None, None).action.numpy()
+                other.append(float((best != rollout.arrays["action"][:, column]).mean()))
+    # Half of the random actions are the best one, and six standard deviations are allowed for.
+    for place, found in enumerate(other):
+        expected = 0.4 ** (1 + 7 * place / 5) / 2
+        assert abs(found - expected) < 6 * (expected * (1 - expected) / 400) ** 0.5 + 1e-9, (place, found, expected)
+
+
+# --- streams -------------------------------------------------------------------------------------------------------
+
+
+def stream(pool: Any, takes: int, num_steps: int = 10, version: int = 0) -> list[Rollout]:
+    found = []
+    for take in range(takes):
+        pool.publish(version + take)
+        found.append(pool.take(num_steps))
+    return found
+
+
+def rows(rollouts: list[Rollout]) -> list[bytes]:
+    return [array.tobytes() for rollout in rollouts for array in rollout.arrays.values()]
+
+
+def test_a_stream_repeats_itself_and_is_as_old_as_promised(tmp_path: Path) -> None:
+    config = configured(tmp_path, "impala", in_flight=2)
+    streams = []
+    for _ in range(2):
+        with opened(config) as pool:
+            taken = stream(pool, 9)
+            streams.append(taken + pool.drain())
+    first, second = streams
+    assert rows(first) == rows(second) and [r.episodes for r in first] == [r.episodes for r in second]
+    assert [rollout.worker for rollout in first] == [0, 1, 2] * 5
+    # Two orders under version 0; the third is given when the third rollout is taken, under version 2, and so on.
+    assert [rollout.version for rollout in first] == [0] * 6 + [2] * 3 + [5] * 3 + [8] * 3
+
+
+def test_a_stream_goes_on_after_a_barrier_as_after_a_resume(tmp_path: Path) -> None:
+    config = configured(tmp_path, "impala", in_flight=2)
+    with opened(config) as pool:
+        stream(pool, 4)
+        assert len(pool.drain()) == 5
+        pool.barrier()
+        state = pool.state_dict()
+        expected = stream(pool, 5)
+    with opened(config) as pool:
+        pool.load_state_dict(state)
+        assert rows(stream(pool, 5)) == rows(expected)
+
+
+def test_the_policy_of_a_stream_is_the_learners_at_the_time_of_the_order(tmp_path: Path) -> None:
+    config = configured(tmp_path, "impala", in_flight=1)
+    with opened(config) as pool:
+        learner = pool._algorithm
+        stream(pool, 3)  # the second order was given with the last of these
+        with torch.no_grad():
+            for name, value in learner.named_parameters():
+                value.fill_(0.0 if "bias" not in name else 1.0)
+        second = stream(pool, 3, version=3)
+        third = stream(pool, 3, version=6)
+
+    def probabilities(rollouts: list[Rollout]) -> np.ndarray:
+        found: np.ndarray = np.concatenate([rollout.arrays["log_probability"].ravel() for rollout in rollouts])
+        return found
+
+    # All outputs are equal under the new weights: both actions have the probability 1/2.
+    assert np.ptp(probabilities(second)) > 0
+    np.testing.assert_allclose(probabilities(third), np.log(0.5), rtol=1e-6)
+
+
+def test_a_stream_survives_its_workers_and_ends_with_them(tmp_path: Path) -> None:
+    with opened(configured(tmp_path, "impala", in_flight=2, fault="die", at=30)) as pool:
+        taken = stream(pool, 30)
+        assert [rollout.worker for rollout in taken] == [0, 1, 2] * 10
+        pool.drain()
+        assert pool.restarts == 1
+        (event,) = pool.events()
+        assert event.startswith("rollout worker ") and "was replaced" in event
+        assert len(pool.processes()) == 3
+        pool.barrier()
+        assert sum(saved["restarts"] for saved in pool.state_dict()["workers"]) == 1
+        stream(pool, 4)
+        # closed with orders in work
+
+
+def test_what_the_policys_thread_raises_is_raised_by_the_stream(tmp_path: Path) -> None:
+    with opened(configured(tmp_path, "impala", in_flight=2)) as pool:
+
+        def act(*arguments: Any) -> None:
+            raise ZeroDivisionError("in the thread")
+
+        pool._policy.act = act
+        with pytest.raises(ZeroDivisionError, match="in the thread"):
+            pool.take(5)
+
+
+@pytest.mark.parametrize("name", ["impala", "dqn_ahead"])
+def test_a_run_whose_central_policy_runs_ahead_repeats_itself(name: str, tmp_path: Path) -> None:
+    config = configured(tmp_path, name)
+    runs = [rayloom.run(config) for _ in range(2)]
+    assert runs[0].weights_sha256 == runs[1].weights_sha256
+    assert history(runs[0].run_dir) == history(runs[1].run_dir)
+    assert runs[0].counters["episodes"] > 10
+    struck = rayloom.run(config, chaos="rollout=2")
+    assert struck.chaos is not None and struck.chaos["replaced"] == {"rollout": 2}

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 import torch
 from cases import case
 from processes import finish, history, journal_lines, kill_after, run_folder, start, write_config
@@ -24,15 +23,7 @@ from rayloom.plan import make_plan
 from rayloom.roles import LearnerRole
 from rayloom.rollout import environment_share, learner_share
 
-pytestmark = pytest.mark.xdist_group("ray")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _cluster() -> Iterator[None]:
-    """Start one Ray for the whole file."""
-    ray.init(address="local", include_dashboard=False, num_cpus=4, log_to_driver=False)
-    yield
-    ray.shutdown()
+pytestmark = [pytest.mark.xdist_group("second_ray"), pytest.mark.usefixtures("one_node")]
 
 
 def two(name: str, output: Path, **sections: dict[str, Any]) -> RunConfig:

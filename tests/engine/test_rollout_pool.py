@@ -2,39 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import signal
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 import ray
 import torch
 from cases import case
+from pools import assert_gone, collected, opened
 from ray._private.internal_api import memory_summary
 
-from rayloom.cluster.rollout_pool import RayPool
 from rayloom.config import RunConfig
 from rayloom.contract import UserError
-from rayloom.environment import spec_of
 from rayloom.faults import EnvironmentFault, RoleDiedError
-from rayloom.rollout import Rollout, RolloutWorker
+from rayloom.rollout import Rollout
 
-pytestmark = pytest.mark.xdist_group("ray")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _cluster() -> Iterator[None]:
-    ray.init(address="local", include_dashboard=False, num_cpus=4, log_to_driver=False)
-    yield
-    ray.shutdown()
+pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.usefixtures("one_node")]
 
 
 def configured(tmp_path: Path, name: str = "ppo", deadline_s: float = 60.0, **source: Any) -> RunConfig:
@@ -46,28 +35,6 @@ def configured(tmp_path: Path, name: str = "ppo", deadline_s: float = 60.0, **so
         marks.mkdir(exist_ok=True)
         source |= {"env": "faulty_environment:Failing-v0", "env_options": {**options, "marks": str(marks)}}
     return case(name, source={"num_envs": 4, "rollout_workers": 2, "worker_cpus": 0, **source}, cluster=cluster)
-
-
-@contextlib.contextmanager
-def opened(config: RunConfig) -> Iterator[RayPool]:
-    worker = RolloutWorker(config, 0)
-    torch.manual_seed(0)
-    algorithm = config.algorithm_class()(config.algorithm, spec_of(worker.environment))
-    pool = RayPool(config, algorithm)
-    try:
-        yield pool
-    finally:
-        processes = pool.processes()
-        pool.close()
-        worker.close()
-        assert_gone([process.pid for process in processes])
-
-
-def assert_gone(pids: list[int]) -> None:
-    deadline = time.monotonic() + 30
-    while any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in pids):
-        assert time.monotonic() < deadline, "a rollout worker's process is left behind"
-        time.sleep(0.05)
 
 
 def equal(left: Rollout, right: Rollout) -> bool:
@@ -137,12 +104,8 @@ def test_a_stream_in_order_of_arrival_does_not_wait_for_a_slow_worker(tmp_path: 
 # --- faults --------------------------------------------------------------------------------------------------------
 
 
-def collected(pool: RayPool, calls: int, num_steps: int = 20) -> list[Rollout]:
-    rollouts = []
-    for version in range(calls):
-        pool.publish(version)
-        rollouts += pool.collect(num_steps)
-    return rollouts
+def rollouts_of(pool: Any, calls: int) -> list[Rollout]:
+    return [rollout for call in collected(pool, calls) for rollout in call]
 
 
 @pytest.mark.parametrize(
@@ -151,7 +114,7 @@ def collected(pool: RayPool, calls: int, num_steps: int = 20) -> list[Rollout]:
 def test_a_worker_that_fails_is_replaced_and_nothing_is_missing(fault: str, deadline_s: float, tmp_path: Path) -> None:
     with opened(configured(tmp_path, deadline_s=deadline_s, fault=fault)) as pool:
         before = {process.index: process.pid for process in pool.processes()}
-        rollouts = collected(pool, 5)
+        rollouts = rollouts_of(pool, 5)
         after = {process.index: process.pid for process in pool.processes()}
         assert [rollout.worker for rollout in rollouts] == [0, 1] * 5
         assert [rollout.env_steps for rollout in rollouts] == [int(r.arrays["valid"].sum()) for r in rollouts]
@@ -168,10 +131,10 @@ def test_a_worker_that_fails_is_replaced_and_nothing_is_missing(fault: str, dead
 def test_a_replaced_worker_sees_other_episodes_than_its_predecessor(tmp_path: Path) -> None:
     config = configured(tmp_path)
     with opened(config) as pool:
-        first = collected(pool, 1)
+        first = rollouts_of(pool, 1)
         for process in pool.processes():
             os.kill(process.pid, signal.SIGKILL)
-        second = collected(pool, 1)
+        second = rollouts_of(pool, 1)
         assert not any(
             np.array_equal(one.arrays["observation"][0], other.arrays["observation"][0])
             for one, other in zip(first, second, strict=True)
@@ -179,10 +142,10 @@ def test_a_replaced_worker_sees_other_episodes_than_its_predecessor(tmp_path: Pa
         pool.barrier()
         state = pool.state_dict()
         assert [saved["restarts"] for saved in state["workers"]] == [1, 1]
-        third = collected(pool, 2)
+        third = rollouts_of(pool, 2)
     with opened(config) as pool:
         pool.load_state_dict(state)
-        assert all(equal(one, other) for one, other in zip(third, collected(pool, 2), strict=True))
+        assert all(equal(one, other) for one, other in zip(third, rollouts_of(pool, 2), strict=True))
         assert pool.restarts == 2
 
 
@@ -202,7 +165,7 @@ def test_a_stream_survives_its_workers(tmp_path: Path) -> None:
 def test_an_environment_that_leaks_costs_its_worker(tmp_path: Path) -> None:
     config = configured(tmp_path, worker_memory_mib=500, fault="leak")
     with opened(config) as pool:
-        rollouts = collected(pool, 5)
+        rollouts = rollouts_of(pool, 5)
         assert max(rollout.memory_mib for rollout in rollouts) > 500 > rollouts[-1].memory_mib
         assert pool.restarts == 1
         assert "had grown to" in pool.events()[0]
@@ -213,7 +176,7 @@ def test_a_limit_that_no_worker_can_keep_is_refused(tmp_path: Path) -> None:
         opened(configured(tmp_path, worker_memory_mib=10)) as pool,
         pytest.raises(UserError, match=r"cluster.worker_memory_mib: rollout worker \d needs"),
     ):
-        collected(pool, 1)
+        rollouts_of(pool, 1)
 
 
 @pytest.mark.parametrize(
@@ -230,7 +193,7 @@ def test_an_environment_that_always_fails_ends_the_run_after_three_tries(
     config = configured(tmp_path, fault=fault, at=5, times=0, num_envs=1, rollout_workers=1)
     with opened(config) as pool:
         with pytest.raises(expected, match=text) as caught:
-            collected(pool, 1)
+            rollouts_of(pool, 1)
         if fault == "raise":
             notes = "\n".join(caught.value.__notes__)
             assert "environment 0 of rollout worker 0 raised at its step 5" in notes
@@ -242,7 +205,7 @@ def test_exceptions_of_an_environment_are_counted_over_the_run(tmp_path: Path) -
     # Each time it comes a long way, so that deaths would be forgiven.
     config = configured(tmp_path, fault="raise", at=50, times=0, num_envs=1, rollout_workers=1)
     with opened(config) as pool, pytest.raises(ArithmeticError, match="poisoned"):
-        collected(pool, 100)
+        rollouts_of(pool, 100)
     assert len(list((tmp_path / "marks").iterdir())) == 3
 
 
@@ -251,13 +214,13 @@ def test_an_error_of_the_algorithm_is_not_tried_again(tmp_path: Path) -> None:
     with opened(config) as pool:
         pool._algorithm.state_dict = lambda: {"nonsense": torch.zeros(1)}  # type: ignore[method-assign,assignment,misc]
         with pytest.raises(RuntimeError, match="nonsense"):
-            collected(pool, 1)
+            rollouts_of(pool, 1)
         assert pool.restarts == 0
 
 
 def test_a_worker_that_dies_at_a_barrier_is_replaced_there(tmp_path: Path) -> None:
     with opened(configured(tmp_path)) as pool:
-        collected(pool, 1)
+        rollouts_of(pool, 1)
         os.kill(pool.processes()[1].pid, signal.SIGKILL)
         pool.barrier()
         assert [saved["barriers"] for saved in pool.state_dict()["workers"]] == [1, 1]

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 import torch
 from cases import case
 
@@ -250,15 +248,7 @@ def test_every_log_step_is_in_the_journal(tmp_path: Path) -> None:
     assert points == [(128, "time/learner_learn_percent"), (256, "time/learner_learn_percent")]
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    """Start one Ray for the tests of this file that need it."""
-    ray.init(address="local", include_dashboard=False, num_cpus=4, log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
-@pytest.mark.usefixtures("cluster")
+@pytest.mark.usefixtures("one_node")
 def test_learners_show_their_mean_and_what_adding_up_takes(tmp_path: Path) -> None:
     watcher = Watcher()
     result = rayloom.run(case("softmax_regression", str(tmp_path), learner={"count": 2}), observer=watcher)
@@ -276,7 +266,7 @@ def test_learners_show_their_mean_and_what_adding_up_takes(tmp_path: Path) -> No
     ],
     ids=SLEEPS,
 )
-@pytest.mark.usefixtures("cluster", "talkative")
+@pytest.mark.usefixtures("one_node", "talkative")
 def test_rollout_workers_and_their_learner_know_who_waits_for_whom(
     asleep: str, learner: str, rollout: str, advised: str, tmp_path: Path
 ) -> None:

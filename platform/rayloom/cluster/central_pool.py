@@ -12,6 +12,7 @@ False), the one before it ends its episode as a truncation, and its environments
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -98,6 +99,8 @@ class _Half:
     workers: list[Worker]
     columns: list[slice]
     """Of each worker, in the batch."""
+    environments: range
+    """Which of the run's environments these are."""
     generator: torch.Generator
     state: Any = None
     observation: np.ndarray | None = None
@@ -118,22 +121,23 @@ class CentralPool(ActorPool):
         """Make the actors of learner `rank`, and wait until they stand."""
         self._config = config
         self._algorithm = algorithm
-        self._rank = rank
         self._version = -1
         super().__init__(Crew(config, rank, placement, EnvironmentActor))
         workers = self._crew.workers
         share, first = environment_share(config, workers[0].index)
-        algorithm.environments = range(first, first + share * len(workers))
         algorithm.num_environments = config.source.num_envs  # type: ignore[union-attr]
+        self._example = self._crew.call("observe", lambda worker: ())[0][0]  # of one environment: shape and type
         number = min(_HALVES, len(workers))
         bounds = [len(workers) * half // number for half in range(number + 1)]
         self._halves = [
-            self._make_half(half, workers[bounds[half] : bounds[half + 1]], share) for half in range(number)
+            _Half(
+                workers[begin:end],
+                [slice(place * share, (place + 1) * share) for place in range(end - begin)],
+                range(first + begin * share, first + end * share),
+                torch_generator(config.seed, "central", rank, half),
+            )
+            for half, (begin, end) in enumerate(itertools.pairwise(bounds))
         ]
-
-    def _make_half(self, half: int, workers: list[Worker], share: int) -> _Half:
-        columns = [slice(place * share, (place + 1) * share) for place in range(len(workers))]
-        return _Half(workers, columns, torch_generator(self._config.seed, "central", self._rank, half))
 
     def publish(self, version: int) -> None:
         """Refresh the acting caches: the weights are the learner's own."""
@@ -145,7 +149,13 @@ class CentralPool(ActorPool):
     # --- rollouts --------------------------------------------------------------------------------------------------
 
     def collect(self, num_steps: int) -> list[Rollout]:
-        """Step all environments `num_steps` times."""
+        """Step all environments `num_steps` times; when no worker is left, once more with one that comes back."""
+        while True:
+            rollouts = self._collect(num_steps)
+            if any(rollout.env_steps for rollout in rollouts):
+                return rollouts
+
+    def _collect(self, num_steps: int) -> list[Rollout]:
         started = time.perf_counter()
         away = [worker for worker in self._crew.workers if worker.away]
         present = self._crew.present()
@@ -161,7 +171,6 @@ class CentralPool(ActorPool):
                 self._record(half, t, num_steps, self._receive(half), spent)
                 if t + 1 < num_steps:
                     self._choose(half)
-        self._crew.present()  # or there is nobody left
         elapsed = time.perf_counter() - started
         return [rollout for half in self._halves for rollout in self._finish(half, present, spent, elapsed)]
 
@@ -171,10 +180,8 @@ class CentralPool(ActorPool):
             if not worker.away:
                 self._order(worker, "observe")
         answers = self._receive(half)
-        shape = next(answer.shape[1:] for answer in answers if isinstance(answer, np.ndarray))
-        dtype = next(answer.dtype for answer in answers if isinstance(answer, np.ndarray))
         number = half.columns[-1].stop
-        half.observation = np.zeros((number, *shape), dtype)
+        half.observation = np.zeros((number, *self._example.shape), self._example.dtype)
         for columns, answer in zip(half.columns, answers, strict=True):
             if isinstance(answer, np.ndarray):
                 half.observation[columns] = answer
@@ -184,6 +191,7 @@ class CentralPool(ActorPool):
 
     def _choose(self, half: _Half) -> None:
         """Choose the actions of one half and send them."""
+        self._algorithm.environments = half.environments
         with torch.inference_mode():
             action, half.state, extras = self._algorithm.act(
                 torch.from_numpy(half.observation), half.state, half.generator

@@ -19,7 +19,7 @@ from rayloom.config import RunConfig
 from rayloom.contract import UserError
 from rayloom.faults import RoleDiedError, RoleTimeoutError
 from rayloom.packing import Bundle, Node, shortfall
-from rayloom.plan import Plan, cluster_address
+from rayloom.plan import cluster_address
 
 _KNOCK_S = 10.0
 _NODE_GROUP = "ray.io/node-group"
@@ -70,11 +70,8 @@ def original(error: RayTaskError) -> BaseException:
     return cause
 
 
-def start_ray(config: RunConfig, plan: Plan, check: bool = True) -> bool:
-    """Connect to the cluster, or start a Ray of this run's own; return whether this call did it.
-
-    With `check`, raises UserError at once when the cluster cannot hold the plan: Ray itself would wait for ever.
-    """
+def start_ray(config: RunConfig) -> bool:
+    """Connect to the cluster, or start a Ray of this run's own; return whether this call did it."""
     started = not ray.is_initialized()
     if started:
         address = cluster_address(config)
@@ -84,13 +81,6 @@ def start_ray(config: RunConfig, plan: Plan, check: bool = True) -> bool:
             options: dict[str, Any] = {"include_dashboard": False, "num_cpus": os.cpu_count()}
             # "local": without it Ray would join whatever cluster was started on this machine last.
             ray.init(address="local", log_to_driver=False, logging_level=logging.ERROR, **options)
-    try:
-        if check:
-            check_room(plan.bundles(), config)
-    except UserError:
-        if started:
-            ray.shutdown()
-        raise
     return started
 
 
@@ -145,7 +135,7 @@ def live_nodes() -> list[Node]:
 
 
 def check_room(bundles: Sequence[Bundle], config: RunConfig) -> None:
-    """Raise UserError when the cluster could not hold the bundles even if nobody else used it.
+    """Raise UserError when the cluster could not hold the bundles even if nobody else used it: Ray would wait for ever.
 
     Where an autoscaler may start more nodes, only time can tell.
     """

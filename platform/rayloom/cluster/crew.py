@@ -23,6 +23,11 @@ _START_S = 60.0
 """What a process needs at most to import torch and make its environments, on a busy machine."""
 
 
+def start_s(config: RunConfig) -> float:
+    """Return how long one waits for a rollout worker to start."""
+    return max(_START_S, config.cluster.deadline_s)
+
+
 class ActorOptions(Protocol):
     """Where a role's actors run: see `rayloom.cluster.placement`."""
 
@@ -81,8 +86,9 @@ class Crew:
         self._placement = placement
         self._actor_class = actor_class
         self._deadline_s = config.cluster.deadline_s
-        self._start_s = max(_START_S, self._deadline_s)
+        self._start_s = start_s(config)
         self._tries = config.cluster.tries
+        self._closed = False
         self.barriers = 0
         self.events: list[str] = []
         self.workers = [Worker(index) for index in range(rank * share, (rank + 1) * share)]
@@ -95,6 +101,8 @@ class Crew:
             raise
 
     def _start(self, worker: Worker) -> None:
+        if self._closed:  # by another thread than the one that waits for the workers
+            raise RoleDiedError("the rollout workers have been ended")
         source: Any = self._config.source
         if self._placement is not None:
             options = self._placement.options("rollout", worker.index)
@@ -180,15 +188,20 @@ class Crew:
         worker.actor.restart.remote(self.barriers)
 
     def present(self) -> list[Worker]:
-        """Return the workers that take part; RoleTimeoutError when none is left."""
-        for worker in self.workers:
-            if worker.away and self.is_up(worker):
-                self._come_back(worker)
-        present = [worker for worker in self.workers if not worker.away]
-        if not present:
-            names = ", ".join(worker.name for worker in self.workers)
-            raise RoleTimeoutError(f"the cluster has had no room for any of {names} for {self._start_s:g} s")
-        return present
+        """Return the workers that take part; when all are away, wait for one. RoleTimeoutError when none comes."""
+        deadline = time.monotonic() + self._start_s
+        while True:
+            for worker in self.workers:
+                if worker.away and self.is_up(worker):
+                    self._come_back(worker)
+            present = [worker for worker in self.workers if not worker.away]
+            if present:
+                return present
+            starting = [worker.starting for worker in self.workers]
+            patience = max(0.0, deadline - time.monotonic())
+            if not ray.wait(starting, num_returns=1, timeout=patience)[0]:
+                names = ", ".join(worker.name for worker in self.workers)
+                raise RoleTimeoutError(f"the cluster has had no room for any of {names} for {self._start_s:g} s")
 
     def late_at(self, worker: Worker) -> float:
         """Return when its oldest order is late (monotonic seconds); a process that is starting has more time."""
@@ -198,7 +211,8 @@ class Crew:
         """Call a method of every worker that is there, by position; one that fails is replaced and called again."""
         answers: dict[int, Any] = {}
         waiting = self.present()
-        deadline = time.monotonic() + self._deadline_s
+        starting = not all(self.is_up(worker) for worker in waiting)
+        deadline = time.monotonic() + (self._start_s if starting else self._deadline_s)
         while waiting:
             calls = {getattr(worker.actor, method).remote(*arguments(worker)): worker for worker in waiting}
             _, late = ray.wait(list(calls), num_returns=len(calls), timeout=max(0.0, deadline - time.monotonic()))
@@ -254,6 +268,7 @@ class Crew:
 
     def close(self) -> None:
         """End the actors. Idempotent."""
+        self._closed = True
         for worker in self.workers:
             if worker.actor is not None:
                 self._end(worker)

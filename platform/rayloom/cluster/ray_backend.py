@@ -46,7 +46,7 @@ class RayRole:
 
     def __init__(self, config: RunConfig, plan: Plan, resumed: bool = False) -> None:
         """Make all roles; a run that is `resumed` makes do with fewer learners and rollout workers where it must."""
-        self._started = start_ray(config, plan, check=not resumed)
+        self._started = start_ray(config)
         self._config = config
         self._present = config  # with as many learners and rollout workers as there are at the moment
         self._deadline_s = config.cluster.deadline_s
@@ -59,8 +59,8 @@ class RayRole:
         self._placement: Placement | None = None
         self._events: list[str] = []
         try:
-            self._place(plan, resumed)
-            self._make_roles(self._present, make_plan(self._present) if self._present != config else plan)
+            plan = self._place(plan, resumed)
+            self._make_roles(self._present, plan)
         except LearnersLostError as error:
             self.close()
             raise RuntimeError(str(error)) from error
@@ -70,17 +70,19 @@ class RayRole:
 
     # --- making and losing roles -----------------------------------------------------------------------------------
 
-    def _place(self, plan: Plan, resumed: bool) -> None:
-        """Reserve what the plan needs or, for a resumed run, what there is."""
+    def _place(self, plan: Plan, resumed: bool) -> Plan:
+        """Reserve what the plan needs or, for a resumed run, what there is; return the plan for that."""
         try:
             self._placement = Placement.make(plan, self._config, self._events.append)
         except UserError:
             smaller = fit(self._config, _free_nodes()) if resumed else None
             if smaller is None:
                 raise
-            self._placement = Placement.make(make_plan(smaller), smaller, self._events.append)
+            plan = make_plan(smaller)
+            self._placement = Placement.make(plan, smaller, self._events.append)
             self._present = smaller
             self._events.append(f"the cluster has room for {self._told()}")
+        return plan
 
     def _make_roles(self, config: RunConfig, plan: Plan) -> None:
         learner = plan.role("learner")

@@ -10,8 +10,9 @@ import torch
 
 from rayloom.cluster.assignment import confirm_assignment
 from rayloom.cluster.central_pool import CentralPool
+from rayloom.cluster.central_stream import CentralStream
 from rayloom.cluster.connection import extend_search_path
-from rayloom.cluster.crew import ActorOptions
+from rayloom.cluster.crew import ActorOptions, start_s
 from rayloom.cluster.pool import LocalPool, WorkerPool
 from rayloom.cluster.process_group import ProcessGroup
 from rayloom.cluster.processes import own_process
@@ -33,7 +34,9 @@ def pool_factory(remote: bool, placement: ActorOptions | None) -> PoolFactory:
 
     def make(config: RunConfig, algorithm: Algorithm, rank: int) -> WorkerPool:
         source: Any = config.source
-        pool = CentralPool if source.inference == "central" else RayPool
+        pool: type[RayPool | CentralPool | CentralStream] = RayPool
+        if source.inference == "central":
+            pool = CentralStream if getattr(source, "in_flight", 0) else CentralPool
         return pool(config, algorithm, rank, placement)
 
     return make
@@ -42,7 +45,7 @@ def pool_factory(remote: bool, placement: ActorOptions | None) -> PoolFactory:
 def learner_deadline_s(config: RunConfig) -> float:
     """Return the longest wait for a learner, which may itself wait for a hung rollout worker and for its successor."""
     waits = not isinstance(config.source, DatasetSourceConfig) and config.source.rollout_workers > 0
-    return config.cluster.deadline_s * (2 if waits else 1)
+    return config.cluster.deadline_s + (start_s(config) if waits else 0.0)
 
 
 class LearnerActor(LearnerRole):

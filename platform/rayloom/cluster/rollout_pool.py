@@ -147,18 +147,18 @@ class RayPool(ActorPool):
     # --- rollouts --------------------------------------------------------------------------------------------------
 
     def collect(self, num_steps: int) -> list[Rollout]:
-        """Step all workers at once and wait for all."""
+        """Step all workers at once and wait for all; when none is left, for one that comes back."""
         self._num_steps = num_steps
-        waiting = self._crew.present()
-        for worker in waiting:
-            self._order(worker)
         rollouts: dict[int, Rollout] = {}
-        while waiting:
-            received = self._receive(waiting)
-            if received is not None:
-                rollouts[received[0].index] = received[1]
-            waiting = [worker for worker in waiting if worker.orders and not worker.away]
-        self._crew.present()  # or there is nobody left
+        while not rollouts:
+            waiting = self._crew.present()
+            for worker in waiting:
+                self._order(worker)
+            while waiting:
+                received = self._receive(waiting)
+                if received is not None:
+                    rollouts[received[0].index] = received[1]
+                waiting = [worker for worker in waiting if worker.orders and not worker.away]
         return [rollouts[index] for index in sorted(rollouts)]
 
     def take(self, num_steps: int) -> Rollout:

@@ -19,7 +19,7 @@ from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, Ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from rayloom.cluster.connection import extend_search_path, how_it_died, original, search_path, start_ray
+from rayloom.cluster.connection import check_room, extend_search_path, how_it_died, original, search_path, start_ray
 from rayloom.config import RunConfig
 from rayloom.contract import UserError
 from rayloom.plan import Plan, make_plan
@@ -53,11 +53,11 @@ class _Slot:
     asked_at: float = 0.0
 
 
-def _start_ray(config: RunConfig, plan: Plan) -> bool:
+def _start_ray(config: RunConfig) -> bool:
     """Start Ray and keep the study's answer to SIGTERM: Ray's own would end it as if it had failed."""
     before = signal.getsignal(signal.SIGTERM)
     try:
-        return start_ray(config, plan)
+        return start_ray(config)
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)
@@ -83,11 +83,12 @@ class RayTrialPool:
     def __init__(self, config: RunConfig, most: int, exact: bool) -> None:
         """`most` slots at most; with `exact` that many, or a UserError."""
         plan = make_plan(config)
-        self._started = _start_ray(config, plan)
+        self._started = _start_ray(config)
         self._deadline_s = config.cluster.deadline_s + _PAUSE_S
         self._bundles = trial_resources(config, plan)
         self._slots: list[_Slot] = []
         try:
+            check_room(plan.bundles(), config)
             self.slots = self._count_slots(most, exact)
             self._slots = [_Slot(self._make_group()) for _ in range(self.slots)]
             for slot in self._slots:
