@@ -71,7 +71,7 @@ class IMPALA(ActorCritic):
             return chosen
         with torch.no_grad():
             taken = chosen.extras.get("unclipped_action", chosen.action)
-            log_probability = self._of_outputs(outputs, taken)[0]
+            log_probability = self._log_probability(outputs, taken)
         return chosen._replace(extras={**chosen.extras, "log_probability": log_probability})
 
     def prepare(self, trajectory: Trajectory) -> Batch:

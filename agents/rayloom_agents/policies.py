@@ -98,9 +98,16 @@ class ActorCritic(Algorithm):
             chosen = log_probabilities.gather(1, action.unsqueeze(1)).squeeze(1)
             return chosen, -(log_probabilities.exp() * log_probabilities).sum(dim=1)
         log_std = self.log_std.to(outputs.device)
+        entropy = (log_std + 0.5 * (1.0 + _LOG_TWO_PI)).sum().expand(len(outputs))
+        return self._log_probability(outputs, action), entropy
+
+    def _log_probability(self, outputs: Tensor, action: Tensor) -> Tensor:
+        """Return the log-probability [B] of actions under the policy with these outputs."""
+        if self.log_std is None:
+            return torch.log_softmax(outputs, dim=1).gather(1, action.unsqueeze(1)).squeeze(1)
+        log_std = self.log_std.to(outputs.device)
         deviation = (action - outputs) * torch.exp(-log_std)
-        log_probability = -(0.5 * deviation.square() + log_std + 0.5 * _LOG_TWO_PI).sum(dim=1)
-        return log_probability, (log_std + 0.5 * (1.0 + _LOG_TWO_PI)).sum().expand(len(outputs))
+        return -(0.5 * deviation.square() + log_std + 0.5 * _LOG_TWO_PI).sum(dim=1)
 
     def inference_module(self) -> nn.Module:
         """Return the policy network: observations [B, D] to logits or mean actions."""

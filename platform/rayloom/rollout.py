@@ -40,7 +40,8 @@ class Rollout:
     worker: int = 0
     """The rollout worker's index over the whole run."""
     restarted: bool = False
-    """Whether the worker was replaced before this rollout: it does not continue the episodes of the one before."""
+    """Whether it does not continue the episodes of the worker's rollout before: the worker was replaced or, in a
+    stream, restarted at a barrier."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """How the worker spent its time since the rollout before, by activity (seconds); see `rayloom.timeline`. In the
     learner's own process the worker's `wait` is the learner's work."""

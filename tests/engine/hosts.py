@@ -29,6 +29,7 @@ class Host:
 
     name: str
     address: str
+    folder: Path
     processes: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def start(self, *command: str, cwd: Path, log: Path | None = None) -> subprocess.Popen[str]:
@@ -42,7 +43,7 @@ class Host:
                 stderr=out,
                 stdin=subprocess.DEVNULL,
                 text=True,
-                env=clean_environment(),
+                env=clean_environment(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(self.folder / "token")),
                 start_new_session=True,
             )
         self.processes.append(process)
@@ -88,16 +89,21 @@ class Hosts:
 def _start_node(host: Host, folder: Path, *settings: str) -> None:
     command = [RAY, "start", f"--node-ip-address={host.address}", "--num-cpus=2", "--block", *settings]
     host.start(*command, cwd=folder, log=folder / f"{host.name}.log")
-    wait_for(lambda: host.running("raylet"), f"the node {host.address}")
+    try:
+        wait_for(lambda: host.running("raylet"), f"the node {host.address}")
+    except AssertionError as error:
+        error.add_note((folder / f"{host.name}.log").read_text())
+        raise
 
 
 @contextlib.contextmanager
 def two_hosts() -> Iterator[Hosts]:
     """Make two hosts and their Ray; skip where that is not allowed."""
     mark = secrets.token_hex(3)
-    hosts = Hosts(Host(f"rl{mark}a", "10.231.7.1"), Host(f"rl{mark}b", "10.231.7.2"))
+    folder = Path(tempfile.mkdtemp(prefix="rl"))  # short: socket names are limited
+    (folder / "token").write_text(secrets.token_hex(16))
+    hosts = Hosts(*(Host(f"rl{mark}{letter}", f"10.231.7.{ord(letter) - 96}", folder) for letter in "ab"))
     both = (hosts.first, hosts.second)
-    folder = Path(tempfile.mkdtemp(prefix="rl"))
     try:
         try:
             for host in both:

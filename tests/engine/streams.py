@@ -24,6 +24,8 @@ class Stream:
         self.turn = 0
         self.version = -1
         self.barriers = 0
+        self.restarted: set[int] = set()
+        """Workers whose next rollout does not continue the one before."""
 
     def make(self, worker: int, num_steps: int) -> Rollout:
         """Return the next rollout of a worker, ordered now."""
@@ -44,6 +46,11 @@ class Stream:
         self.orders[worker].append(self.make(worker, num_steps))
         return rollout
 
+    def order(self, num_steps: int, worker: int) -> None:
+        """Order a rollout from a worker."""
+        if len(self.orders[worker]) < self.in_flight:
+            self.orders[worker].append(self.make(worker, num_steps))
+
     def ready(self) -> bool:
         """Return whether a rollout waits."""
         return any(self.orders)
@@ -61,6 +68,7 @@ class Stream:
         """Count the barrier; nothing may be in flight."""
         assert not any(self.orders)
         self.barriers += 1
+        self.restarted = set(range(len(self.orders)))
 
     def close(self) -> None:
         """Do nothing."""
@@ -82,9 +90,11 @@ class WorkerStream(Stream):
 
     def make(self, worker: int, num_steps: int) -> Rollout:
         """Let the worker take the weights and step."""
+        restarted = worker in self.restarted
+        self.restarted.discard(worker)
         weights = {name: value.detach().clone() for name, value in self._algorithm.state_dict().items()}
         self._workers[worker].load_weights(self.version, weights, replace(self._algorithm.progress))
-        return replace(self._workers[worker].collect(num_steps), version=self.version)
+        return replace(self._workers[worker].collect(num_steps), version=self.version, restarted=restarted)
 
     def barrier(self) -> None:
         """Restart every environment."""
@@ -99,6 +109,7 @@ class WorkerStream(Stream):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore every worker."""
         self.turn = int(state["turn"])
+        self.restarted = set(range(len(self.orders)))
         for worker, saved in zip(self._workers, state["workers"], strict=True):
             worker.load_state_dict(saved)
 
@@ -113,7 +124,6 @@ class CountingStream(Stream):
         super().__init__(workers, in_flight)
         self.share = num_envs // workers
         self.times = [0] * workers
-        self.restarted: set[int] = set()
         self.taken = 0
 
     def take(self, num_steps: int) -> Rollout:
@@ -157,3 +167,4 @@ class CountingStream(Stream):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the clocks."""
         self.times, self.turn = list(state["times"]), int(state["turn"])
+        self.restarted = set(range(len(self.orders)))

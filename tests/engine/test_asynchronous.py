@@ -331,6 +331,26 @@ def test_a_barrier_ends_the_segments_behind_what_was_in_flight() -> None:
     assert {(n, in_store - 1, 3) for n in (0, 1)} <= found
 
 
+def test_a_barrier_soon_after_another_ends_segments_too() -> None:
+    source, stream = _replay(n_step=3, learning_starts=40, collect_steps=2, steps_per_update=3)
+    source.next()
+    ends = []
+    for _ in range(3):  # each while rollouts from before the last one are still in hand
+        source.barrier()
+        ends.append([time - 1000 for time in stream.times])
+        assert source._drained
+        source.next()
+        source.next()
+    for _ in range(24):
+        source.next()
+    found = _segment_steps(source)
+    for first, second in ends:
+        for environment, time, length in found:
+            last = first if environment < 2 else second
+            assert time + length <= last or time >= last, "a segment runs over a barrier"
+    assert max(time for _, time, _ in found) >= 3000 and max(length for _, _, length in found) == 3
+
+
 def test_a_replaced_worker_does_not_continue_the_segments_of_its_predecessor() -> None:
     source, stream = _replay(n_step=3, learning_starts=10, collect_steps=2, steps_per_update=4)
     source.next()

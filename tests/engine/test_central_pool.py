@@ -182,6 +182,21 @@ def test_a_stream_goes_on_after_a_barrier_as_after_a_resume(tmp_path: Path) -> N
         assert rows(stream(pool, 5)) == rows(expected)
 
 
+def test_the_policy_is_at_work_again_while_what_a_barrier_kept_is_used(tmp_path: Path) -> None:
+    config = configured(tmp_path, "impala", in_flight=2)
+    with opened(config) as pool:
+        stream(pool, 4)
+        kept = pool.drain()
+        assert [rollout.worker for rollout in kept] == [1, 2, 0, 1, 2]
+        pool.barrier()
+        for version, rollout in enumerate(kept, 11):
+            pool.publish(version)
+            pool.order(10, rollout.worker)
+        later = stream(pool, 7, version=20)
+    assert [rollout.version for rollout in later] == [12] * 3 + [15] * 3 + [22]
+    assert [rollout.restarted for rollout in later] == [True] * 3 + [False] * 4
+
+
 def test_the_policy_of_a_stream_is_the_learners_at_the_time_of_the_order(tmp_path: Path) -> None:
     config = configured(tmp_path, "impala", in_flight=1)
     with opened(config) as pool:

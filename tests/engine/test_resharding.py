@@ -71,6 +71,7 @@ class _Stream(LocalPool):
         self._workers = [RolloutWorker(config, rank * share + index, algorithm) for index in range(share)]
         self._ahead = getattr(source, "in_flight", 0)
         self._queues: list[deque[Rollout]] = [deque() for _ in self._workers]
+        self._restarted: set[int] = set()
 
     def collect(self, num_steps: int) -> list[Rollout]:
         return [replace(worker.collect(num_steps), version=self._version) for worker in self._workers]
@@ -79,9 +80,21 @@ class _Stream(LocalPool):
         turn = self._turn
         for worker, queue in zip(self._workers, self._queues, strict=True):
             while len(queue) < self._ahead + (worker is self._workers[turn]):
-                queue.append(replace(worker.collect(num_steps), version=self._version))
+                self._collect(worker, num_steps)
         self._turn = (turn + 1) % len(self._workers)
         return self._queues[turn].popleft()
+
+    def order(self, num_steps: int, worker: int) -> None:
+        for own in self._workers:
+            if own._index == worker and len(self._queues[self._workers.index(own)]) < self._ahead:
+                self._collect(own, num_steps)
+
+    def _collect(self, worker: RolloutWorker, num_steps: int) -> None:
+        place = self._workers.index(worker)
+        restarted = place in self._restarted
+        self._restarted.discard(place)
+        rollout = replace(worker.collect(num_steps), version=self._version, restarted=restarted)
+        self._queues[place].append(rollout)
 
     def drain(self) -> list[Rollout]:
         drained = []
@@ -94,6 +107,7 @@ class _Stream(LocalPool):
     def barrier(self) -> None:
         for worker in self._workers:
             worker.barrier()
+        self._restarted = set(range(len(self._workers))) if self._ahead else set()
 
     def state_dict(self) -> State:
         return {"workers": [worker.state_dict() for worker in self._workers], "turn": self._turn}
@@ -102,6 +116,7 @@ class _Stream(LocalPool):
         self._turn = state["turn"]
         for worker, saved in zip(self._workers, state["workers"], strict=True):
             worker.load_state_dict(saved)
+        self._restarted = set(range(len(self._workers))) if self._ahead else set()
 
     def close(self) -> None:
         for worker in self._workers:

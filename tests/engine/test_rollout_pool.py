@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -82,6 +83,32 @@ def test_a_stream_goes_on_after_a_barrier_as_after_a_resume(tmp_path: Path) -> N
         found = [pool.take(3) for _ in range(5)]
     assert all(equal(one, other) for one, other in zip(expected, found, strict=True))
     assert [rollout.worker for rollout in found] == [1, 0, 1, 0, 1]
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_workers_are_at_work_again_while_what_a_barrier_kept_is_used(resumed: bool, tmp_path: Path) -> None:
+    config = configured(tmp_path, "dqn", in_flight=2)
+    with contextlib.ExitStack() as stack:
+        pool = stack.enter_context(opened(config))
+        pool.publish(0)
+        for _ in range(3):
+            pool.take(3)
+        kept = pool.drain()
+        assert [rollout.worker for rollout in kept] == [1, 0, 1, 0]
+        pool.barrier()
+        if resumed:
+            state = pool.state_dict()
+            pool = stack.enter_context(opened(config))
+            pool.load_state_dict(state)
+        for version, rollout in enumerate([*kept, kept[0]], 1):
+            pool.publish(version)
+            pool.order(3, rollout.worker)  # the fifth is one too many
+        pool.publish(9)
+        later = [pool.take(3) for _ in range(6)]
+    assert [rollout.worker for rollout in later] == [1, 0, 1, 0, 1, 0]
+    assert [rollout.version for rollout in later] == [1, 2, 3, 4, 9, 9]
+    # A reader of what was kept has to know where the environments were restarted.
+    assert [rollout.restarted for rollout in later] == [True, True, False, False, False, False]
 
 
 def test_a_stream_in_order_of_arrival_does_not_wait_for_a_slow_worker(tmp_path: Path) -> None:

@@ -107,6 +107,8 @@ class _Half:
     episodes: RunningEpisodes | None = None
     chosen: tuple[np.ndarray, Mapping[str, Any]] | None = None
     """Actions that are on their way, with what `act` returned besides."""
+    restarted: bool = False
+    """Whether the environments were restarted since the last rollout."""
     storage: dict[str, np.ndarray] = field(default_factory=dict)
     cuts: list[tuple[int, int]] = field(default_factory=list)
     """(step, environment) at which episodes were lost."""
@@ -287,15 +289,20 @@ class CentralPool(ActorPool):
                     int(np.count_nonzero(arrays["valid"])),
                     self._version,
                     worker.index,
-                    columns.start in lost_at_once,
+                    half.restarted or columns.start in lost_at_once,
                     seconds,
                 )
             )
             episodes = []  # told once, with the first worker's
+        half.restarted = False
         return rollouts
 
     def take(self, num_steps: int) -> Rollout:
         """Never called: streams and a central policy are refused together."""
+        raise AssertionError("central inference has no streams")
+
+    def order(self, num_steps: int, worker: int) -> None:
+        """Never called, as `take`."""
         raise AssertionError("central inference has no streams")
 
     def ready(self) -> bool:
@@ -317,6 +324,7 @@ class CentralPool(ActorPool):
     def _forget(self) -> None:
         for half in self._halves:
             half.observation = half.episodes = None
+            half.restarted = True
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of every worker, and of the generators that explore for them."""

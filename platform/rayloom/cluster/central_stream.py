@@ -42,6 +42,7 @@ class CentralStream:
         self._in_flight: int = config.source.in_flight  # type: ignore[union-attr]
         # A worker may hang and have to be replaced, and its successor too.
         self._deadline_s = config.cluster.tries * (config.cluster.deadline_s + start_s(config))
+        self._last = (rank + 1) * (config.source.rollout_workers // config.learner.count) - 1  # type: ignore[union-attr]
         self._version = -1
         self._weights: Mapping[str, Tensor] | None = None
         self._ordered: deque[Future[list[Rollout]]] = deque()
@@ -101,6 +102,11 @@ class CentralStream:
         if not self._arrived:
             self._order(num_steps)
         return rollout
+
+    def order(self, num_steps: int, worker: int) -> None:
+        """Order another rollout of all workers when the one of the last of them, kept at a barrier, is used."""
+        if worker == self._last and len(self._ordered) < self._in_flight:
+            self._order(num_steps)
 
     def ready(self) -> bool:
         """Return whether a rollout waits to be taken."""

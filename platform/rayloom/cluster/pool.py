@@ -35,14 +35,20 @@ class WorkerPool(Protocol):
     def take(self, num_steps: int) -> Rollout:
         """Return the next rollout of the stream, and order another one from its worker."""
 
+    def order(self, num_steps: int, worker: int) -> None:
+        """Order another rollout from a worker, one of whose was kept at a barrier and is used now."""
+
     def ready(self) -> bool:
         """Return whether `take` would return at once, in a stream in order of arrival."""
 
     def drain(self) -> list[Rollout]:
-        """Return what is still in flight, and order nothing more; a later `take` begins the stream anew."""
+        """Return what is still in flight, and order nothing more; a later `order` or `take` begins the stream anew."""
 
     def barrier(self) -> None:
-        """Restart every environment by its next derived seed. Nothing may be in flight."""
+        """Restart every environment by its next derived seed. Nothing may be in flight.
+
+        The first rollout of each worker of a stream is marked `restarted` afterwards.
+        """
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of every worker right after a barrier: {"workers": [...], "turn": int}."""
@@ -85,6 +91,9 @@ class LocalPool:
     def take(self, num_steps: int) -> Rollout:
         """Step the environments here and now."""
         return replace(self._worker.collect(num_steps), version=self._version)
+
+    def order(self, num_steps: int, worker: int) -> None:
+        """Do nothing: a rollout is made when it is taken."""
 
     def ready(self) -> bool:
         """Return False: a rollout is made when it is taken."""

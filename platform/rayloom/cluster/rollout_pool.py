@@ -178,6 +178,13 @@ class RayPool(ActorPool):
             self._order(worker)
             return rollout
 
+    def order(self, num_steps: int, worker: int) -> None:
+        """Order another rollout from a worker, one of whose was kept at a barrier and is used now."""
+        self._num_steps = num_steps
+        for present in self._crew.present():
+            if present.index == worker and len(present.orders) < self._in_flight:
+                self._order(present)
+
     def _next_in_turn(self) -> Worker:
         number = len(self._crew.workers)
         turns = (self._crew.workers[(self._turn + offset) % number] for offset in range(number))
@@ -206,6 +213,12 @@ class RayPool(ActorPool):
         assert not any(worker.orders for worker in self._crew.workers), "a barrier needs an empty stream"
         self._crew.barriers += 1
         self._crew.call("restart", lambda worker: (self._crew.barriers,))
+        self._mark_restarted()
+
+    def _mark_restarted(self) -> None:
+        """In a stream the rollouts from before a barrier are used after it: tell where the new ones begin."""
+        for worker in self._crew.workers:
+            worker.replaced |= self._in_flight > 0
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of every worker; one that is away will begin anew."""
@@ -215,3 +228,4 @@ class RayPool(ActorPool):
         """Restore every worker."""
         self._crew.load_states(list(state["workers"]))
         self._turn = int(state["turn"])
+        self._mark_restarted()

@@ -130,13 +130,10 @@ class ReplaySource(RolloutSource):
                     return
                 surplus -= 1
             progress.env_steps = self._env_steps * self._group.world_size
-            in_hand = bool(self._drained)
             rollout = self._take(config.collect_steps, self._draws)
             self._add_block(rollout)
             self._account(rollout)
             self._env_steps += rollout.env_steps
-            if in_hand and not self._drained:
-                self._buffer.mark_boundary()  # the barrier came after the rollouts that were in flight
 
     def _sample(self) -> dict[str, Any]:
         if self._prioritized is None:
@@ -160,7 +157,7 @@ class ReplaySource(RolloutSource):
         if self._config.in_flight:
             self._drain()
         self._pool.barrier()
-        if not self._drained:
+        if not self._drained:  # or else rollouts from after the barrier are marked
             self._buffer.mark_boundary()
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What sources with rollout workers have in common.
 
 A source that takes rollouts from a stream finds some in flight at a barrier. They keep their places: `_take` returns
-them first, then what the stream produces anew. Counters do not move at a barrier.
+them first, and orders new ones in their stead as for any other. Counters do not move at a barrier.
 """
 
 from __future__ import annotations
@@ -58,10 +58,12 @@ class RolloutSource(Source):
 
     def _take(self, num_steps: int, version: int) -> Rollout:
         """Return the next rollout of the stream; those ordered now follow the present weights, as `version`."""
-        if self._drained:
-            return self._drained.popleft()
-        started = time.perf_counter()
         self._pool.publish(version)
+        if self._drained:
+            kept = self._drained.popleft()
+            self._pool.order(num_steps, kept.worker)
+            return kept
+        started = time.perf_counter()
         rollout = self._pool.take(num_steps)
         self.wait_s += time.perf_counter() - started
         return rollout
