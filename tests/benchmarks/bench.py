@@ -32,12 +32,14 @@ class Comparison:
     peer_name: str
     target: str
     lower_is_better: bool = False
+    rounds: int | None = None
+    """So many rounds whatever the command line says."""
 
 
 def measure(comparison: Comparison, rounds: int) -> str:
     """Alternate the two sides and return the table row of medians and the median of the ratios by round."""
     ours, peers = [], []
-    for _ in range(rounds):
+    for _ in range(comparison.rounds or rounds):
         ours.append(comparison.ours())
         peers.append(comparison.peer())
     ratios = [a / b for a, b in zip(ours, peers, strict=True)]

@@ -6,11 +6,13 @@ What the workers do not wait for they could do on any number of machines: the ra
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,10 @@ from timing import Stopwatch
 import rayloom
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "engine"))  # the environment that sleeps
+from cases import case
+from memory import AHEAD, Memory, SoakOverError
 
+_SOAK_S = 600.0
 _SECONDS = 12.0
 _STEPS_PER_S = 150.0
 """A little less than what one worker does."""
@@ -128,4 +133,50 @@ def _reduce() -> list[Comparison]:
     ]
 
 
-COMPARISONS: dict[str, Callable[[], list[Comparison]]] = {"rollouts": _rollouts, "all_reduce": _reduce}
+class _Soak:
+    """Ten minutes of rollouts that run ahead, on Ray: what its processes hold at the end and before."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._memory = Memory(_SOAK_S, family=True)
+
+    def last_third(self) -> float:
+        """Run, and return the most that all processes held in the last third (MiB)."""
+        self._memory = Memory(_SOAK_S, family=True)
+        with tempfile.TemporaryDirectory() as folder, contextlib.suppress(SoakOverError):
+            often = {"tracking": {"every": "500 updates"}, "checkpoint": {"every": "5000 updates"}}
+            config = case(self._name, folder, source=AHEAD, evaluate={"every": "5000 updates"}, **often)
+            rayloom.run(replace(config, stop={"updates": 10**12}), observer=self._memory)
+        return self._held(2)
+
+    def second_third(self) -> float:
+        """Return the same of the third before."""
+        return self._held(1)
+
+    def _held(self, third: int) -> float:
+        return sum(self._memory.largest_mib(name, third) for name in self._memory.points[-1][1])
+
+
+def _memory() -> list[Comparison]:
+    soaks = {"IMPALA": _Soak("impala"), "Ape-X DQN": _Soak("dqn_ahead")}
+    return [
+        Comparison(
+            f"memory of all processes, 10 minutes of {name}",
+            "MiB",
+            1,
+            soak.last_third,
+            soak.second_third,
+            "the third before",
+            "1",
+            lower_is_better=True,
+            rounds=1,
+        )
+        for name, soak in soaks.items()
+    ]
+
+
+COMPARISONS: dict[str, Callable[[], list[Comparison]]] = {
+    "rollouts": _rollouts,
+    "all_reduce": _reduce,
+    "memory": _memory,
+}
