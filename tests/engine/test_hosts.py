@@ -40,9 +40,9 @@ def finished(process: Any) -> tuple[dict[str, Any], str]:
 
 
 def learners(output: Path, name: str = "softmax_regression", **sections: Any) -> RunConfig:
-    """Return a run of two learners that takes about a minute."""
-    sections = {"learner": {"count": 2}, "stop": {"epochs": 400}, **sections}
-    return case(name, str(output), tracking={"every": "8 epochs"}, **sections)
+    """Return a run of two learners that takes about half a minute."""
+    sections = {"learner": {"count": 2}, "stop": {"epochs": 120}, **sections}
+    return case(name, str(output), tracking={"every": "2 epochs"}, **sections)
 
 
 @pytest.mark.parametrize("link", ["whole", "cut"])

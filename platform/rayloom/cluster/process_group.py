@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import psutil
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -30,6 +32,17 @@ def _naming_the_loss() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise LearnersLostError(f"the learners lost each other: {error}") from error
+
+
+def _choose_interface(address: str) -> None:
+    """Let gloo and NCCL use the network interface with this address, unless the user has chosen one.
+
+    gloo would take the one that the host's name resolves to: on many systems loopback, where no other host arrives.
+    """
+    for name, entries in psutil.net_if_addrs().items():
+        if any(entry.address == address for entry in entries):
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+            os.environ.setdefault("NCCL_SOCKET_IFNAME", name)
 
 
 class ProcessGroup:
@@ -52,8 +65,13 @@ class ProcessGroup:
         )
         return int(self._store.port)
 
-    def connect(self, host: str, port: int, deadline_s: float) -> None:
-        """Meet the other learners; MissingLearnersError names those that have not come within `deadline_s` seconds."""
+    def connect(self, host: str, port: int, deadline_s: float, address: str | None = None) -> None:
+        """Meet the other learners; MissingLearnersError names those that have not come within `deadline_s` seconds.
+
+        `address`: by which the others reach this host.
+        """
+        if address is not None:
+            _choose_interface(address)
         wait = datetime.timedelta(seconds=deadline_s)
         if self._store is None:
             self._store = dist.TCPStore(  # type: ignore[attr-defined]

@@ -75,7 +75,7 @@ class LearnerActor(LearnerRole):
     def connect(self, address: str, port: int) -> None:
         """Meet the other learners."""
         assert self._members is not None
-        self._members.connect(address, port, _RENDEZVOUS_S)
+        self._members.connect(address, port, _RENDEZVOUS_S, ray.util.get_node_ip_address())
 
 
 class EvaluatorActor:
