@@ -29,7 +29,7 @@ def hosts() -> Iterator[Hosts]:
 
 def spread(config: RunConfig, hosts: Hosts) -> RunConfig:
     """Return the config with its roles on both hosts."""
-    cluster = replace(config.cluster, address=hosts.ray_address, placement="spread", deadline_s=20.0)
+    cluster = replace(config.cluster, address=hosts.ray_address, placement="spread", deadline_s=45.0)
     return replace(config, cluster=cluster)
 
 

@@ -13,6 +13,7 @@ import ray
 from ray.exceptions import ObjectStoreFullError, OutOfDiskError, RayError, RayTaskError
 
 from rayloom.cluster.connection import how_it_died, original, search_path
+from rayloom.cluster.placement import LONG_LIVED
 from rayloom.cluster.processes import strike
 from rayloom.cluster.rollout_actor import RolloutActor
 from rayloom.config import RunConfig
@@ -107,7 +108,7 @@ class Crew:
         if self._placement is not None:
             options = self._placement.options("rollout", worker.index)
         else:
-            options = {"num_cpus": source.worker_cpus, "num_gpus": source.worker_gpus, "max_restarts": 0}
+            options = {**LONG_LIVED, "num_cpus": source.worker_cpus, "num_gpus": source.worker_gpus}
         actor = ray.remote(self._actor_class).options(**options)
         worker.actor = actor.remote(self._tree, worker.index, search_path(), self.barriers, worker.restarts)
         worker.starting, worker.process = worker.actor.ready.remote(), None

@@ -41,6 +41,9 @@ _PAUSE_S = 1.0
 _PATIENCE_S = 5.0
 _NOTHING = {"memory": 1.0}
 """What the bundle of an actor that reserves nothing holds, since Ray refuses an empty one: a byte."""
+LONG_LIVED = {"max_restarts": 0, "enable_task_events": False}
+"""Options of actors that are called some hundred times a second for hours: Ray's head would keep a record of each call,
+some hundred MiB in all before it forgets the oldest."""
 _log = logging.getLogger(__name__)
 
 
@@ -78,7 +81,7 @@ class Placement:
     def options(self, role: str, index: int) -> dict[str, Any]:
         """Return keyword arguments for the `options` of Ray's actor classes."""
         cpus, gpus = self.resources[role]
-        options: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus, "max_restarts": 0}
+        options: dict[str, Any] = {**LONG_LIVED, "num_cpus": cpus, "num_gpus": gpus}
         if self.group is not None:
             options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(
                 self.group, placement_group_bundle_index=self.positions[role, index]
