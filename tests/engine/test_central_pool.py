@@ -232,6 +232,17 @@ def test_a_stream_survives_its_workers_and_ends_with_them(tmp_path: Path) -> Non
         # closed with orders in work
 
 
+def test_a_stream_draws_nothing_from_the_learners_generator(tmp_path: Path) -> None:
+    config = configured(tmp_path, "impala", in_flight=2)
+    with opened(config) as pool:
+        before = torch.get_rng_state()
+        another = type(pool)(config, pool._algorithm)
+        stream(another, 4)
+        another.close()
+        another.close()
+        assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_what_the_policys_thread_raises_is_raised_by_the_stream(tmp_path: Path) -> None:
     with opened(configured(tmp_path, "impala", in_flight=2)) as pool:
 

@@ -141,7 +141,7 @@ def test_inside_another_group_there_is_no_new_one() -> None:
     strategy = PlacementGroupSchedulingStrategy(group, placement_group_capture_child_tasks=True)
     actor = Actor.options(num_cpus=1, scheduling_strategy=strategy).remote()  # type: ignore[attr-defined]
     alone, options = ray.get(actor.place_within.remote(case("ppo", source={"rollout_workers": 2})), timeout=60)
-    assert alone and options == {"num_cpus": 1, "num_gpus": 0, "max_restarts": 0}
+    assert alone and options == {"num_cpus": 1, "num_gpus": 0, "max_restarts": 0, "enable_task_events": False}
     end(actor)
     ray.util.remove_placement_group(group)
 
