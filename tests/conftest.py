@@ -42,6 +42,16 @@ def root() -> Path:
     return Path(__file__).resolve().parent.parent
 
 
+@pytest.fixture(scope="module")
+def one_node() -> Iterator[None]:
+    """Start one Ray with four CPUs for all tests of a file."""
+    import ray
+
+    ray.init(address="local", include_dashboard=False, num_cpus=4, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
 def require_fashion_mnist() -> None:
     """Skip where Fashion-MNIST is not installed; in continuous integration it must be."""
     from rayloom.contract import UserError
