@@ -21,15 +21,10 @@ from rayloom.faults import RoleTimeoutError
 
 pytestmark = [
     pytest.mark.xdist_group("second_ray"),
-    pytest.mark.usefixtures("one_node", "_short_starts"),
-    pytest.mark.parametrize("inference", ["worker", "central"]),
+    pytest.mark.usefixtures("one_node"),
 ]
-START_S = 8.0
-
-
-@pytest.fixture
-def _short_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rayloom.cluster.crew._START_S", START_S)
+# These wait for long, and a central policy's workers one after the other.
+both = pytest.mark.parametrize("inference", ["worker", pytest.param("central", marks=pytest.mark.full)])
 
 
 @ray.remote(max_restarts=0)
@@ -52,20 +47,25 @@ def occupants() -> Iterator[list[Any]]:
 def configured(inference: str, tmp_path: Path) -> RunConfig:
     """Return a case with two rollout workers that take a CPU each."""
     source = {"num_envs": 4, "rollout_workers": 2, "worker_cpus": 1, "inference": inference}
-    return case("ppo", str(tmp_path), source=source, cluster={"deadline_s": START_S})
+    return case("ppo", str(tmp_path), source=source)
 
 
-def take_room(pool: Any, victims: list[int], occupants: list[Any]) -> None:
-    """Kill workers while others wait for every CPU that is or becomes free, so that no successor finds room."""
+def take_room(pool: Any, victims: list[int], occupants: list[Any], start_s: float = 8.0) -> None:
+    """Kill workers while others wait for every CPU that is or becomes free, so that no successor finds room.
+
+    From now on the crew waits `start_s` seconds for a process that is starting.
+    """
+    pool._crew._start_s = start_s
     occupants += [Occupant.options(num_cpus=1).remote() for _ in range(2 + len(victims))]
     standing, _ = ray.wait([actor.ready.remote() for actor in occupants], num_returns=2, timeout=60)
     assert len(standing) == 2
-    time.sleep(1.0)  # the others are in the queue by now, before any successor
+    time.sleep(2.0)  # the others are in the queue by now, before any successor
     for process in pool.processes():
         if process.index in victims:
             os.kill(process.pid, signal.SIGKILL)
 
 
+@pytest.mark.parametrize("inference", ["worker", "central"])
 def test_the_others_go_on_without_a_worker_until_there_is_room(
     inference: str, tmp_path: Path, occupants: list[Any]
 ) -> None:
@@ -92,32 +92,33 @@ def test_the_others_go_on_without_a_worker_until_there_is_room(
         assert np.abs(back.arrays["observation"][0]).max() <= 0.05, "CartPole starts within 0.05 of the origin"
 
 
+@both
 def test_a_crew_without_anybody_waits_for_the_first_who_is_back(
     inference: str, tmp_path: Path, occupants: list[Any]
 ) -> None:
     with opened(configured(inference, tmp_path)) as pool:
         pool.publish(0)
         pool.collect(10)
-        take_room(pool, [0, 1], occupants)
+        take_room(pool, [0, 1], occupants, start_s=20.0)  # long enough for a process to start on a busy machine
 
         def make_room() -> None:
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 120
             while not all(worker.away for worker in pool._crew.workers):
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
-            time.sleep(1.0)
             for actor in occupants:
                 ray.kill(actor)
 
         helper = threading.Thread(target=make_room)
         helper.start()
         rollouts = pool.collect(10)
-        helper.join(60)
+        helper.join(120)
         occupants.clear()
         assert rollouts and all(rollout.arrays["valid"].any() for rollout in rollouts)
         assert pool.restarts >= 2
 
 
+@both
 def test_a_crew_without_anybody_gives_up(inference: str, tmp_path: Path, occupants: list[Any]) -> None:
     with opened(configured(inference, tmp_path)) as pool:
         pool.publish(0)
