@@ -115,6 +115,7 @@ def test_a_crew_without_anybody_waits_for_the_first_who_is_back(
         helper.join(120)
         occupants.clear()
         assert rollouts and all(rollout.arrays["valid"].any() for rollout in rollouts)
+        assert all(rollout.restarted for rollout in rollouts), "the episodes before are over"
         assert pool.restarts >= 2
 
 

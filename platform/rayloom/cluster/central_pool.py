@@ -156,6 +156,8 @@ class CentralPool(ActorPool):
             rollouts = self._collect(num_steps)
             if any(rollout.env_steps for rollout in rollouts):
                 return rollouts
+            for half in self._halves:
+                half.restarted = True  # and the rollouts that would have told it are dropped
 
     def _collect(self, num_steps: int) -> list[Rollout]:
         started = time.perf_counter()
