@@ -81,6 +81,9 @@ def test_a_stream_goes_on_after_a_barrier_as_after_a_resume(tmp_path: Path) -> N
         pool.load_state_dict(state)
         pool.publish(1)
         found = [pool.take(3) for _ in range(5)]
+        pool.drain()
+        pool.barrier()
+        assert [saved["barriers"] for saved in pool.state_dict()["workers"]] == [2, 2]
     assert all(equal(one, other) for one, other in zip(expected, found, strict=True))
     assert [rollout.worker for rollout in found] == [1, 0, 1, 0, 1]
 
@@ -261,7 +264,9 @@ def test_the_store_keeps_nothing_of_rollouts_and_old_weights(tmp_path: Path) -> 
         sizes = []
         for version in range(60):
             pool.publish(version)  # 2 MiB each
-            pool.take(4)
+            rollout = pool.take(4)
+            # Views would pin the store's objects for as long as a source keeps them.
+            assert all(array.flags.owndata and array.flags.writeable for array in rollout.arrays.values())
             if version % 20 == 19:
                 sizes.append(min(stored_mib() for _ in range(5)))
     assert 0 < sizes[-1] < 30, sizes
