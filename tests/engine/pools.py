@@ -32,10 +32,17 @@ def opened(config: RunConfig) -> Iterator[Any]:
         assert_gone([process.pid for process in processes])
 
 
+def _lives(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def assert_gone(pids: list[int]) -> None:
     """Wait until these processes have ended."""
     deadline = time.monotonic() + 30
-    while any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in pids):
+    while any(_lives(pid) for pid in pids):
         assert time.monotonic() < deadline, "a rollout worker's process is left behind"
         time.sleep(0.05)
 
