@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rayloom.observer import Result
     from rayloom.study_display import StudyDisplay
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 TERMINATED = 143
 """What a shell reports for a process that SIGTERM ended."""
@@ -72,7 +72,7 @@ def _train(options: argparse.Namespace, observer: Display, train: Callable[[], R
     return 0
 
 
-def _observed(options: argparse.Namespace, observer: Display | StudyDisplay, work: Callable[[], T]) -> T | None:
+def _observed(options: argparse.Namespace, observer: Display | StudyDisplay, work: Callable[[], _T]) -> _T | None:
     """Return what the work of an observed command returns; None, after saying so, when SIGTERM ended it."""
     from rayloom.execution import Terminated
 

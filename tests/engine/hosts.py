@@ -108,9 +108,10 @@ def two_hosts() -> Iterator[Hosts]:
         try:
             for host in both:
                 ip("netns", "add", host.name)
+            ends = [(_LINK, "netns", host.name) for host in both]
+            ip("link", "add", *ends[0], "type", "veth", "peer", "name", *ends[1])
         except (OSError, subprocess.CalledProcessError) as error:
             pytest.skip(f"network namespaces need root and iproute2: {error}")
-        ip("link", "add", _LINK, "netns", both[0].name, "type", "veth", "peer", "name", _LINK, "netns", both[1].name)
         for host in both:
             ip("-n", host.name, "address", "add", f"{host.address}/24", "dev", _LINK)
             for device in ("lo", _LINK):

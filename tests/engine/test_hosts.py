@@ -39,10 +39,10 @@ def finished(process: Any) -> tuple[dict[str, Any], str]:
     return json.loads(out.strip().splitlines()[-1]), err
 
 
-def learners(output: Path, name: str = "softmax_regression", **sections: Any) -> RunConfig:
+def learners(output: Path) -> RunConfig:
     """Return a run of two learners that takes about half a minute."""
-    sections = {"learner": {"count": 2}, "stop": {"epochs": 120}, **sections}
-    return case(name, str(output), tracking={"every": "2 epochs"}, **sections)
+    sections: dict[str, Any] = {"learner": {"count": 2}, "stop": {"epochs": 120}, "tracking": {"every": "2 epochs"}}
+    return case("softmax_regression", str(output), **sections)
 
 
 @pytest.mark.parametrize("link", ["whole", "cut"])
