@@ -2,6 +2,7 @@
 
 What the workers do not wait for they could do on any number of machines: the ratio tells what the engine takes.
 "on policy" is PPO, where workers and learner wait for each other; "asynchronous" is IMPALA, where they do not.
+A worker steps its environments one after another, so that each sleeps alone; several share one inference.
 """
 
 from __future__ import annotations
@@ -28,27 +29,30 @@ from cases import case
 from memory import AHEAD, Memory, SoakOverError
 
 _SOAK_S = 600.0
-_SECONDS = 12.0
+_SECONDS = {1: 12.0, 8: 20.0}
+"""What one worker takes, by environments of a worker: the rollouts of eight take longer to come."""
 _STEPS_PER_S = 150.0
 """A little less than what one worker does."""
 
 
-def steps_per_s(kind: str, workers: int) -> float:
-    """Return the environment steps per second of a run with so many rollout workers, each with one environment."""
-    environment = {"env": "faulty_environment:Sleeping-v0", "num_envs": workers, "rollout_workers": workers}
+def steps_per_s(kind: str, num_envs: int, workers: int) -> float:
+    """Return the environment steps per second of a run with so many rollout workers of `num_envs` environments."""
+    total_envs = num_envs * workers
+    environment = {"env": "faulty_environment:Sleeping-v0", "num_envs": total_envs, "rollout_workers": workers}
     source = {"kind": kind, **environment, "worker_cpus": 0}
     if kind == "on_policy":
-        algorithm, batch_size = "rayloom_agents.ppo:PPO", 64 * workers
-        source |= {"rollout_steps": 64, "epochs": 1}
+        rollout_steps = 64 if num_envs == 1 else 32
+        algorithm, batch_size = "rayloom_agents.ppo:PPO", rollout_steps * total_envs
+        source |= {"rollout_steps": rollout_steps, "epochs": 1}
     else:
-        algorithm, batch_size = "rayloom_agents.impala:IMPALA", workers
+        algorithm, batch_size = "rayloom_agents.impala:IMPALA", total_envs
         source |= {"rollout_steps": 20, "in_flight": 2, "order": "arrival"}
     tree: dict[str, Any] = {
         "algorithm": {"import": algorithm},
         "source": source,
         "learner": {"batch_size": batch_size},
         "evaluate": {"episodes": 1},
-        "stop": {"env_steps": int(_SECONDS * _STEPS_PER_S * workers)},
+        "stop": {"env_steps": int(_SECONDS[num_envs] * _STEPS_PER_S * workers)},
         "tracking": {"system_metrics": False},
     }
     stopwatch = Stopwatch()
@@ -63,16 +67,20 @@ def steps_per_s(kind: str, workers: int) -> float:
 def _rollouts() -> list[Comparison]:
     return [
         Comparison(
-            f"{workers} rollout workers, {name}, 5 ms a step",
+            f"{workers} rollout workers of {environments}, {name}, 5 ms a step",
             "env steps/s",
             1,
-            partial(steps_per_s, kind, workers),
-            partial(steps_per_s, kind, 1),
+            partial(steps_per_s, kind, num_envs, workers),
+            partial(steps_per_s, kind, num_envs, 1),
             "1 worker",
             target,
         )
         for name, kind in (("on policy", "on_policy"), ("asynchronous", "asynchronous"))
-        for workers, target in ((8, "7.2"), (32, "25"))
+        for workers, num_envs, environments, target in (
+            (8, 1, "1 environment", "7.2"),
+            (32, 1, "1 environment", "25"),
+            (32, 8, "8 environments", "25"),
+        )
     ]
 
 

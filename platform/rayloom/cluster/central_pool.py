@@ -300,12 +300,12 @@ class CentralPool(ActorPool):
         return rollouts
 
     def take(self, num_steps: int) -> Rollout:
-        """Never called: streams and a central policy are refused together."""
-        raise AssertionError("central inference has no streams")
+        """Never called: a stream of a central policy is a `CentralStream`."""
+        raise AssertionError("a central pool has no stream")
 
     def order(self, num_steps: int, worker: int) -> None:
         """Never called, as `take`."""
-        raise AssertionError("central inference has no streams")
+        raise AssertionError("a central pool has no stream")
 
     def ready(self) -> bool:
         """Return False: nothing is made before it is asked for."""
