@@ -99,6 +99,7 @@ def submit_command(options: argparse.Namespace) -> int:
             address=options.address,
             runtime_env=options.runtime_env,
             job=options.job,
+            search=options.search,
         )
         send(submission)
         print(submission.id, *submission.notes, sep="\n", file=human, flush=True)
@@ -118,12 +119,14 @@ def search_command(options: argparse.Namespace) -> int:
     words = [*options.words, *options.overrides]
     if options.resume is None and (not words or "=" in words[0]):
         raise UserError("name a config with a search part, as rayloom search grid_softmax_regression_digits")
+    if options.resume is not None and options.job is not None:
+        raise UserError("--resume names a study and --job the job of one: give one of them")
     observer = make_study_observer(options.json, human_stream(options))
 
     def search() -> StudyResult:
         if options.resume is not None:
             return resume_study(options.resume, *words, output=options.output, observer=observer)
-        return run_study(words[0], *words[1:], local=options.local, observer=observer)
+        return run_study(words[0], *words[1:], local=options.local, observer=observer, job=options.job)
 
     result = _observed(options, observer, search)
     if result is None:

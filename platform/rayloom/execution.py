@@ -16,7 +16,7 @@ from rayloom.checkpoint import Loaded
 from rayloom.config import RunConfig, apply_overrides, from_tree, load
 from rayloom.contract import UserError
 from rayloom.folders import find_run_folder, is_running, load_run_config, make_run_folder, read_result
-from rayloom.jobs import attempt
+from rayloom.jobs import attempt, earlier_result
 from rayloom.loop import Role
 from rayloom.observer import Observer, Result
 from rayloom.plan import Plan, check_machine, cluster_address, make_plan
@@ -80,12 +80,13 @@ def run(
 
 def _run_job(config: RunConfig, plan: Plan, job: str, observer: Observer, chaos: Chaos | None) -> Result:
     """Begin the run of a job, go on with it, or report it again."""
-    with attempt(config, plan, job, observer) as taken:
-        if taken.result is not None:
+    with attempt(config, job, observer.note, uses_ray=plan.uses_ray) as taken:
+        if taken.ended is not None:
+            result = earlier_result(config, taken.folder, taken.ended)
             observer.note(f"job {job} has finished its run before: this is its result")
-            observer.run_id(taken.result.run_id)
-            observer.finished(taken.result)
-            return taken.result
+            observer.run_id(result.run_id)
+            observer.finished(result)
+            return result
         if taken.begun:
             observer.note(f"job {job} goes on with its run in {taken.folder}")
             return _continue(config, plan, taken.folder, observer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import time
 from pathlib import Path
@@ -13,20 +14,29 @@ from rayloom.contract import UserError
 from rayloom.tracking.journal import BINDING, PROCESS, is_alive, read_json, write_json
 
 RESULT = "result.json"
+RUN = "config.yaml"
 STUDY = "study.yaml"
 
 
-def make_run_folder(config: RunConfig, file: str = "config.yaml") -> Path:
+def make_run_folder(config: RunConfig, file: str = RUN) -> Path:
     """Make `OUTPUT/TIME-NAME-RANDOM` with the resolved config in `file`; UserError when the disk refuses."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
     folder = Path(config.output).absolute() / f"{stamp}-{config.name}-{secrets.token_hex(3)}"
     try:
         folder.mkdir(parents=True)
-        (folder / file).touch(mode=0o600 if file == STUDY else 0o644)  # a study's database has a password
-        (folder / file).write_text(config.to_yaml(), encoding="utf-8")
+        write_config(folder / file, config)
     except OSError as error:
         raise UserError(f"output: the folder {folder} cannot be written ({error.strerror}); choose another") from None
     return folder
+
+
+def write_config(path: Path, config: RunConfig) -> None:
+    """Write a config at once, or not at all."""
+    aside = path.with_suffix(".new")
+    aside.unlink(missing_ok=True)
+    aside.touch(mode=0o600 if path.name == STUDY else 0o644)  # a study's database has a password
+    aside.write_text(config.to_yaml(), encoding="utf-8")
+    os.replace(aside, path)
 
 
 def make_folder(folder: Path) -> None:
@@ -58,7 +68,7 @@ def find_run_folder(output: Path, run_id: str) -> Path:
             for trial in (path.parent for path in sorted(folder.glob("trials/*/config.yaml"))):
                 paths[f"{folder.name}/{trial.name}"] = paths[f"{folder.name}/trials/{trial.name}"] = trial
                 _name(trial, names, named=False)
-        elif (folder / "config.yaml").is_file():
+        elif (folder / RUN).is_file():
             _name(folder, names)
     found = _only(run_id, names, paths, output, ("run", "runs"))
     if (found / STUDY).is_file():
@@ -89,9 +99,9 @@ def _name(folder: Path, names: dict[str, Path], named: bool = True) -> None:
         names[binding["run_id"]] = folder
 
 
-def load_run_config(folder: Path) -> RunConfig:
-    """Return the resolved config that a run was started with."""
-    path = folder / "config.yaml"
+def load_run_config(folder: Path, file: str = RUN) -> RunConfig:
+    """Return the resolved config that a run, or with STUDY a study, was started with."""
+    path = folder / file
     return from_tree(parse_yaml(path.read_text(encoding="utf-8"), str(path)))
 
 

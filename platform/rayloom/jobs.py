@@ -1,4 +1,4 @@
-"""The run of a job: whoever starts the job again finds its run, goes on with it, or reports its end once more.
+"""The run or study of a job: whoever starts the job again finds it, goes on with it, or reports its end once more.
 
 A cluster starts a job again when its node died: as another process, on another machine, with the same job id. The id
 leads to one folder, `OUTPUT/job-ID`; a lock on a file in it, which the operating system lets go with its holder, keeps
@@ -10,16 +10,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rayloom.config import RunConfig
 from rayloom.contract import UserError
-from rayloom.folders import is_running, load_run_config, make_folder, read_result
-from rayloom.observer import Observer, Result
-from rayloom.plan import Plan
+from rayloom.folders import RUN, STUDY, is_running, load_run_config, make_folder, read_result, write_config
+from rayloom.observer import Result
 from rayloom.schema import flatten
 from rayloom.tracking.journal import BINDING, PROCESS, last_start, locked, read_json, write_json
 
@@ -35,60 +34,72 @@ class Attempt:
     """One start of a job, which has the run's folder for itself."""
 
     folder: Path
-    """The run's folder."""
+    """The folder of the run or study."""
     begun: bool
-    """An earlier attempt has begun the run: go on with it."""
-    result: Result | None
-    """What an earlier attempt has come to; None while there is something left to do."""
+    """An earlier attempt has begun it: go on with it."""
+    ended: Mapping[str, Any] | None
+    """How an earlier attempt has finished it (`result.json`); None while there is something left to do."""
 
 
 def job_folder(output: Path, job: str) -> Path:
-    """Return where the run of a job lies; UserError for an id that is no file name."""
+    """Return where the run or study of a job lies; UserError for an id that is no file name."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", job):
         raise UserError(f"--job: {job!r} is no id; write letters, digits, dots, dashes and underscores, at most 100")
     return output.absolute() / f"job-{job}"
 
 
 def job_tag(folder: Path) -> dict[str, str]:
-    """Return the tag of the job to which the run in `folder` belongs; none for other runs."""
+    """Return the tag of the job to which what lies in `folder` belongs; none without a job."""
     job = read_json(folder / JOB)
     return {"rayloom.job": job["job"]} if job else {}
 
 
 @contextlib.contextmanager
-def attempt(config: RunConfig, plan: Plan, job: str, observer: Observer) -> Iterator[Attempt]:
-    """Take the folder of the job's run, made where this is its first attempt, and keep other attempts out.
+def attempt(
+    config: RunConfig, job: str, note: Callable[[str], None], *, uses_ray: bool, file: str = RUN
+) -> Iterator[Attempt]:
+    """Take the folder of the job, made where this is its first attempt, and keep other attempts out.
 
-    UserError when another attempt trains at the moment, or began the run with another config.
+    `file` is RUN or, for a study, STUDY; `note` takes remarks. UserError when another attempt is at work at the
+    moment, or began with another config.
     """
     folder = job_folder(Path(config.output), job)
     make_folder(folder)
-    result = _finished_result(config, plan, folder)
-    if result is not None:
-        yield Attempt(folder, True, result)
+    ended = _ended(config, folder, file, uses_ray)
+    if ended is not None:
+        yield Attempt(folder, True, ended)
         return
     if not read_result(folder) and is_running(folder):
-        raise _is_training(folder, job)
-    with _locked(folder, job, observer):
+        raise _is_running(folder, job)
+    with _locked(folder, job, note):
         begun = last_start(folder) is not None
         if begun:
-            _check_settings(config, plan, folder)
+            _check_settings(config, folder, file, uses_ray)
         else:
-            (folder / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
-            write_json(folder / JOB, {"job": job, "uses_ray": plan.uses_ray})
+            write_config(folder / file, config)
+            write_json(folder / JOB, {"job": job, "file": file, "uses_ray": uses_ray})
         # Read again: the attempt that had the folder until now may have finished.
-        yield Attempt(folder, begun, _finished_result(config, plan, folder))
+        yield Attempt(folder, begun, _ended(config, folder, file, uses_ray))
 
 
-def _finished_result(config: RunConfig, plan: Plan, folder: Path) -> Result | None:
-    """Return the result as the attempt that finished the run did; None while there is none."""
+def _ended(config: RunConfig, folder: Path, file: str, uses_ray: bool) -> Mapping[str, Any] | None:
     ended = read_result(folder)
     if not ended or ended["status"] != "FINISHED":
         return None
-    _check_settings(config, plan, folder)
+    _check_settings(config, folder, file, uses_ray)
+    return ended
+
+
+def known_id(config: RunConfig, folder: Path) -> str:
+    """Return what the attempt that finished the run or study called it: its MLflow run id, else its folder."""
     binding: dict[str, Any] | None = read_json(folder / BINDING) if config.tracking.enabled else None
+    return binding["run_id"] if binding else folder.name
+
+
+def earlier_result(config: RunConfig, folder: Path, ended: Mapping[str, Any]) -> Result:
+    """Return the result of a run as the attempt that finished it did."""
     return Result(
-        run_id=binding["run_id"] if binding else folder.name,
+        run_id=known_id(config, folder),
         status="FINISHED",
         metrics={name: float(value) for name, value in ended["metrics"].items()},
         counters=ended["counters"],
@@ -102,39 +113,43 @@ def _finished_result(config: RunConfig, plan: Plan, folder: Path) -> Result | No
 
 
 @contextlib.contextmanager
-def _locked(folder: Path, job: str, observer: Observer) -> Iterator[None]:
+def _locked(folder: Path, job: str, note: Callable[[str], None]) -> Iterator[None]:
     """Hold the folder's lock; where the file system has no locks, say what that means and go on."""
     with contextlib.ExitStack() as stack:
         try:
             held = stack.enter_context(locked(folder / _LOCK, 0.0))
             if not held:
-                observer.note(f"another attempt still holds job {job}: waiting up to {_LOCK_DEADLINE_S:g} s for it")
+                note(f"another attempt still holds job {job}: waiting up to {_LOCK_DEADLINE_S:g} s for it")
                 held = stack.enter_context(locked(folder / _LOCK, _LOCK_DEADLINE_S))
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
             held = True
-            observer.note(f"{folder.parent} has no file locks: start no second attempt of job {job} on another machine")
+            note(f"{folder.parent} has no file locks: start no second attempt of job {job} on another machine")
         if not held:
-            raise _is_training(folder, job)
+            raise _is_running(folder, job)
         yield
 
 
-def _is_training(folder: Path, job: str) -> UserError:
+def _is_running(folder: Path, job: str) -> UserError:
     process = read_json(folder / PROCESS)
     where = f" in process {process['pid']} on {process['host']}" if process else ""
-    return UserError(f"the run of job {job} is training{where}: wait for it, or stop it, first")
+    return UserError(f"job {job} is running{where}: wait for it, or stop it, first")
 
 
-def _check_settings(config: RunConfig, plan: Plan, folder: Path) -> None:
-    """Raise UserError where the run of the job began with other settings."""
+def _check_settings(config: RunConfig, folder: Path, file: str, uses_ray: bool) -> None:
+    """Raise UserError where the job began with other settings, or with a study instead of a run."""
     begun = read_json(folder / JOB)
-    before, now = flatten(load_run_config(folder).to_tree()), flatten(config.to_tree())
+    nouns = {RUN: "run", STUDY: "study"}
+    noun = nouns[begun.get("file", RUN)]
+    if noun != nouns[file]:
+        raise UserError(f"job {begun['job']} began a {noun}, not a {nouns[file]}: give another --job")
+    before, now = flatten(load_run_config(folder, file).to_tree()), flatten(config.to_tree())
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     changed = [key for key in changed if key not in _OF_THE_PLACE]
     if changed:
         names = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
-        raise UserError(f"job {begun['job']} began its run with other {names}: keep those, or give another --job")
-    if begun["uses_ray"] != plan.uses_ray:
-        how = "with" if plan.uses_ray else "without"
-        raise UserError(f"job {begun['job']} began its run {how} --local: keep to that, or give another --job")
+        raise UserError(f"job {begun['job']} began its {noun} with other {names}: keep those, or give another --job")
+    if begun["uses_ray"] != uses_ray:
+        how = "with" if uses_ray else "without"
+        raise UserError(f"job {begun['job']} began its {noun} {how} --local: keep to that, or give another --job")

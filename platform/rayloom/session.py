@@ -19,7 +19,7 @@ from rayloom.checkpoint import CheckpointStore, Loaded
 from rayloom.config import DatasetSourceConfig, RunConfig
 from rayloom.contract import UserError
 from rayloom.faults import LearnersLostError
-from rayloom.folders import forget_result, write_result
+from rayloom.folders import RUN, forget_result, write_result
 from rayloom.jobs import job_tag
 from rayloom.loop import Loop, Role, Step
 from rayloom.observer import Observer, Result
@@ -239,7 +239,7 @@ class Session:
 
 def _start_run_tracker(config: RunConfig, folder: Path, resumed: bool, hosting: Hosting | None) -> Tracker:
     tags = hosting.tags if hosting else {}
-    recorded = ("config.yaml", (folder / "config.yaml").read_text(encoding="utf-8"))
+    recorded = (RUN, (folder / RUN).read_text(encoding="utf-8"))
     return start_tracker(config, folder, resumed, recorded, tags, hosted=hosting is not None)
 
 

@@ -352,8 +352,10 @@ def test_learning_stays_inside_the_spread(one_node: None, tmp_path: Path) -> Non
     quiet = [rayloom.run("ppo_cartpole", *overrides, f"seed={seed}", local=True) for seed in range(4)]
     assert all(result.stopped_by.startswith("evaluate/return_mean") for result in quiet)
     slowest = max(result.counters["env_steps"] for result in quiet)
+    # Sleeping does not change what is learnt, but no machine is too fast for the faults.
+    overrides += ["source.env=faulty_environment:Sleeping-v0", "source.env_options={sleep_s: 0.001}"]
     for seed in range(2):
-        struck = rayloom.run("ppo_cartpole_ray", *overrides, f"seed={seed}", chaos="rollout=12/min")
+        struck = rayloom.run("ppo_cartpole_ray", *overrides, f"seed={seed}", chaos="rollout=60")
         assert struck.stopped_by.startswith("evaluate/return_mean")
         assert struck.counters["env_steps"] <= 1.5 * slowest
         assert struck.chaos is not None and struck.chaos["struck"]["rollout"] >= 3

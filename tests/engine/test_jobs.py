@@ -26,7 +26,6 @@ from rayloom.contract import UserError
 from rayloom.execution import resume
 from rayloom.folders import load_run_config, read_result
 from rayloom.observer import Observer
-from rayloom.plan import make_plan
 from rayloom.tracking import journal
 
 TINY: dict[str, Any] = {"stop": {"epochs": 1}}
@@ -148,7 +147,7 @@ def test_a_second_attempt_while_the_first_trains_is_refused_in_a_sentence(tmp_pa
         second = start("run", str(path), "--local", "--job", "j", cwd=tmp_path)
         out, err = second.communicate(timeout=60)
         assert second.returncode == 2
-        assert f"the run of job j is training in process {first.pid} on " in err and "Traceback" not in err
+        assert f"job j is running in process {first.pid} on " in err and "Traceback" not in err
         assert json.loads(out)["status"] == "FAILED"
         assert first.poll() is None
     finally:
@@ -181,7 +180,7 @@ def test_an_attempt_elsewhere_is_noticed_by_its_lock(tmp_path: Path, monkeypatch
     try:
         owner = {"pid": 77, "created": 0.0, "host": "node-12"}
         journal.write_json(tmp_path / "job-j" / journal.PROCESS, owner)
-        with pytest.raises(UserError, match="job j is training in process 77 on node-12"):
+        with pytest.raises(UserError, match="job j is running in process 77 on node-12"):
             rayloom.run(tiny(tmp_path), local=True, job="j")
     finally:
         holder.kill()
@@ -232,7 +231,7 @@ def test_a_file_system_without_locks_is_named_and_the_run_goes_on(
     monkeypatch.setattr(journal.fcntl, "flock", refuse)
     notes = Notes()
     config = tiny(tmp_path, tracking={"enabled": False})
-    with jobs.attempt(config, make_plan(config, True), "j", notes):
+    with jobs.attempt(config, "j", notes.note, uses_ray=False):
         pass
     assert any("has no file locks" in line for line in notes.lines)
 
@@ -243,7 +242,7 @@ def test_a_broken_disk_is_not_taken_for_missing_locks(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(journal.fcntl, "flock", fail)
     config = tiny(tmp_path)
-    with pytest.raises(OSError, match="broken"), jobs.attempt(config, make_plan(config, True), "j", Observer()):
+    with pytest.raises(OSError, match="broken"), jobs.attempt(config, "j", print, uses_ray=False):
         pass
 
 

@@ -180,6 +180,31 @@ def test_a_job_killed_in_the_middle_is_submitted_again_and_goes_on_with_its_own_
     assert history(folder) == history(alone.run_dir)
 
 
+def test_a_study_is_submitted_its_trials_run_on_the_cluster_and_its_job_knows_it_again(
+    cluster: Cluster, checkout: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "runs"
+    store = empty_store(output)
+    part = ("search.space={algorithm.l2: [0.0, 0.1]}", "stop={epochs: 1}", f"output={output}")
+    words = ("grid_softmax_regression_digits", *part, "--search", "--wait")
+    first = submit(cluster, checkout, *words)
+    assert first.returncode == 0, first.stdout + first.stderr
+    answer = json.loads(first.stdout)
+    folder = output / f"job-{answer['job']}"
+    result = read_result(folder)
+    assert answer["status"] == "FINISHED" and result is not None and result["counts"]["COMPLETE"] == 2
+    binding = journal.read_json(folder / journal.BINDING)
+    tags = store.tags(binding["run_id"])
+    assert tags["rayloom.job"] == tags["rayloom.ray_job"] == answer["submission_id"]
+    assert tags["mlflow.source.git.commit"] == git(checkout, "rev-parse", "HEAD").strip()
+    assert len(store.runs()) == 3 and {store.status(run_id) for run_id in store.runs()} == {"FINISHED"}
+    driver, *hosts = (journal.read_json(path)["pid"] for path in (folder / journal.PROCESS, *folder.glob(TRIALS)))
+    assert len(hosts) == 2 and driver not in hosts
+    again = submit(cluster, checkout, *words, "--job", answer["job"])
+    assert again.returncode == 0 and "has finished its study before" in again.stderr
+    assert len(store.runs()) == 3
+
+
 @pytest.mark.parametrize(
     ("variables", "reason"),
     [
@@ -230,6 +255,8 @@ def driver_ids(cluster: Cluster) -> list[str]:
         return [job["job_id"] for job in json.load(answer) if job["job_id"]]
 
 
+TRIALS = f"trials/*/{journal.PROCESS}"
+"""Where a study's trials say which process trains them."""
 SRUN = """#!/bin/bash
 while [[ $1 == --* ]]; do shift; done
 exec "$@"

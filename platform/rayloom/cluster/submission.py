@@ -86,11 +86,21 @@ class Submission:
 
 
 def prepare(
-    name: str, overrides: Sequence[str], *, address: str | None, runtime_env: Path | None, job: str | None
+    name: str,
+    overrides: Sequence[str],
+    *,
+    address: str | None = None,
+    runtime_env: Path | None = None,
+    job: str | None = None,
+    search: bool = False,
 ) -> Submission:
-    """Check a config and its overrides here, so that a mistake costs no upload."""
+    """Check a config and its overrides here, so that a mistake costs no upload; `search` for a study."""
     config = load(name, overrides)
     make_plan(config, False)
+    if search:
+        from rayloom.search.study import check_study  # and with it Optuna
+
+        check_study(config)
     if not Path(config.output).is_absolute():
         raise UserError(f"output: {config.output} would go with its node; name a folder that all share, as /mnt/runs")
     environment = _read_environment(runtime_env or _shipped_environment())
@@ -98,7 +108,7 @@ def prepare(
     submission_id = f"{re.sub('[^A-Za-z0-9]+', '-', config.name).strip('-') or 'run'}-{secrets.token_hex(4)}"
     job = job or submission_id
     job_folder(Path(config.output), job)
-    words = ["run", _uploaded_name(name, Path.cwd()), *overrides, "--job", job]
+    words = ["search" if search else "run", _uploaded_name(name, Path.cwd()), *overrides, "--job", job]
     return Submission(
         id=submission_id,
         job=job,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Mapping
@@ -10,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rayloom.config import RunConfig, apply_overrides, from_tree, parse_yaml
+from rayloom.config import RunConfig, apply_overrides, from_tree
 from rayloom.contract import UserError
 from rayloom.execution import Terminated, as_config, sigterm_raises
 from rayloom.folders import (
@@ -18,10 +17,13 @@ from rayloom.folders import (
     find_study_folder,
     forget_result,
     is_running,
+    load_run_config,
     make_run_folder,
     read_result,
+    write_config,
     write_result,
 )
+from rayloom.jobs import attempt, known_id
 from rayloom.plan import check_machine, make_plan
 from rayloom.population import check_population
 from rayloom.schedule import smaller_is_better
@@ -45,19 +47,43 @@ def run_study(
     *overrides: str,
     local: bool = False,
     observer: StudyObserver | None = None,
+    job: str | None = None,
 ) -> StudyResult:
     """Search the space of a config's `search` part and return what was found.
 
-    `config` and `overrides` are those of `rayloom.run`; `local` runs one trial after the other in this process. Raises
-    UserError for mistakes in the config before the first trial. A trial that fails is recorded and does not stop the
-    study until more than `search.max_failures` have.
+    `config`, `overrides` and `job` are those of `rayloom.run`; `local` runs one trial after the other in this process.
+    Raises UserError for mistakes in the config before the first trial. A trial that fails is recorded and does not stop
+    the study until more than `search.max_failures` have.
     """
     typed = as_config(config, overrides)
     study, space = _prepare(typed, local)
-    folder = make_run_folder(study.config, STUDY)
-    if local:
-        (folder / LOCAL_MARK).touch()
-    return _drive(replace(study, folder=folder), space, observer or StudyObserver(), resumed=False)
+    observer = observer or StudyObserver()
+    if job is None:
+        return _begin(replace(study, folder=make_run_folder(study.config, STUDY)), space, observer)
+    with attempt(study.config, job, observer.note, uses_ray=not local, file=STUDY) as taken:
+        study = replace(study, folder=taken.folder)
+        if taken.ended is not None:
+            result = _earlier_result(study, taken.ended)
+            observer.note(f"job {job} has finished its study before: this is its result")
+            observer.study_id(result.study_id)
+            observer.finished(result)
+            return result
+        if taken.begun:
+            observer.note(f"job {job} goes on with its study in {taken.folder}")
+            return _go_on(study, space, observer)
+        return _begin(study, space, observer)
+
+
+def _begin(study: Study, space: Space, observer: StudyObserver) -> StudyResult:
+    if study.local:
+        (study.folder / LOCAL_MARK).touch()
+    return _drive(study, space, observer, resumed=False)
+
+
+def _go_on(study: Study, space: Space, observer: StudyObserver) -> StudyResult:
+    # Of a driver that was killed while it wrote; Optuna would wait half a minute for it.
+    (study.folder / "optuna.journal.lock").unlink(missing_ok=True)
+    return _drive(study, space, observer, resumed=True)
 
 
 def resume_study(
@@ -72,9 +98,9 @@ def resume_study(
     for override in overrides:
         if override.partition("=")[0] not in _EXTENDABLE:
             raise UserError(f"{override.partition('=')[0]}: a study that goes on can change {', '.join(_EXTENDABLE)}")
-    path = folder / STUDY
-    tree = parse_yaml(path.read_text(encoding="utf-8"), str(path))
-    config = from_tree(apply_overrides(tree, overrides))
+    config = load_run_config(folder, STUDY)
+    if overrides:
+        config = from_tree(apply_overrides(config.to_tree(), overrides))
     result = read_result(folder)
     if result and result["status"] == "FINISHED" and not overrides:
         raise UserError(f"the study {study_id} has finished; to extend it, add search.trials with a larger number")
@@ -82,10 +108,8 @@ def resume_study(
         raise UserError(f"the study {study_id} is still running; wait for it or stop it first")
     study, space = _prepare(config, (folder / LOCAL_MARK).exists())
     if overrides:
-        _write_study(study.config, path)
-    # Of a driver that was killed while it wrote; Optuna would wait half a minute for it.
-    (folder / "optuna.journal.lock").unlink(missing_ok=True)
-    return _drive(replace(study, folder=folder), space, observer, resumed=True)
+        write_config(folder / STUDY, study.config)
+    return _go_on(replace(study, folder=folder), space, observer)
 
 
 def describe_study(config: RunConfig, local: bool = False) -> str:
@@ -110,26 +134,28 @@ def _describe_leaf(leaf: Leaf, transform: str | None) -> str:
     return f"{leaf.kind} {leaf.low:g} to {leaf.high:g}{' (log)' if leaf.log else ''}{step}{more}"
 
 
-def _write_study(config: RunConfig, path: Path) -> None:
-    aside = path.with_suffix(".new")
-    aside.touch(mode=0o600)
-    aside.write_text(config.to_yaml(), encoding="utf-8")
-    os.replace(aside, path)
+def check_study(config: RunConfig) -> None:
+    """Check a study whose trials other machines will train; UserError for mistakes in its config."""
+    _read(config, False)
 
 
 def _prepare(config: RunConfig, local: bool) -> tuple[Study, Space]:
     """Check everything that can be checked before the first trial."""
+    uri = resolve_uri(config.tracking.uri, Path(config.output))
+    found = _read(replace(config, tracking=replace(config.tracking, uri=uri)), local)
+    check_machine(make_plan(config, local), config)
+    return found
+
+
+def _read(config: RunConfig, local: bool) -> tuple[Study, Space]:
     settings = config.search
     if settings is None:
         raise UserError("search: the config needs a mapping here, with a space at least (see the README)")
-    uri = resolve_uri(config.tracking.uri, Path(config.output))
-    config = replace(config, tracking=replace(config.tracking, uri=uri))
     space = Space.parse(settings.space)
     space.check_sampler(settings)
     space.check(config)
     metrics = _metrics(config, settings)
     directions = _directions(settings, metrics)
-    check_machine(make_plan(config, local), config)
     if settings.pruner != "none" and config.evaluate.every is None:
         raise UserError("evaluate.every: a pruner judges evaluations on the way; set it to a fraction of the budget")
     if settings.value == "best" and len(metrics) > 1:
@@ -201,6 +227,10 @@ def _drive(study: Study, space: Space, observer: StudyObserver, resumed: bool) -
             directions=study.directions,
             evaluations=_evaluations(config),
         )
+        if ledger.entries and not resumed:  # two jobs of one name: other studies have names of their own
+            raise UserError(
+                f"search.storage: the database has trials of a study {study.folder.name} already: give another --job"
+            )
         pool = _make_pool(study)
         try:
             tracker = _start_tracker(study, resumed)
@@ -267,8 +297,39 @@ def _end(
         pareto=tuple(entry.number for entry in pareto),
         duration_s=time.monotonic() - began,
     )
-    write_result(study.folder, {"status": status, "counts": counts, "best": result.best_number})
+    write_result(
+        study.folder,
+        {
+            "status": status,
+            "counts": counts,
+            "best": result.best_number,
+            "best_values": None if result.best_values is None else [repr(value) for value in result.best_values],
+            "best_parameters": result.best_parameters,
+            "pareto": list(result.pareto),
+            "duration_s": result.duration_s,
+        },
+    )
     if not driver.announced:
         observer.study_id(result.study_id)
     observer.finished(result)
     return result
+
+
+def _earlier_result(study: Study, ended: Mapping[str, Any]) -> StudyResult:
+    """Return the result of a study as the attempt that finished it did."""
+    values = ended["best_values"]
+    return StudyResult(
+        study_id=known_id(study.config, study.folder),
+        status="FINISHED",
+        best_number=ended["best"],
+        best_values=None if values is None else tuple(float(value) for value in values),
+        best_parameters=ended["best_parameters"],
+        best_config=study.folder / BEST if ended["best"] is not None else None,
+        counts=ended["counts"],
+        metrics=study.metrics,
+        directions=study.directions,
+        study_dir=study.folder,
+        tracking_uri=study.config.tracking.uri or "",
+        pareto=tuple(ended["pareto"]),
+        duration_s=ended["duration_s"],
+    )

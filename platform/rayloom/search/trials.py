@@ -19,13 +19,13 @@ import torch
 
 from rayloom.config import RunConfig, from_tree
 from rayloom.contract import UserError
+from rayloom.folders import RUN, write_config
 from rayloom.loop import Role, Step
 from rayloom.plan import make_plan
 from rayloom.population import Population
 from rayloom.session import Hosting, Session, checkpoint_store, make_role, record_failed_start
 
 EventKind = Literal["report", "finished", "failed"]
-CONFIG = "config.yaml"
 JOURNAL = "journal.jsonl"
 
 
@@ -317,7 +317,7 @@ def _prepare(order: Order) -> tuple[Path, bool]:
     folder.mkdir(parents=True, exist_ok=True)
     resumed = (folder / JOURNAL).exists()
     if not resumed:
-        (folder / CONFIG).write_text(from_tree(order.tree).to_yaml(), encoding="utf-8")
+        write_config(folder / RUN, from_tree(order.tree))
     return folder, resumed
 
 
