@@ -127,7 +127,7 @@ def test_a_search_is_checked_here_and_submitted_as_one(tmp_path: Path) -> None:
     words = submission.entrypoint.split()
     assert words[:4] == ["python", "-m", "rayloom", "search"] and words[-2:] == ["--job", "j"]
     assert prepare("grid_softmax_regression_digits", [output]).entrypoint.split()[3] == "run"
-    with pytest.raises(UserError, match="^search: the config needs a mapping"):
+    with pytest.raises(UserError, match=r"^search: the config needs a mapping"):
         prepare("ppo_cartpole_ray", [output], search=True)
     with pytest.raises(UserError, match=r"^search\.space\.algorithm\.nothing: there is no such key"):
         prepare("grid_softmax_regression_digits", [output, "search.space={algorithm.nothing: [1]}"], search=True)
