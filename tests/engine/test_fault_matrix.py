@@ -354,9 +354,12 @@ def test_learning_stays_inside_the_spread(one_node: None, tmp_path: Path) -> Non
     slowest = max(result.counters["env_steps"] for result in quiet)
     # Sleeping does not change what is learnt, but no machine is too fast for the faults.
     overrides += ["source.env=faulty_environment:Sleeping-v0", "source.env_options={sleep_s: 0.001}"]
+    struck = 0
     for seed in range(2):
-        struck = rayloom.run("ppo_cartpole_ray", *overrides, f"seed={seed}", chaos="rollout=60")
-        assert struck.stopped_by.startswith("evaluate/return_mean")
-        assert struck.counters["env_steps"] <= 1.5 * slowest
-        assert struck.chaos is not None and struck.chaos["struck"]["rollout"] >= 3
+        result = rayloom.run("ppo_cartpole_ray", *overrides, f"seed={seed}", chaos="rollout=40")
+        assert result.stopped_by.startswith("evaluate/return_mean")
+        assert result.counters["env_steps"] <= 1.5 * slowest
+        assert result.chaos is not None
+        struck += result.chaos["struck"]["rollout"]
+    assert struck >= 3  # of 80 over runs that stop long before their budget is spent
     assert_nothing_left()

@@ -18,6 +18,7 @@ from processes import history
 from ray.cluster_utils import Cluster
 
 import rayloom
+from rayloom.cluster.connection import live_nodes
 from rayloom.config import RunConfig
 from rayloom.contract import UserError
 from rayloom.faults import LearnersLostError
@@ -149,7 +150,15 @@ def test_a_lost_node_costs_a_learner_and_a_new_one_brings_it_back(
     def lose() -> None:
         three_nodes.remove_node(next(iter(three_nodes.worker_nodes)), allow_graceful=False)
 
-    striker = Striker({25: lose, 60: lambda: three_nodes.add_node(num_cpus=1)})
+    def join() -> None:
+        three_nodes.add_node(num_cpus=1)
+        deadline = time.monotonic() + 60
+        # Ray hears of a new node's room a while later.
+        while sum(node.free_cpus for node in live_nodes() if node.alive) < 1:
+            assert time.monotonic() < deadline, "the new node has no room"
+            time.sleep(0.05)
+
+    striker = Striker({25: lose, 45: join})
     config = configured(name, tmp_path / "struck", 2, checkpoint={"every": "10 updates"})
     result = rayloom.run(config, observer=striker)
     expected = rayloom.run(replace(config, output=str(tmp_path / "whole"), learner=replace(config.learner, count=1)))
