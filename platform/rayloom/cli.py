@@ -78,7 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
     search.add_argument("--resume", metavar="STUDY", help="continue this study; search.trials=N extends it")
     search.add_argument("--local", action="store_true", help="one trial after the other in this process, without Ray")
     search.add_argument("--job", metavar="ID", help="go on with the study of this job, if it has begun one")
-    _add_output(search)
+    _add_output(search, "with --resume")
     _add_json(search)
     _add_run_arguments(add("resume", do.resume_command, "continue an interrupted run exactly"))
     evaluate = add("evaluate", do.evaluate_command, "evaluate a run's last weights anew")
@@ -126,10 +126,10 @@ def _add_submit(command: argparse.ArgumentParser) -> None:
     _add_json(command)
 
 
-def _add_output(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--output", default=_DEFAULT_OUTPUT, metavar="FOLDER", help=f"folder of the runs (default: {_DEFAULT_OUTPUT})"
-    )
+def _add_output(command: argparse.ArgumentParser, where: str = "") -> None:
+    told = f"{where}: folder of the runs" if where else "folder of the runs"
+    default = None if where else _DEFAULT_OUTPUT
+    command.add_argument("--output", default=default, metavar="FOLDER", help=f"{told} (default: {_DEFAULT_OUTPUT})")
 
 
 def _add_run_arguments(command: argparse.ArgumentParser) -> None:

@@ -121,11 +121,14 @@ def search_command(options: argparse.Namespace) -> int:
         raise UserError("name a config with a search part, as rayloom search grid_softmax_regression_digits")
     if options.resume is not None and options.job is not None:
         raise UserError("--resume names a study and --job the job of one: give one of them")
+    if options.resume is None and options.output is not None:
+        raise UserError(f"--output belongs to --resume: write output={options.output} for a new study")
     observer = make_study_observer(options.json, human_stream(options))
 
     def search() -> StudyResult:
         if options.resume is not None:
-            return resume_study(options.resume, *words, output=options.output, observer=observer)
+            where = {} if options.output is None else {"output": options.output}
+            return resume_study(options.resume, *words, **where, observer=observer)
         return run_study(words[0], *words[1:], local=options.local, observer=observer, job=options.job)
 
     result = _observed(options, observer, search)

@@ -15,13 +15,13 @@ from rayloom.chaos import Chaos, check_plan
 from rayloom.checkpoint import Loaded
 from rayloom.config import RunConfig, apply_overrides, from_tree, load
 from rayloom.contract import UserError
-from rayloom.folders import find_run_folder, is_running, load_run_config, make_run_folder, read_result
-from rayloom.jobs import attempt, earlier_result
+from rayloom.folders import LOCAL_MARK, find_run_folder, is_running, load_run_config, make_run_folder, read_result
+from rayloom.jobs import attempt, earlier_result, held
 from rayloom.loop import Role
 from rayloom.observer import Observer, Result
 from rayloom.plan import Plan, check_machine, cluster_address, make_plan
 from rayloom.roles import LearnerRole
-from rayloom.session import LOCAL_MARK, Session, checkpoint_store, make_role
+from rayloom.session import Session, checkpoint_store, make_role
 from rayloom.tracking import is_uploaded, resolve_uri
 
 
@@ -103,15 +103,17 @@ def resume(run_id: str, *, output: str = "rayloom-runs", observer: Observer | No
     """Continue an interrupted run from its newest intact checkpoint, exactly as if it had not been interrupted."""
     observer = observer or Observer()
     folder = find_run_folder(Path(output).absolute(), run_id)
-    result = read_result(folder)
-    if result and result["status"] == "FINISHED":
-        raise UserError(f"the run {run_id} has finished ({result['stopped_by']}); start a new one with a larger stop")
-    if not result and is_running(folder):
+    if not read_result(folder) and is_running(folder):
         raise UserError(f"the run {run_id} is still running; wait for it or stop it first")
-    config = load_run_config(folder)
-    plan = make_plan(config, _was_local(folder))
-    check_machine(plan, config)
-    return _continue(config, plan, folder, observer)
+    with held(folder, observer.note):
+        result = read_result(folder)
+        if result and result["status"] == "FINISHED":
+            stopped_by = result["stopped_by"]
+            raise UserError(f"the run {run_id} has finished ({stopped_by}); start a new one with a larger stop")
+        config = load_run_config(folder)
+        plan = make_plan(config, _was_local(folder))
+        check_machine(plan, config)
+        return _continue(config, plan, folder, observer)
 
 
 def _continue(config: RunConfig, plan: Plan, folder: Path, observer: Observer) -> Result:

@@ -16,6 +16,8 @@ from rayloom.tracking.journal import BINDING, PROCESS, is_alive, read_json, writ
 RESULT = "result.json"
 RUN = "config.yaml"
 STUDY = "study.yaml"
+LOCAL_MARK = "local"
+"""A file in the folder of a run or study that was started without Ray."""
 
 
 def make_run_folder(config: RunConfig, file: str = RUN) -> Path:

@@ -10,14 +10,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rayloom.config import RunConfig
 from rayloom.contract import UserError
-from rayloom.folders import RUN, STUDY, is_running, load_run_config, make_folder, read_result, write_config
+from rayloom.folders import LOCAL_MARK, RUN, STUDY, is_running, load_run_config, make_folder, read_result, write_config
 from rayloom.observer import Result
 from rayloom.schema import flatten
 from rayloom.tracking.journal import BINDING, PROCESS, last_start, locked, read_json, write_json
@@ -56,16 +56,23 @@ def job_tag(folder: Path) -> dict[str, str]:
 
 @contextlib.contextmanager
 def attempt(
-    config: RunConfig, job: str, note: Callable[[str], None], *, uses_ray: bool, file: str = RUN
+    config: RunConfig,
+    job: str,
+    note: Callable[[str], None],
+    *,
+    uses_ray: bool,
+    file: str = RUN,
+    changeable: Collection[str] = (),
 ) -> Iterator[Attempt]:
     """Take the folder of the job, made where this is its first attempt, and keep other attempts out.
 
-    `file` is RUN or, for a study, STUDY; `note` takes remarks. UserError when another attempt is at work at the
+    `file` is RUN or, for a study, STUDY; `note` takes remarks. An attempt may have other values of the settings that
+    are `changeable`, and then goes on with what had finished, too. UserError when another attempt is at work at the
     moment, or began with another config.
     """
     folder = job_folder(Path(config.output), job)
     make_folder(folder)
-    ended = _ended(config, folder, file, uses_ray)
+    ended = _ended(config, folder, file, uses_ray, changeable)
     if ended is not None:
         yield Attempt(folder, True, ended)
         return
@@ -73,21 +80,36 @@ def attempt(
         raise _is_running(folder, job)
     with _locked(folder, job, note):
         begun = last_start(folder) is not None
-        if begun:
-            _check_settings(config, folder, file, uses_ray)
-        else:
-            write_config(folder / file, config)
+        changed = begun and _changed_settings(config, folder, file, uses_ray, changeable)
+        if not begun:
+            for name in (RUN, STUDY, LOCAL_MARK):  # of an attempt that ended before it had begun anything
+                (folder / name).unlink(missing_ok=True)
             write_json(folder / JOB, {"job": job, "file": file, "uses_ray": uses_ray})
+        if changed or not begun:
+            write_config(folder / file, config)
         # Read again: the attempt that had the folder until now may have finished.
-        yield Attempt(folder, begun, _ended(config, folder, file, uses_ray))
+        ended = _ended(config, folder, file, uses_ray, ()) if begun and not changed else None
+        yield Attempt(folder, begun, ended)
 
 
-def _ended(config: RunConfig, folder: Path, file: str, uses_ray: bool) -> Mapping[str, Any] | None:
+def _ended(
+    config: RunConfig, folder: Path, file: str, uses_ray: bool, changeable: Collection[str]
+) -> Mapping[str, Any] | None:
     ended = read_result(folder)
     if not ended or ended["status"] != "FINISHED":
         return None
-    _check_settings(config, folder, file, uses_ray)
-    return ended
+    return None if _changed_settings(config, folder, file, uses_ray, changeable) else ended
+
+
+@contextlib.contextmanager
+def held(folder: Path, note: Callable[[str], None]) -> Iterator[None]:
+    """Keep the attempts of the job to which a folder belongs out of it; nothing for a folder without a job."""
+    job = read_json(folder / JOB)
+    if job is None:
+        yield
+        return
+    with _locked(folder, job["job"], note):
+        yield
 
 
 def known_id(config: RunConfig, folder: Path) -> str:
@@ -137,8 +159,10 @@ def _is_running(folder: Path, job: str) -> UserError:
     return UserError(f"job {job} is running{where}: wait for it, or stop it, first")
 
 
-def _check_settings(config: RunConfig, folder: Path, file: str, uses_ray: bool) -> None:
-    """Raise UserError where the job began with other settings, or with a study instead of a run."""
+def _changed_settings(
+    config: RunConfig, folder: Path, file: str, uses_ray: bool, changeable: Collection[str]
+) -> list[str]:
+    """Return which changeable settings differ; UserError where the job began with others, or with another kind."""
     begun = read_json(folder / JOB)
     nouns = {RUN: "run", STUDY: "study"}
     noun = nouns[begun.get("file", RUN)]
@@ -147,9 +171,11 @@ def _check_settings(config: RunConfig, folder: Path, file: str, uses_ray: bool) 
     before, now = flatten(load_run_config(folder, file).to_tree()), flatten(config.to_tree())
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     changed = [key for key in changed if key not in _OF_THE_PLACE]
-    if changed:
-        names = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+    refused = [key for key in changed if key not in changeable]
+    if refused:
+        names = ", ".join(refused[:3]) + (f" and {len(refused) - 3} more" if len(refused) > 3 else "")
         raise UserError(f"job {begun['job']} began its {noun} with other {names}: keep those, or give another --job")
     if begun["uses_ray"] != uses_ray:
         how = "with" if uses_ray else "without"
         raise UserError(f"job {begun['job']} began its {noun} {how} --local: keep to that, or give another --job")
+    return changed

@@ -19,7 +19,7 @@ from rayloom.checkpoint import CheckpointStore, Loaded
 from rayloom.config import DatasetSourceConfig, RunConfig
 from rayloom.contract import UserError
 from rayloom.faults import LearnersLostError
-from rayloom.folders import RUN, forget_result, write_result
+from rayloom.folders import LOCAL_MARK, RUN, forget_result, write_result
 from rayloom.jobs import job_tag
 from rayloom.loop import Loop, Role, Step
 from rayloom.observer import Observer, Result
@@ -30,8 +30,6 @@ from rayloom.tracking import Tracker, git_state, ray_job_tag
 
 _PATIENCE_S = 60.0  # wait for a tracking server that answers
 _IMPATIENCE_S = 5.0  # and for one that does not: the writer goes on without us
-LOCAL_MARK = "local"
-"""A file in the folder of a run that was started without Ray."""
 
 
 def make_role(config: RunConfig, plan: Plan, resumed: bool = False) -> Role:

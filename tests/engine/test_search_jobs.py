@@ -11,11 +11,12 @@ import pytest
 from search_cases import GRID, TPE, Forked, facts, kill_when, outcome, results, search, study, study_folder, trials
 from tracking_store import empty_store
 
-from rayloom import run
+from rayloom import jobs, run
 from rayloom.cluster.submission import prepare
 from rayloom.contract import UserError
+from rayloom.execution import resume
 from rayloom.search.observer import StudyObserver
-from rayloom.search.study import resume_study, run_study
+from rayloom.search.study import describe_study, resume_study, run_study
 from rayloom.tracking.journal import last_start
 
 SMALL: dict[str, Any] = {"space": GRID, "sampler": "grid", "metric": "evaluate/accuracy"}
@@ -93,6 +94,60 @@ def test_other_settings_under_the_same_id_are_refused_by_name(tmp_path: Path) ->
         run_study(config, local=True, job="k")
 
 
+def test_a_job_may_be_given_more_trials_and_resume_alike(tmp_path: Path) -> None:
+    part = {**SMALL, "trials": 1}
+    config = study("s", tmp_path, part, **SHORT)
+    assert config.search is not None
+    assert run_study(config, local=True, job="j").counts["COMPLETE"] == 1
+    more = replace(config, search=replace(config.search, trials=3))
+    assert run_study(more, local=True, job="j").counts["COMPLETE"] == 3
+    assert resume_study("job-j", "search.trials=4", output=str(tmp_path)).counts["COMPLETE"] == 4
+    most = run_study(replace(config, search=replace(config.search, trials=4)), local=True, job="j")
+    assert most.counts["COMPLETE"] == 4 and len(list((tmp_path / "job-j/trials").iterdir())) == 4
+
+
+def test_resume_takes_the_jobs_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = study("s", tmp_path, {**SMALL, "trials": 1}, **SHORT)
+    run_study(config, local=True, job="j")
+    run(replace(config, search=None), local=True, job="k")
+    monkeypatch.setattr(jobs, "_LOCK_DEADLINE_S", 0.1)
+    with jobs.held(tmp_path / "job-j", print), pytest.raises(UserError, match="job j is running"):
+        resume_study("job-j", "search.trials=2", output=str(tmp_path))
+    with jobs.held(tmp_path / "job-k", print), pytest.raises(UserError, match="job k is running"):
+        resume("job-k", output=str(tmp_path))
+    assert resume_study("job-j", "search.trials=2", output=str(tmp_path)).counts["COMPLETE"] == 2
+
+
+def test_what_an_attempt_left_that_had_not_begun_is_forgotten(tmp_path: Path) -> None:
+    config = study("s", tmp_path, {**SMALL, "storage": "sqlite:////nowhere/at/all/study.db"}, **SHORT)
+    with pytest.raises(UserError, match=r"search\.storage"):
+        run_study(config, local=True, job="j")
+    assert (tmp_path / "job-j/study.yaml").exists() and (tmp_path / "job-j/local").exists()
+    run(replace(config, search=None), local=True, job="j")
+    with pytest.raises(UserError, match="has finished"):  # and not: it is a study
+        resume("job-j", output=str(tmp_path))
+
+
+def test_a_study_whose_database_has_lost_its_trials_does_not_mix_them(tmp_path: Path) -> None:
+    database = tmp_path / "study.db"
+    config = study("s", tmp_path, {**SMALL, "trials": 1, "storage": f"sqlite:///{database}"}, **SHORT)
+    run_study(config, local=True, job="j")
+    database.unlink()
+    assert config.search is not None
+    with pytest.raises(UserError, match="trials are not there any more"):
+        run_study(replace(config, search=replace(config.search, trials=2)), local=True, job="j")
+
+
+def test_trials_on_a_cluster_need_nothing_of_the_drivers_machine(tmp_path: Path) -> None:
+    config = study("s", tmp_path, SMALL, learner={"gpus": 1, "device": "cuda"}, **SHORT)
+    with pytest.raises(UserError, match=r"learner\.gpus"):
+        describe_study(config)
+    elsewhere = replace(config, cluster=replace(config.cluster, address="10.0.0.7:6379"))
+    assert "trials by grid" in describe_study(elsewhere)
+    with pytest.raises(UserError, match=r"gpu|GPU|cuda"):
+        describe_study(elsewhere, local=True)
+
+
 def test_a_second_attempt_while_the_first_searches_is_refused_in_a_sentence(tmp_path: Path) -> None:
     output = tmp_path / "out"
     config = study("s", output, SMALL, algorithm={"pause_s": 0.05}, stop={"epochs": 100})
@@ -119,6 +174,8 @@ def test_a_database_that_knows_a_study_of_this_name_is_refused(tmp_path: Path) -
 def test_the_command_takes_a_study_or_the_job_of_one(tmp_path: Path) -> None:
     code, _, err = outcome(Forked("search", "--resume", "abc", "--job", "j", cwd=tmp_path))
     assert code == 2 and "give one of them" in err
+    code, _, err = outcome(Forked("search", "grid_softmax_regression_digits", "--output", "/tmp/o", cwd=tmp_path))
+    assert code == 2 and "write output=/tmp/o for a new study" in err
 
 
 def test_a_search_is_checked_here_and_submitted_as_one(tmp_path: Path) -> None:
@@ -131,3 +188,9 @@ def test_a_search_is_checked_here_and_submitted_as_one(tmp_path: Path) -> None:
         prepare("ppo_cartpole_ray", [output], search=True)
     with pytest.raises(UserError, match=r"^search\.space\.algorithm\.nothing: there is no such key"):
         prepare("grid_softmax_regression_digits", [output, "search.space={algorithm.nothing: [1]}"], search=True)
+    with pytest.raises(UserError, match=r"^search\.storage: the file would go with its node"):
+        prepare("grid_softmax_regression_digits", [output, "search.storage=sqlite:///s.db"], search=True)
+    secret = "search.storage=postgresql+psycopg://me:hidden@host/studies"
+    with pytest.raises(UserError, match=r"^search\.storage: the dashboard shows") as refused:
+        prepare("grid_softmax_regression_digits", [output, secret], search=True)
+    assert "hidden" not in str(refused.value)

@@ -1,4 +1,4 @@
-"""Submitting a run as a job of a Ray cluster: checked here, uploaded as it lies here, with the git state of here.
+"""Submitting a run or a study as a job of a Ray cluster: checked here, uploaded as it lies here, with the git state of here.
 
     rayloom submit: check -> zip of this folder + SUBMISSION -> Ray's job server -> python -m rayloom run ... --job ID
 
@@ -70,7 +70,7 @@ class Submission:
     id: str
     """Ray's id of the job."""
     job: str
-    """The id by which an attempt of the run finds it, see `rayloom.jobs`."""
+    """The id by which an attempt finds its run or study, see `rayloom.jobs`."""
     address: str
     """URL of the cluster's dashboard."""
     entrypoint: str
@@ -97,10 +97,19 @@ def prepare(
     """Check a config and its overrides here, so that a mistake costs no upload; `search` for a study."""
     config = load(name, overrides)
     make_plan(config, False)
+    for override in overrides:
+        if re.search(r"://[^/@]*:[^@]*@", override):
+            key = override.partition("=")[0]
+            raise UserError(f"{key}: the dashboard shows a job's words to everybody; keep the password in the config")
     if search:
         from rayloom.search.study import check_study  # and with it Optuna
 
         check_study(config)
+        storage = config.search.storage if config.search is not None else None
+        if storage is not None and re.match(r"sqlite[^:]*:///[^/]", storage):
+            raise UserError(
+                "search.storage: the file would go with its node; name one that all share, as sqlite:////mnt/s.db"
+            )
     if not Path(config.output).is_absolute():
         raise UserError(f"output: {config.output} would go with its node; name a folder that all share, as /mnt/runs")
     environment = _read_environment(runtime_env or _shipped_environment())

@@ -13,6 +13,7 @@ from rayloom.config import RunConfig, apply_overrides, from_tree
 from rayloom.contract import UserError
 from rayloom.execution import Terminated, as_config, sigterm_raises
 from rayloom.folders import (
+    LOCAL_MARK,
     STUDY,
     find_study_folder,
     forget_result,
@@ -23,8 +24,8 @@ from rayloom.folders import (
     write_config,
     write_result,
 )
-from rayloom.jobs import attempt, known_id
-from rayloom.plan import check_machine, make_plan
+from rayloom.jobs import attempt, held, known_id
+from rayloom.plan import check_machine, cluster_address, make_plan
 from rayloom.population import check_population
 from rayloom.schedule import smaller_is_better
 from rayloom.schema import UNITS, Interval
@@ -34,7 +35,7 @@ from rayloom.search.observer import StudyObserver, StudyResult
 from rayloom.search.settings import SearchConfig
 from rayloom.search.space import Categorical, Leaf, Space, apply
 from rayloom.search.trials import LocalTrialPool, TrialPool
-from rayloom.session import LOCAL_MARK, start_tracker
+from rayloom.session import start_tracker
 from rayloom.tracking import Tracker, resolve_uri
 
 _PATIENCE_S = 120.0
@@ -60,7 +61,7 @@ def run_study(
     observer = observer or StudyObserver()
     if job is None:
         return _begin(replace(study, folder=make_run_folder(study.config, STUDY)), space, observer)
-    with attempt(study.config, job, observer.note, uses_ray=not local, file=STUDY) as taken:
+    with attempt(study.config, job, observer.note, uses_ray=not local, file=STUDY, changeable=_EXTENDABLE) as taken:
         study = replace(study, folder=taken.folder)
         if taken.ended is not None:
             result = _earlier_result(study, taken.ended)
@@ -70,7 +71,7 @@ def run_study(
             return result
         if taken.begun:
             observer.note(f"job {job} goes on with its study in {taken.folder}")
-            return _go_on(study, space, observer)
+            return _drive(study, space, observer, resumed=True)
         return _begin(study, space, observer)
 
 
@@ -78,12 +79,6 @@ def _begin(study: Study, space: Space, observer: StudyObserver) -> StudyResult:
     if study.local:
         (study.folder / LOCAL_MARK).touch()
     return _drive(study, space, observer, resumed=False)
-
-
-def _go_on(study: Study, space: Space, observer: StudyObserver) -> StudyResult:
-    # Of a driver that was killed while it wrote; Optuna would wait half a minute for it.
-    (study.folder / "optuna.journal.lock").unlink(missing_ok=True)
-    return _drive(study, space, observer, resumed=True)
 
 
 def resume_study(
@@ -101,15 +96,16 @@ def resume_study(
     config = load_run_config(folder, STUDY)
     if overrides:
         config = from_tree(apply_overrides(config.to_tree(), overrides))
-    result = read_result(folder)
-    if result and result["status"] == "FINISHED" and not overrides:
-        raise UserError(f"the study {study_id} has finished; to extend it, add search.trials with a larger number")
-    if not result and is_running(folder):
+    if not read_result(folder) and is_running(folder):
         raise UserError(f"the study {study_id} is still running; wait for it or stop it first")
-    study, space = _prepare(config, (folder / LOCAL_MARK).exists())
-    if overrides:
-        write_config(folder / STUDY, study.config)
-    return _go_on(replace(study, folder=folder), space, observer)
+    with held(folder, observer.note):
+        result = read_result(folder)
+        if result and result["status"] == "FINISHED" and not overrides:
+            raise UserError(f"the study {study_id} has finished; to extend it, add search.trials with a larger number")
+        study, space = _prepare(config, (folder / LOCAL_MARK).exists())
+        if overrides:
+            write_config(folder / STUDY, study.config)
+        return _drive(replace(study, folder=folder), space, observer, resumed=True)
 
 
 def describe_study(config: RunConfig, local: bool = False) -> str:
@@ -143,7 +139,8 @@ def _prepare(config: RunConfig, local: bool) -> tuple[Study, Space]:
     """Check everything that can be checked before the first trial."""
     uri = resolve_uri(config.tracking.uri, Path(config.output))
     found = _read(replace(config, tracking=replace(config.tracking, uri=uri)), local)
-    check_machine(make_plan(config, local), config)
+    if local or cluster_address(config) is None:  # trials are actors: a cluster's head may have no GPU
+        check_machine(make_plan(config, local), config)
     return found
 
 
@@ -231,6 +228,8 @@ def _drive(study: Study, space: Space, observer: StudyObserver, resumed: bool) -
             raise UserError(
                 f"search.storage: the database has trials of a study {study.folder.name} already: give another --job"
             )
+        if resumed and not ledger.entries and any(study.folder.glob("trials/*/journal.jsonl")):
+            raise UserError("search.storage: the study's trials are not there any more; bring the database back")
         pool = _make_pool(study)
         try:
             tracker = _start_tracker(study, resumed)
