@@ -1,4 +1,4 @@
-"""Submitting a run or a study as a job of a Ray cluster: checked here, uploaded as it lies here, with the git state of here.
+"""Submitting a run or a study as a job of a Ray cluster: checked and uploaded here, with the git state of here.
 
     rayloom submit: check -> zip of this folder + SUBMISSION -> Ray's job server -> python -m rayloom run ... --job ID
 
