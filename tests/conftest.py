@@ -54,8 +54,8 @@ def one_node() -> Iterator[None]:
 
 def require_fashion_mnist() -> None:
     """Skip where Fashion-MNIST is not installed; in continuous integration it must be."""
-    from rayloom.contract import UserError
     from rayloom.datasets import load
+    from rayloom.errors import UserError
 
     try:
         load("fashion-mnist", 0, {})

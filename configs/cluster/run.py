@@ -14,6 +14,6 @@ import sys
 if __name__ == "__main__":
     # Without an address rayloom would start a Ray of its own, on the head alone.
     os.environ.setdefault("RAY_ADDRESS", "auto")
-    from rayloom.cli import main
+    from rayloom.cli.main import main
 
     raise SystemExit(main(["run", *sys.argv[1:]]))

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rayloom.config import RunConfig
-    from rayloom.observer import Observer, Result
+    from rayloom.config.schema import RunConfig
+    from rayloom.runs.observer import Observer, Result
     from rayloom.search.observer import StudyObserver, StudyResult
 
 __version__ = "0.1.0"
@@ -22,15 +22,15 @@ def run(
     job: str | None = None,
     chaos: str | None = None,
 ) -> Result:
-    """Train one config to its end; see `rayloom.execution.run`."""
-    from rayloom.execution import run as run_config
+    """Train one config to its end; see `rayloom.launch.run.run`."""
+    from rayloom.launch.run import run as run_config
 
     return run_config(config, *overrides, local=local, observer=observer, job=job, chaos=chaos)
 
 
 def resume(run_id: str, *, output: str = "rayloom-runs", observer: Observer | None = None) -> Result:
-    """Continue an interrupted run exactly; see `rayloom.execution.resume`."""
-    from rayloom.execution import resume as resume_run
+    """Continue an interrupted run exactly; see `rayloom.launch.run.resume`."""
+    from rayloom.launch.run import resume as resume_run
 
     return resume_run(run_id, output=output, observer=observer)
 
@@ -41,8 +41,8 @@ def run_study(
     local: bool = False,
     observer: StudyObserver | None = None,
 ) -> StudyResult:
-    """Search the space of a config's `search` part; see `rayloom.search.study.run_study`."""
-    from rayloom.search.study import run_study as search
+    """Search the space of a config's `search` part; see `rayloom.launch.search.run_study`."""
+    from rayloom.launch.search import run_study as search
 
     return search(config, *overrides, local=local, observer=observer)
 
@@ -50,7 +50,7 @@ def run_study(
 def resume_study(
     study_id: str, *overrides: str, output: str = "rayloom-runs", observer: StudyObserver | None = None
 ) -> StudyResult:
-    """Continue an interrupted study; see `rayloom.search.study.resume_study`."""
-    from rayloom.search.study import resume_study as resume_search
+    """Continue an interrupted study; see `rayloom.launch.search.resume_study`."""
+    from rayloom.launch.search import resume_study as resume_search
 
     return resume_search(study_id, *overrides, output=output, observer=observer)

@@ -1,5 +1,5 @@
 """`python -m rayloom` is the command `rayloom`."""
 
-from rayloom.cli import main
+from rayloom.cli.main import main
 
 raise SystemExit(main())

@@ -28,6 +28,8 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from rayloom.errors import UserError as UserError  # authors import it from here
+
 Batch = dict[str, Tensor]
 """Named tensors that share their first dimension [B, ...]. `weight` [B], where present, weighs each example's loss."""
 
@@ -35,10 +37,6 @@ Trajectory = dict[str, Tensor]
 """Time-major rollouts [T, N, ...] with the keys observation, action, reward, next_observation (the true one, also where
 an episode ended), terminated, truncated, valid (False marks the dead step of a NEXT_STEP vector environment), and what
 `act` returned as extras. A replay source hands `prepare` sampled segments instead: see `Algorithm.prepare`."""
-
-
-class UserError(Exception):
-    """A mistake that the user can mend. The command line prints its one sentence and ends with exit code 2."""
 
 
 @dataclass(frozen=True, kw_only=True)

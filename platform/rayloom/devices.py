@@ -6,7 +6,8 @@ from typing import Literal
 
 import torch
 
-from rayloom.config import DatasetSourceConfig, RunConfig
+from rayloom.config.schema import RunConfig
+from rayloom.config.sources import DatasetSourceConfig
 
 
 def gpus_of(config: RunConfig, role: Literal["learner", "rollout", "evaluator"]) -> float:

@@ -32,14 +32,8 @@ on them. Members of a population share one gradient and have no timelines of lea
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from rayloom.group import Group
 
 ROLES = ("learner", "rollout", "driver")
 """Who has a timeline; also the order in which advice looks at them."""
@@ -81,27 +75,6 @@ class Timeline:
         seconds = self.read()
         self._seconds = {}
         return seconds
-
-
-class TimedGroup:
-    """A group whose operations count as `reduce`."""
-
-    def __init__(self, group: Group, timeline: Timeline) -> None:
-        self.rank, self.world_size = group.rank, group.world_size
-        self._group, self._timeline = group, timeline
-
-    def all_reduce(self, tensor: Tensor) -> None:
-        """Sum the tensor over all learners, in place."""
-        before = self._timeline.begin("reduce")
-        self._group.all_reduce(tensor)
-        self._timeline.begin(before)
-
-    def sum_counts(self, counts: Sequence[int]) -> list[int]:
-        """Return the sums of whole numbers over all learners."""
-        before = self._timeline.begin("reduce")
-        sums = self._group.sum_counts(counts)
-        self._timeline.begin(before)
-        return sums
 
 
 def add_seconds(total: dict[str, float], seconds: Mapping[str, float]) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rayloom.contract import Spec, TensorSpec, UserError
-from rayloom_agents.dqn import DQN
+from rayloom.contract import Spec, TensorSpec
+from rayloom.errors import UserError
+from rayloom_agents.value_based.dqn import DQN
 
 SPEC: Spec = {
     "observation": TensorSpec(shape=(3,), dtype=torch.float32),

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch.distributions import Categorical, Independent, Normal
 
-from rayloom.config import from_tree
-from rayloom.contract import Batch, Spec, TensorSpec, Trajectory, UserError
-from rayloom_agents.impala import IMPALA
+from rayloom.config.load import from_tree
+from rayloom.contract import Batch, Spec, TensorSpec, Trajectory
+from rayloom.errors import UserError
+from rayloom_agents.policy_gradient.impala import IMPALA
 
 OBSERVATION = TensorSpec(shape=(3,), dtype=torch.float32)
 DISCRETE: Spec = {"observation": OBSERVATION, "action": TensorSpec(shape=(), dtype=torch.int64, num_values=4)}
@@ -180,7 +181,7 @@ def test_image_shaped_actions_are_refused_by_name() -> None:
 
 def test_other_sources_are_refused() -> None:
     tree = {
-        "algorithm": {"import": "rayloom_agents.impala:IMPALA"},
+        "algorithm": {"import": "rayloom_agents.policy_gradient.impala:IMPALA"},
         "source": {"kind": "on_policy", "env": "CartPole-v1"},
         "stop": {"updates": 1},
     }

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from rayloom_agents.objectives import clipped_surrogate, huber
+from rayloom_agents.equations.objectives import clipped_surrogate, huber
 
 
 def test_clipped_surrogate_by_hand() -> None:

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.distributions import Categorical, Independent, Normal
 
-from rayloom.contract import Spec, TensorSpec, Trajectory, UserError
-from rayloom_agents.ppo import PPO
+from rayloom.contract import Spec, TensorSpec, Trajectory
+from rayloom.errors import UserError
+from rayloom_agents.policy_gradient.ppo import PPO
 
 OBSERVATION = TensorSpec(shape=(3,), dtype=torch.float32)
 DISCRETE: Spec = {"observation": OBSERVATION, "action": TensorSpec(shape=(), dtype=torch.int64, num_values=4)}

@@ -9,7 +9,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rayloom_agents.returns import double_q_values, generalized_advantages, n_step_discounts, n_step_targets, vtrace
+from rayloom_agents.equations.returns import (
+    double_q_values,
+    generalized_advantages,
+    n_step_discounts,
+    n_step_targets,
+    vtrace,
+)
 
 
 def test_gae_by_hand() -> None:

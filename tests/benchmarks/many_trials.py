@@ -13,8 +13,8 @@ import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
+from rayloom.config.search import SearchConfig
 from rayloom.search.ledger import Ledger, open_storage
-from rayloom.search.settings import SearchConfig
 from rayloom.search.space import Space
 
 TRIALS, ASKS = 10_000, 5

@@ -14,10 +14,11 @@ from functools import partial
 
 from bench import Comparison, measure
 
-from rayloom.config import RunConfig, load
-from rayloom.loop import make_schedule
-from rayloom.population import Population
-from rayloom.roles import Advance, LearnerRole
+from rayloom.config.load import load
+from rayloom.config.schema import RunConfig
+from rayloom.runs.learner_role import Advance, LearnerRole
+from rayloom.runs.loop import make_schedule
+from rayloom.search.population import Population
 
 TRIALS = 16
 

@@ -15,13 +15,13 @@ PPO_STEPS = 163_840
 DQN_STEPS = 60_000
 
 PPO: dict[str, Any] = {
-    "algorithm": {"import": "rayloom_agents.ppo:PPO"},
+    "algorithm": {"import": "rayloom_agents.policy_gradient.ppo:PPO"},
     "source": {"kind": "on_policy", "env": "CartPole-v1", "num_envs": 8, "rollout_steps": 256, "epochs": 10},
     "learner": {"batch_size": 256, "optimizer": {"learning_rate": 3e-4, "eps": 1e-5}, "max_grad_norm": 0.5},
     "stop": {"env_steps": PPO_STEPS},
 }
 DQN: dict[str, Any] = {
-    "algorithm": {"import": "rayloom_agents.dqn:DQN", "double": False},
+    "algorithm": {"import": "rayloom_agents.value_based.dqn:DQN", "double": False},
     "source": {"kind": "replay", "env": "CartPole-v1", "num_envs": 8, "capacity": 50_000, "steps_per_update": 4},
     "learner": {"batch_size": 64, "optimizer": {"learning_rate": 1e-4}, "max_grad_norm": 10.0},
     "stop": {"env_steps": DQN_STEPS},

@@ -42,10 +42,10 @@ def steps_per_s(kind: str, num_envs: int, workers: int) -> float:
     source = {"kind": kind, **environment, "worker_cpus": 0}
     if kind == "on_policy":
         rollout_steps = 64 if num_envs == 1 else 32
-        algorithm, batch_size = "rayloom_agents.ppo:PPO", rollout_steps * total_envs
+        algorithm, batch_size = "rayloom_agents.policy_gradient.ppo:PPO", rollout_steps * total_envs
         source |= {"rollout_steps": rollout_steps, "epochs": 1}
     else:
-        algorithm, batch_size = "rayloom_agents.impala:IMPALA", total_envs
+        algorithm, batch_size = "rayloom_agents.policy_gradient.impala:IMPALA", total_envs
         source |= {"rollout_steps": 20, "in_flight": 2, "order": "arrival"}
     tree: dict[str, Any] = {
         "algorithm": {"import": algorithm},

@@ -39,7 +39,7 @@ def value(x: float, y: float) -> float:
 def _ours(trials: int, seconds: float) -> float:
     import ray
 
-    from rayloom.search.study import run_study
+    from rayloom.launch.search import run_study
 
     ray.init(address="local", include_dashboard=False, num_cpus=os.cpu_count(), log_to_driver=False)
     with tempfile.TemporaryDirectory() as folder:
@@ -120,7 +120,7 @@ def _ppo(trials: int) -> float:
     """Return what one more PPO trial costs in a warm actor when it hardly trains: one small rollout, one evaluation."""
     import ray
 
-    from rayloom.search.study import run_study
+    from rayloom.launch.search import run_study
 
     def seconds(count: int) -> float:
         with tempfile.TemporaryDirectory() as folder:

@@ -45,7 +45,7 @@ def found(sampler: str, seed: int, trials: int) -> list[float]:
         tree = {
             "name": "quality",
             "seed": seed,
-            "algorithm": {"import": "rayloom_agents.dqn:DQN", "hidden_sizes": [64]},
+            "algorithm": {"import": "rayloom_agents.value_based.dqn:DQN", "hidden_sizes": [64]},
             "source": {"kind": "replay", "env": "CartPole-v1", "num_envs": 8, "learning_starts": 256},
             "learner": {"batch_size": 64},
             "evaluate": {"episodes": 20},

@@ -12,10 +12,10 @@ import torch
 from bench import Comparison
 from torch import Tensor, nn
 
-from rayloom.config import from_tree
+from rayloom.config.load import from_tree
 from rayloom.contract import TensorSpec
-from rayloom.datasets import Dataset
-from rayloom.roles import LearnerRole
+from rayloom.datasets.dataset import Dataset
+from rayloom.runs.learner_role import LearnerRole
 
 BATCH, EXAMPLES, THREADS = 128, 25_600, 2
 
@@ -41,7 +41,7 @@ def random_images(seed: int) -> Dataset:
 def _tree(network: dict[str, Any]) -> dict[str, Any]:
     return {
         "name": "benchmark",
-        "algorithm": {"import": "rayloom_supervised.classifier:Classifier", **network},
+        "algorithm": {"import": "rayloom_supervised.tasks.classification:Classifier", **network},
         "source": {"kind": "dataset", "dataset": "supervised:random_images"},
         "learner": {"batch_size": BATCH, "threads": THREADS},
         "stop": {"epochs": 100},

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 import rayloom
-from rayloom.observer import Observer, Report
+from rayloom.runs.observer import Observer, Report
 
 
 class Stopwatch(Observer):

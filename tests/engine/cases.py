@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from rayloom.config import RunConfig, from_tree
+from rayloom.config.load import from_tree
+from rayloom.config.schema import RunConfig
 
 _PPO: dict[str, Any] = {
-    "algorithm": {"import": "rayloom_agents.ppo:PPO", "hidden_sizes": [16]},
+    "algorithm": {"import": "rayloom_agents.policy_gradient.ppo:PPO", "hidden_sizes": [16]},
     "source": {"kind": "on_policy", "env": "CartPole-v1", "num_envs": 4, "rollout_steps": 32, "epochs": 2},
     "learner": {"batch_size": 32, "max_grad_norm": 0.5, "schedule": {"kind": "linear"}},
     "evaluate": {"every": "256 env_steps", "episodes": 4},
     "stop": {"env_steps": 1024},
 }
 _DQN: dict[str, Any] = {
-    "algorithm": {"import": "rayloom_agents.dqn:DQN", "hidden_sizes": [16], "target_period": 7},
+    "algorithm": {"import": "rayloom_agents.value_based.dqn:DQN", "hidden_sizes": [16], "target_period": 7},
     "source": {
         "kind": "replay",
         "env": "CartPole-v1",
@@ -28,7 +29,7 @@ _DQN: dict[str, Any] = {
     "stop": {"env_steps": 1200},
 }
 _IMPALA: dict[str, Any] = {
-    "algorithm": {"import": "rayloom_agents.impala:IMPALA", "hidden_sizes": [16]},
+    "algorithm": {"import": "rayloom_agents.policy_gradient.impala:IMPALA", "hidden_sizes": [16]},
     # 24 rows come at a time and 32 are learnt from, so that every batch but the third has rows of two versions.
     "source": {"kind": "asynchronous", "env": "CartPole-v1", "num_envs": 24, "rollout_steps": 4},
     "learner": {"batch_size": 32, "max_grad_norm": 10.0},
@@ -36,21 +37,21 @@ _IMPALA: dict[str, Any] = {
     "stop": {"env_steps": 2000},
 }
 _CLASSIFIER: dict[str, Any] = {
-    "algorithm": {"import": "rayloom_supervised.classifier:Classifier", "network": "softmax_regression"},
+    "algorithm": {"import": "rayloom_supervised.tasks.classification:Classifier", "network": "softmax_regression"},
     "source": {"kind": "dataset", "dataset": "digits"},
     "learner": {"batch_size": 64, "optimizer": {"name": "adam", "learning_rate": 1e-3}},
     "evaluate": {"every": "1 epochs"},
     "stop": {"epochs": 3},
 }
 _VAE: dict[str, Any] = {
-    "algorithm": {"import": "rayloom_generative.vae:VAE", "hidden_sizes": [32], "latent_size": 4},
+    "algorithm": {"import": "rayloom_generative.autoencoders.vae:VAE", "hidden_sizes": [32], "latent_size": 4},
     "source": {"kind": "dataset", "dataset": "digits"},
     "learner": {"batch_size": 64},
     "evaluate": {"every": "1 epochs"},
     "stop": {"epochs": 3},
 }
 _WGAN: dict[str, Any] = {
-    "algorithm": {"import": "rayloom_generative.wgan_gp:WGANGP", "critic_steps": 3},
+    "algorithm": {"import": "rayloom_generative.adversarial.wgan_gp:WGANGP", "critic_steps": 3},
     "source": {"kind": "dataset", "dataset": "gaussian-grid"},
     "learner": {"batch_size": 64, "optimizer": {"learning_rate": 1e-3}},
     "evaluate": {"every": "20 updates"},

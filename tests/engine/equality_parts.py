@@ -18,15 +18,16 @@ import torch
 from cases import case
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from rayloom.cluster.pool import LocalPool
 from rayloom.cluster.process_group import ProcessGroup
-from rayloom.config import RunConfig
+from rayloom.config.schema import RunConfig
 from rayloom.contract import Algorithm, Batch, Loss
-from rayloom.roles import LearnerRole
-from rayloom.rollout import Rollout, RolloutWorker
-from rayloom.schedule import Schedule
-from rayloom_generative.vae import VAE
-from rayloom_generative.wgan_gp import WGANGP
+from rayloom.rollouts.pool import LocalPool
+from rayloom.rollouts.rollout import Rollout
+from rayloom.rollouts.worker import RolloutWorker
+from rayloom.runs.learner_role import LearnerRole
+from rayloom.runs.schedule import Schedule
+from rayloom_generative.adversarial.wgan_gp import WGANGP
+from rayloom_generative.autoencoders.vae import VAE
 
 DEADLINE_S = 60.0
 

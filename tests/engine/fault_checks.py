@@ -11,10 +11,10 @@ from typing import Any
 import psutil
 from tracking_store import StoreView
 
-from rayloom.config import RunConfig
-from rayloom.folders import read_result
-from rayloom.observer import Observer, Result
-from rayloom.tracking import read_metrics
+from rayloom.config.schema import RunConfig
+from rayloom.runs.folders import read_result
+from rayloom.runs.observer import Observer, Result
+from rayloom.tracking.journal import read_metrics
 
 ACTORS = ("ray::RolloutActor", "ray::EnvironmentActor", "ray::LearnerActor", "ray::EvaluatorActor")
 _DEADLINE_S = 60.0

@@ -12,8 +12,8 @@ from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import BaseJournalBackend
 from optuna.trial import FrozenTrial
 
-from rayloom.search.ledger import Entry, Ledger
-from rayloom.search.settings import SearchConfig
+from rayloom.config.search import SearchConfig
+from rayloom.search.ledger import Ledger, TrialEntry
 from rayloom.search.space import Space
 
 FLAT = {"x": {"float": [0.0, 1.0]}, "y": {"log": [1e-4, 1.0]}, "n": {"int": [1, 8]}}
@@ -87,7 +87,7 @@ class Game:
             evaluations=self.evaluations,
         )
 
-    def values(self, entry: Entry, evaluation: int) -> tuple[float, ...]:
+    def values(self, entry: TrialEntry, evaluation: int) -> tuple[float, ...]:
         """Return a trial's evaluation: it falls, but some trials report what is not a number or is infinite."""
         number = entry.number
         if number % 6 == 4 and evaluation == 2:
@@ -98,7 +98,7 @@ class Game:
         base = sum((float(value) - 0.3) ** 2 for value in numbers) / max(1, len(numbers))
         return tuple((-1) ** k * base / (k + 1) + (number % 3 + 1) / evaluation for k in range(len(self.directions)))
 
-    def step(self, ledger: Ledger, entry: Entry, evaluation: int) -> None:
+    def step(self, ledger: Ledger, entry: TrialEntry, evaluation: int) -> None:
         """Report a trial's evaluation and end the trial if that was the last one."""
         values = self.values(entry, evaluation)
         if entry.number % 6 == 3 and evaluation == 2:

@@ -7,7 +7,7 @@ import time
 
 import psutil
 
-from rayloom.observer import Observer, Report
+from rayloom.runs.observer import Observer, Report
 
 AHEAD = {"rollout_workers": 2, "worker_cpus": 0, "in_flight": 2, "order": "arrival"}
 """Settings of a source whose rollouts run ahead."""

@@ -11,9 +11,10 @@ import psutil
 import torch
 
 from rayloom.cluster.role_actors import pool_factory
-from rayloom.config import RunConfig
-from rayloom.environment import spec_of
-from rayloom.rollout import Rollout, RolloutWorker
+from rayloom.config.schema import RunConfig
+from rayloom.rollouts.environment import spec_of
+from rayloom.rollouts.rollout import Rollout
+from rayloom.rollouts.worker import RolloutWorker
 
 
 @contextlib.contextmanager

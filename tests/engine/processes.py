@@ -13,8 +13,8 @@ from typing import Any
 
 import yaml
 
-from rayloom.config import RunConfig
-from rayloom.tracking import read_metrics
+from rayloom.config.schema import RunConfig
+from rayloom.tracking.journal import read_metrics
 
 DEADLINE_S = 180.0
 

@@ -24,10 +24,10 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from processes import DEADLINE_S, history, write_config
 
-from rayloom.config import RunConfig
-from rayloom.contract import UserError
-from rayloom.tracking import read_metrics
-from rayloom_supervised.classifier import Classifier, ClassifierConfig
+from rayloom.config.schema import RunConfig
+from rayloom.errors import UserError
+from rayloom.tracking.journal import read_metrics
+from rayloom_supervised.tasks.classification import Classifier, ClassifierConfig
 
 STEPS = "RAYLOOM_TEST_STEPS"
 """Environment variable with the file in which Probe notes what it trained."""
@@ -112,7 +112,13 @@ def study(name: str, output: Path, search: dict[str, Any], **sections: dict[str,
     return RunConfig(**{**vars(config), "name": name})
 
 
-_PRELOADED = ("torch._dynamo", "rayloom.search.study", "rayloom.study_display", "rayloom.population", "search_cases")
+_PRELOADED = (
+    "torch._dynamo",
+    "rayloom.launch.search",
+    "rayloom.cli.study_display",
+    "rayloom.search.population",
+    "search_cases",
+)
 
 
 class Forked:
@@ -147,7 +153,7 @@ class Forked:
 
 def _command(arguments: tuple[str, ...], folder: Path, environment: dict[str, str]) -> None:
     """Be the command's process."""
-    from rayloom.cli import main
+    from rayloom.cli.main import main
 
     os.environ.update(environment)
     os.chdir(folder)
@@ -170,10 +176,10 @@ def _command(arguments: tuple[str, ...], folder: Path, environment: dict[str, st
 
 def _arrange_death(moment: str) -> None:
     """Let the process kill itself just before or after the n-th call of a method: between two facts of a study."""
-    from rayloom.checkpoint import CheckpointStore
+    from rayloom.checkpoint.store import CheckpointStore
+    from rayloom.runs.session import Session
     from rayloom.search.driver import Driver
     from rayloom.search.ledger import Ledger
-    from rayloom.session import Session
 
     place, when, count, *names = moment.split(":")
     number = signal.Signals[names[0]] if names else signal.SIGKILL

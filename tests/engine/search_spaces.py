@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from tiny_algorithm import TINY
 
-from rayloom.config import SearchConfig, from_tree, parse_yaml
-from rayloom.contract import UserError
+from rayloom.config.load import from_tree, parse_yaml
+from rayloom.config.search import SearchConfig
+from rayloom.errors import UserError
 from rayloom.search.space import Space
 
 BASE: dict[str, Any] = {

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from rayloom.contract import Batch, Loss
-from rayloom_agents.ppo import PPO
+from rayloom_agents.policy_gradient.ppo import PPO
 
 EPISODE_LENGTH = 4
 

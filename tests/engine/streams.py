@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from rayloom.checkpoint import capture_random_state, restore_random_state
-from rayloom.config import RunConfig
+from rayloom.checkpoint.random_state import capture_random_state, restore_random_state
+from rayloom.config.schema import RunConfig
 from rayloom.contract import Algorithm
-from rayloom.rollout import Rollout, RolloutWorker
+from rayloom.rollouts.rollout import Rollout
+from rayloom.rollouts.worker import RolloutWorker
 
 
 class Stream:

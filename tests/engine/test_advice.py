@@ -9,10 +9,10 @@ import pytest
 from cases import case
 from tiny_algorithm import Tiny
 
-from rayloom import advice
-from rayloom.advice import RULES, advise
-from rayloom.config import RunConfig, from_tree
-from rayloom.schema import flatten
+from rayloom.config.load import from_tree
+from rayloom.config.schema import RunConfig, flatten
+from rayloom.runs import advice
+from rayloom.runs.advice import RULES, advise
 from rayloom.timeline import Spent
 
 

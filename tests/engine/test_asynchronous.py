@@ -13,12 +13,13 @@ import torch
 from cases import case
 from streams import CountingStream, WorkerStream
 
-from rayloom.checkpoint import CheckpointStore
-from rayloom.config import AsynchronousSourceConfig, ReplaySourceConfig, RunConfig
+from rayloom.checkpoint.store import CheckpointStore
+from rayloom.config.schema import RunConfig
+from rayloom.config.sources import AsynchronousSourceConfig, ReplaySourceConfig
 from rayloom.contract import Algorithm, AlgorithmConfig, Batch, Trajectory
-from rayloom.loop import make_schedule
-from rayloom.roles import LearnerRole
-from rayloom.rollout import RolloutWorker
+from rayloom.rollouts.worker import RolloutWorker
+from rayloom.runs.learner_role import LearnerRole
+from rayloom.runs.loop import make_schedule
 from rayloom.sources.asynchronous import AsynchronousSource
 from rayloom.sources.replay import ReplaySource
 

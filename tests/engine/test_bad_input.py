@@ -11,7 +11,7 @@ import pytest
 from cases import case
 from processes import write_config
 
-from rayloom.cli import main
+from rayloom.cli.main import main
 
 PPO, DQN, DIGITS = "ppo", "dqn", "softmax_regression"
 

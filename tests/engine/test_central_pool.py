@@ -14,9 +14,10 @@ from pools import collected, opened
 from processes import history
 
 import rayloom
-from rayloom.config import RunConfig
-from rayloom.environment import make_environment
-from rayloom.rollout import Rollout, restart_seed
+from rayloom.config.schema import RunConfig
+from rayloom.rollouts.environment import make_environment
+from rayloom.rollouts.rollout import Rollout
+from rayloom.rollouts.worker import restart_seed
 
 pytestmark = [pytest.mark.xdist_group("second_ray"), pytest.mark.usefixtures("one_node")]
 

@@ -18,12 +18,11 @@ from cases import case
 from tracking_store import StoreView, empty_store
 
 import rayloom
-from rayloom import chaos as module
-from rayloom import cli
-from rayloom.chaos import Chaos, Fault, Strike, check_plan, parse
-from rayloom.contract import UserError
-from rayloom.faults import Process
-from rayloom.plan import make_plan
+from rayloom.cli import main as cli
+from rayloom.errors import Process, UserError
+from rayloom.launch import chaos as module
+from rayloom.launch.chaos import Chaos, Fault, Strike, check_plan, parse
+from rayloom.runs.plan import make_plan
 
 
 @dataclass
@@ -133,7 +132,7 @@ ACTORS: dict[str, Any] = {"source": {"rollout_workers": 2, "worker_cpus": 0}}
 def test_what_a_plan_lacks_is_refused(
     spec: str, sections: dict[str, Any], local: bool, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rayloom.cluster.nodes.is_connected", lambda: False)
+    monkeypatch.setattr("rayloom.cluster.nodes.node_faults.is_connected", lambda: False)
     config = case("ppo", **sections)
     with pytest.raises(UserError, match=reason):
         check_plan(parse(spec), config, make_plan(config, local), local)
@@ -237,7 +236,7 @@ def test_learners_are_struck_one_at_a_time_and_never_once_too_often() -> None:
 
 
 def test_a_node_is_one_that_carries_roles_but_not_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rayloom.cluster.nodes.driver_node", lambda: "home")
+    monkeypatch.setattr("rayloom.cluster.nodes.node_faults.driver_node", lambda: "home")
     chaos = Harmless("node=1")
     with pytest.raises(UserError, match="only the driver's node carries roles"):
         chaos.check_nodes(Roles(workers()))
@@ -314,7 +313,7 @@ def test_a_process_is_killed_or_stopped(
 ) -> None:
     process = psutil.Process(sleeper.pid)
     roles = Roles([Process("rollout", 0, sleeper.pid, None, process.create_time())])
-    monkeypatch.setattr("rayloom.cluster.processes.ray.get_runtime_context", lambda: _Context())
+    monkeypatch.setattr("rayloom.cluster.nodes.processes.ray.get_runtime_context", lambda: _Context())
     Chaos(f"{role}=1", 0).strike(roles, roles, 1.0, 2)
     if role == "rollout":
         assert sleeper.wait(10) == -signal.SIGKILL
@@ -333,7 +332,7 @@ class _Context:
 def test_a_run_without_ray_survives_its_tracker_and_is_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rayloom.session.PAUSE_S", 0.01)
+    monkeypatch.setattr("rayloom.runs.session.PAUSE_S", 0.01)
     empty_store(tmp_path)
     sections: dict[str, Any] = {"stop": {"env_steps": 4_096}, "tracking": {"enabled": True, "system_metrics": False}}
     struck = rayloom.run(case("ppo", str(tmp_path), **sections), chaos="tracker=1")
@@ -356,7 +355,7 @@ def test_a_run_without_ray_survives_its_tracker_and_is_the_same(
 
 
 def test_what_was_struck_is_told_when_the_run_fails_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rayloom.session.PAUSE_S", 0.01)
+    monkeypatch.setattr("rayloom.runs.session.PAUSE_S", 0.01)
     monkeypatch.setattr(Chaos, "_hit", _fail)
     empty_store(tmp_path)
     config = case("ppo", str(tmp_path), stop={"env_steps": 4_096}, tracking={"enabled": True, "system_metrics": False})

@@ -26,16 +26,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from rayloom import checkpoint
-from rayloom.checkpoint import (
-    CheckpointStore,
+from rayloom.checkpoint import store as checkpoint
+from rayloom.checkpoint.random_state import (
     capture_random_state,
     generator_state,
     restore_generator,
     restore_random_state,
-    tensors_sha256,
 )
-from rayloom.contract import UserError
+from rayloom.checkpoint.store import CheckpointStore, tensors_sha256
+from rayloom.errors import UserError
 
 
 def same(a: Any, b: Any) -> bool:
@@ -431,7 +430,7 @@ SAVER = """
 import sys
 from pathlib import Path
 import numpy as np, torch
-from rayloom.checkpoint import CheckpointStore
+from rayloom.checkpoint.store import CheckpointStore
 store = CheckpointStore(Path(sys.argv[1]), keep=1, mode="max")
 latest = store.load_latest()
 step = latest.step if latest else 0

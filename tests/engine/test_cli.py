@@ -16,9 +16,11 @@ from urllib.request import urlopen
 
 import pytest
 
-from rayloom import cli, config, execution
-from rayloom.contract import UserError
-from rayloom.observer import Observer, Report, Result
+from rayloom.cli import main as cli
+from rayloom.config import load as config
+from rayloom.errors import UserError
+from rayloom.launch import run as execution
+from rayloom.runs.observer import Observer, Report, Result
 
 RESULT = Result(
     run_id="f00d",
@@ -33,7 +35,7 @@ RESULT = Result(
 
 
 class Engine:
-    """Stands in for rayloom.execution and notes how it was called."""
+    """Stands in for rayloom.launch.run and notes how it was called."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
@@ -210,9 +212,9 @@ def test_list_names_every_config_algorithm_data_set_and_source(capsys: pytest.Ca
     shipped = config.shipped_configs()
     assert len(shipped) > 0
     assert {(folder, name) for folder, names in listed["configs"].items() for name in names} == {
-        (path.parent.name, name) for name, path in shipped.items()
+        (path.parent.relative_to(config.config_folder()).as_posix(), name) for name, path in shipped.items()
     }
-    assert listed["configs"]["agents"]["ppo_cartpole"] == "rayloom_agents.ppo:PPO"
+    assert listed["configs"]["agents/policy_gradient"]["ppo_cartpole"] == "rayloom_agents.policy_gradient.ppo:PPO"
     assert "digits" in listed["datasets"]
     assert set(listed["sources"]) == set(config.SOURCE_KINDS)
     for word in (*shipped, *listed["datasets"], *listed["sources"]):
@@ -324,8 +326,8 @@ def test_the_process_ends_with_the_code(tmp_path: Path) -> None:
 
 def test_help_does_not_wait_for_torch() -> None:
     code = (
-        "import sys, rayloom.cli\n"
-        "try: rayloom.cli.main(['--help'])\n"
+        "import sys, rayloom.cli.main\n"
+        "try: rayloom.cli.main.main(['--help'])\n"
         "except SystemExit as end: assert end.code == 0\n"
         "print(sorted({'torch', 'numpy', 'ray', 'mlflow', 'rich', 'yaml', 'pydantic'} & set(sys.modules)))"
     )
@@ -353,7 +355,7 @@ def test_a_reader_that_goes_away_is_no_traceback(tmp_path: Path, unbuffered: str
 def no_exec(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Collect the commands that would replace this process."""
     commands: list[list[str]] = []
-    monkeypatch.setattr("rayloom.commands.os.execv", lambda path, command: commands.append([path, *command]))
+    monkeypatch.setattr("rayloom.cli.commands.os.execv", lambda path, command: commands.append([path, *command]))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return commands
 
@@ -422,7 +424,7 @@ def test_a_busy_port_is_one_sentence(
 # --- a real run ----------------------------------------------------------------------------------------------------
 
 SOFTMAX = """\
-algorithm: {import: "rayloom_supervised.classifier:Classifier"}
+algorithm: {import: "rayloom_supervised.tasks.classification:Classifier"}
 source: {kind: dataset, dataset: digits}
 learner: {batch_size: 64}
 stop: {epochs: 2}

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from rayloom.config import load
+from rayloom.config.load import load
 
 CLUSTERS = ("aws", "gcp", "on_premise")
 
@@ -118,8 +118,8 @@ def test_what_is_copied_to_the_nodes_is_enough_to_install_rayloom(
 def test_the_shipped_script_is_the_command_run_on_the_cluster_of_this_machine(files: Path, tmp_path: Path) -> None:
     code = (
         "import os, runpy, sys\n"
-        "import rayloom.cli\n"
-        "rayloom.cli.main = lambda words: print(os.environ['RAY_ADDRESS'], *words) or 3\n"
+        "import rayloom.cli.main\n"
+        "rayloom.cli.main.main = lambda words: print(os.environ['RAY_ADDRESS'], *words) or 3\n"
         "sys.argv = ['run.py', 'NAME', 'a=b', '--json']\n"
         f"runpy.run_path({str(files / 'run.py')!r}, run_name='__main__')\n"
     )

@@ -18,9 +18,9 @@ from cases import case
 from loopback import clean_environment, end_tree, free_port
 from processes import finish, start, write_config
 
-from rayloom.cli import build_parser
-from rayloom.config import load
-from rayloom.plan import make_plan
+from rayloom.cli.main import build_parser
+from rayloom.config.load import load
+from rayloom.runs.plan import make_plan
 from rayloom.tracking import journal
 
 DEADLINE_S = 120.0

@@ -9,10 +9,10 @@ import pytest
 import torch
 from cases import case
 
-from rayloom.compiled import CompiledPhaseLearner
-from rayloom.contract import UserError
-from rayloom.learner import PhaseLearner
-from rayloom.roles import LearnerRole
+from rayloom.errors import UserError
+from rayloom.learner.compiled import CompiledPhaseLearner
+from rayloom.learner.phase import PhaseLearner
+from rayloom.runs.learner_role import LearnerRole
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 

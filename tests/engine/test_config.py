@@ -13,9 +13,9 @@ import pytest
 import yaml
 from tiny_algorithm import BASE, TINY, Load, Tiny, TinyConfig, loader, refusal
 
-from rayloom import config
-from rayloom.config import Interval
-from rayloom.contract import UserError
+from rayloom.config import load as config
+from rayloom.config.schema import Interval
+from rayloom.errors import UserError
 
 
 @pytest.fixture
@@ -244,14 +244,14 @@ def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
 
 
 def test_shipped_names_are_unique(root: Path) -> None:
-    files = [path for path in (root / "configs").glob("*/*.yaml") if path.parent.name != "cluster"]
+    files = [path for path in (root / "configs").rglob("*.yaml") if path.parent.name != "cluster"]
     assert len(files) > 0
     assert len({path.stem for path in files}) == len(files)
     assert set(config.shipped_configs().values()) == set(files)
 
 
 def test_every_shipped_config_parses(root: Path) -> None:
-    paths = sorted((root / "configs").glob("*/*.yaml"))
+    paths = sorted((root / "configs").rglob("*.yaml"))
     paths = [path for path in paths if path.parent.name != "cluster"]
     assert len(paths) > 0
     problems = []
@@ -267,6 +267,6 @@ def test_every_shipped_config_parses(root: Path) -> None:
 
 
 def test_configs_run_nothing_heavy() -> None:
-    code = "import sys, rayloom.config; print(sorted({'ray', 'mlflow', 'optuna', 'gymnasium'} & set(sys.modules)))"
+    code = "import sys, rayloom.config.load; print(sorted({'ray', 'mlflow', 'optuna', 'gymnasium'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"

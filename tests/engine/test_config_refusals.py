@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from tiny_algorithm import BASE, REPLAYER, Load, loader, refusal
 
-from rayloom import config
-from rayloom.contract import UserError
+from rayloom.config import load as config
+from rayloom.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)

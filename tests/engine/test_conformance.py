@@ -12,11 +12,11 @@ import torch
 from cases import TREES, case
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rayloom.checkpoint import CheckpointStore
+from rayloom.checkpoint.store import CheckpointStore
 from rayloom.contract import Batch, Loss
-from rayloom.learner import PhaseLearner
-from rayloom.loop import make_schedule
-from rayloom.roles import LearnerRole
+from rayloom.learner.phase import PhaseLearner
+from rayloom.runs.learner_role import LearnerRole
+from rayloom.runs.loop import make_schedule
 
 ALL = sorted(TREES)
 

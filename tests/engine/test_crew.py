@@ -16,10 +16,11 @@ import ray
 from cases import case
 from pools import opened
 
-from rayloom.config import RunConfig
-from rayloom.environment import make_environment
-from rayloom.faults import RoleTimeoutError
-from rayloom.rollout import environment_share, restart_seed
+from rayloom.config.schema import RunConfig
+from rayloom.config.shares import environment_share
+from rayloom.errors import RoleTimeoutError
+from rayloom.rollouts.environment import make_environment
+from rayloom.rollouts.worker import restart_seed
 
 pytestmark = [
     pytest.mark.xdist_group("second_ray"),

@@ -13,15 +13,15 @@ from cases import case
 from processes import finish, history, journal_lines, kill_after, run_folder, start, write_config
 
 import rayloom
-from rayloom.checkpoint import CheckpointStore
+from rayloom.checkpoint.store import CheckpointStore
 from rayloom.cluster.process_group import MissingLearnersError, ProcessGroup
-from rayloom.config import RunConfig
-from rayloom.contract import UserError
-from rayloom.execution import evaluate
-from rayloom.observer import Result
-from rayloom.plan import make_plan
-from rayloom.roles import LearnerRole
-from rayloom.rollout import environment_share, learner_share
+from rayloom.config.schema import RunConfig
+from rayloom.config.shares import environment_share, learner_share
+from rayloom.errors import UserError
+from rayloom.launch.run import evaluate
+from rayloom.runs.learner_role import LearnerRole
+from rayloom.runs.observer import Result
+from rayloom.runs.plan import make_plan
 
 pytestmark = [pytest.mark.xdist_group("second_ray"), pytest.mark.usefixtures("one_node")]
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from rayloom import datasets
-from rayloom.config import DatasetSourceConfig
-from rayloom.contract import Algorithm, AlgorithmConfig, Batch, TensorSpec, UserError
+from rayloom.config.sources import DatasetSourceConfig
+from rayloom.contract import Algorithm, AlgorithmConfig, Batch, TensorSpec
+from rayloom.errors import UserError
 from rayloom.sources.dataset import DatasetSource, shift_images
 
 CPU = torch.device("cpu")

@@ -22,9 +22,10 @@ import torch
 from sklearn.datasets import load_digits as sklearn_digits
 
 from rayloom import datasets
-from rayloom.contract import TensorSpec, UserError
+from rayloom.contract import TensorSpec
 from rayloom.datasets import cifar, digits, gaussian, idx
 from rayloom.datasets.dataset import Dataset, hold_out
+from rayloom.errors import UserError
 
 
 def rows(*splits: datasets.Split) -> np.ndarray:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from tiny_algorithm import loader
 
-from rayloom.display import (
+from rayloom.cli.run_display import (
     Display,
     LiveDisplay,
     Pace,
@@ -24,8 +24,8 @@ from rayloom.display import (
     make_observer,
     ui_hint,
 )
-from rayloom.observer import Report, Result
-from rayloom.plan import make_plan
+from rayloom.runs.observer import Report, Result
+from rayloom.runs.plan import make_plan
 
 
 @pytest.fixture(autouse=True)
@@ -331,7 +331,7 @@ def test_the_terminal_is_given_back_after_a_failure(tmp_path: Path) -> None:
 
 def test_rich_is_imported_for_terminals_only() -> None:
     code = (
-        "import io, sys; from rayloom.display import make_observer\n"
+        "import io, sys; from rayloom.cli.run_display import make_observer\n"
         "display = make_observer(False, io.StringIO()); display.run_id('x')\n"
         "print('rich' in sys.modules, 'torch' in sys.modules)"
     )

@@ -20,10 +20,9 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rayloom.config import EnvironmentFields
-from rayloom.contract import UserError
-from rayloom.environment import Environment, make_environment, spec_of
-from rayloom.faults import EnvironmentFault
+from rayloom.config.sources import EnvironmentFields
+from rayloom.errors import EnvironmentFault, UserError
+from rayloom.rollouts.environment import Environment, make_environment, spec_of
 from rayloom.seeding import derive_seed
 
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from cases import case
 
-from rayloom.environment import Step
-from rayloom.evaluate import Evaluator
-from rayloom.roles import LearnerRole
+from rayloom.rollouts.environment import Step
+from rayloom.runs.evaluator import Evaluator
+from rayloom.runs.learner_role import LearnerRole
 
 
 class _Scripted:
@@ -41,7 +41,7 @@ class _Scripted:
 
 
 def _evaluator(monkeypatch: pytest.MonkeyPatch, episodes: int, num_envs: int | None, **more: Any) -> Evaluator:
-    monkeypatch.setattr("rayloom.evaluate.make_environment", lambda source, number: _Scripted(number))
+    monkeypatch.setattr("rayloom.runs.evaluator.make_environment", lambda source, number: _Scripted(number))
     config = case("ppo", evaluate={"episodes": episodes, "num_envs": num_envs, **more})
     return Evaluator(config, LearnerRole(case("ppo")).algorithm, None)
 

@@ -26,12 +26,11 @@ from test_tracking_faults import answers, free_port
 from tracking_store import StoreView, empty_store, wait_for
 
 import rayloom
-from rayloom.chaos import parse
-from rayloom.config import RunConfig
-from rayloom.contract import UserError
-from rayloom.faults import RoleDiedError
-from rayloom.folders import read_result
-from rayloom.observer import Result
+from rayloom.config.schema import RunConfig
+from rayloom.errors import RoleDiedError, UserError
+from rayloom.launch.chaos import parse
+from rayloom.runs.folders import read_result
+from rayloom.runs.observer import Result
 
 pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.timeout(900)]
 
@@ -50,7 +49,7 @@ def one_node() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look often: these runs are short."""
-    monkeypatch.setattr("rayloom.session.PAUSE_S", 0.02)
+    monkeypatch.setattr("rayloom.runs.session.PAUSE_S", 0.02)
 
 
 @dataclass(frozen=True)

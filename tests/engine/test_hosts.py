@@ -16,7 +16,7 @@ from processes import journal_lines, write_config
 from tracking_store import wait_for
 
 import rayloom
-from rayloom.config import RunConfig
+from rayloom.config.schema import RunConfig
 
 pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.full, pytest.mark.timeout(900)]
 

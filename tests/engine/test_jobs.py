@@ -20,12 +20,12 @@ from processes import finish, history, journal_lines, kill_after, start, write_c
 from tracking_store import empty_store
 
 import rayloom
-from rayloom import jobs
-from rayloom.config import RunConfig
-from rayloom.contract import UserError
-from rayloom.execution import resume
-from rayloom.folders import load_run_config, read_result
-from rayloom.observer import Observer
+from rayloom.config.schema import RunConfig
+from rayloom.errors import UserError
+from rayloom.launch.run import resume
+from rayloom.runs import jobs
+from rayloom.runs.folders import load_run_config, read_result
+from rayloom.runs.observer import Observer
 from rayloom.tracking import journal
 
 TINY: dict[str, Any] = {"stop": {"epochs": 1}}
@@ -79,7 +79,7 @@ def test_a_finished_job_is_reported_again_word_for_word(tmp_path: Path) -> None:
 def test_a_run_that_failed_is_tried_again_by_its_job_and_by_resume_but_never_begun_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rayloom.loop import Loop
+    from rayloom.runs.loop import Loop
 
     advance = Loop.advance
     with monkeypatch.context() as patch:

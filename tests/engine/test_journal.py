@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from rayloom.contract import UserError
-from rayloom.tracking import Tracker, read_metrics, resolve_uri
+from rayloom.errors import UserError
 from rayloom.tracking import journal as journals
-from rayloom.tracking.journal import Acknowledgement, Journal, is_alive, locked, own_process, read_records
-from rayloom.tracking.reaper import find_stale
+from rayloom.tracking.journal import Acknowledgement, Journal, is_alive, locked, own_process, read_metrics, read_records
+from rayloom.tracking.location import resolve_uri
+from rayloom.tracking.tracker import Tracker
+from rayloom.tracking.writer.stale import find_stale
 
 
 def quiet(run_dir: Path, *, resume: bool = False) -> Tracker:

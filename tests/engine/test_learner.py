@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from rayloom.config import LearnerConfig, OptimizerConfig, ScheduleConfig
+from rayloom.config.schema import LearnerConfig, OptimizerConfig, ScheduleConfig
 from rayloom.contract import Algorithm, AlgorithmConfig, Batch, Loss, Phase
-from rayloom.learner import Learner, MetricSums
+from rayloom.learner.learner import Learner
+from rayloom.learner.metric_sums import MetricSums
 
 
 class _Regression(Algorithm):

@@ -18,13 +18,11 @@ from processes import history
 from ray.cluster_utils import Cluster
 
 import rayloom
-from rayloom.cluster.connection import live_nodes
-from rayloom.config import RunConfig
-from rayloom.contract import UserError
-from rayloom.faults import LearnersLostError
-from rayloom.observer import Observer, Report
-from rayloom.tracking import read_metrics
-from rayloom.tracking.journal import read_records
+from rayloom.cluster.nodes.connection import live_nodes
+from rayloom.config.schema import RunConfig
+from rayloom.errors import LearnersLostError, UserError
+from rayloom.runs.observer import Observer, Report
+from rayloom.tracking.journal import read_metrics, read_records
 
 pytestmark = pytest.mark.xdist_group("ray")
 

@@ -81,15 +81,15 @@ def test_the_wheel_holds_the_packages_the_configs_and_nothing_else(root: Path, w
 @pytest.mark.xdist_group("packaging")
 def test_the_installed_wheel_finds_a_shipped_config_by_name(installed: Path, tmp_path: Path) -> None:
     code = (
-        "import rayloom, rayloom.config as config, rayloom_agents.ppo\n"
-        "print(rayloom.__file__, rayloom_agents.ppo.__file__, config.find_config('ppo_cartpole'), sep='\\n')\n"
+        "import rayloom, rayloom.config.load as config, rayloom_agents.policy_gradient.ppo as ppo\n"
+        "print(rayloom.__file__, ppo.__file__, config.find_config('ppo_cartpole'), sep='\\n')\n"
         "print(config.load('ppo_cartpole', ['seed=9']).seed)"
     )
     lines = python("-c", code, cwd=tmp_path, path=installed).stdout.splitlines()
     assert lines == [
         str(installed / "rayloom/__init__.py"),
         str(installed / "rayloom_agents/ppo.py"),
-        str(installed / "rayloom/configs/agents/ppo_cartpole.yaml"),
+        str(installed / "rayloom/configs/agents/policy_gradient/ppo_cartpole.yaml"),
         "9",
     ]
 
@@ -97,14 +97,14 @@ def test_the_installed_wheel_finds_a_shipped_config_by_name(installed: Path, tmp
 @pytest.mark.xdist_group("packaging")
 def test_the_installed_wheel_has_the_command(installed: Path, tmp_path: Path) -> None:
     (metadata,) = installed.glob("rayloom-*.dist-info")
-    assert "rayloom = rayloom.cli:main" in (metadata / "entry_points.txt").read_text()
+    assert "rayloom = rayloom.cli.main:main" in (metadata / "entry_points.txt").read_text()
     done = python("-m", "rayloom", "list", cwd=tmp_path, path=installed)
     assert "  ppo_cartpole " in done.stdout
 
 
 def test_the_checkout_is_installed_with_its_command() -> None:
     (command,) = entry_points(group="console_scripts", name="rayloom")
-    assert command.value == "rayloom.cli:main"
+    assert command.value == "rayloom.cli.main:main"
 
 
 def test_a_checkout_first_on_the_path_hides_nothing(root: Path, tmp_path: Path) -> None:

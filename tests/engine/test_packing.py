@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rayloom.packing import Bundle, Node, RoleName, Strategy, fits, forecast, shortfall
+from rayloom.cluster.nodes.packing import Node, Strategy, fits, forecast, shortfall
+from rayloom.runs.plan import Bundle, RoleName
 
 
 def node(cpus: float, gpus: float = 0, address: str = "10.0.0.1", alive: bool = True) -> Node:

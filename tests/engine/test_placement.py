@@ -22,16 +22,16 @@ from ray.cluster_utils import Cluster
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 import rayloom
-from rayloom.cluster import placement as placement_module
-from rayloom.cluster.assignment import confirm_assignment
-from rayloom.cluster.connection import check_room, connect, live_nodes, search_path
-from rayloom.cluster.placement import Placement, fit, neighbours
+from rayloom.cluster.nodes import placement as placement_module
+from rayloom.cluster.nodes.connection import check_room, connect, live_nodes, search_path
+from rayloom.cluster.nodes.gpu_assignment import confirm_assignment
+from rayloom.cluster.nodes.packing import Node
+from rayloom.cluster.nodes.placement import Placement, fit, neighbours
+from rayloom.cluster.pools.rollout_actor import RolloutActor
 from rayloom.cluster.role_actors import EvaluatorActor, LearnerActor
-from rayloom.cluster.rollout_actor import RolloutActor
-from rayloom.config import RunConfig
-from rayloom.contract import UserError
-from rayloom.packing import Bundle, Node
-from rayloom.plan import make_plan
+from rayloom.config.schema import RunConfig
+from rayloom.errors import UserError
+from rayloom.runs.plan import Bundle, make_plan
 
 pytestmark = pytest.mark.xdist_group("ray")
 

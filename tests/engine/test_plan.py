@@ -6,11 +6,10 @@ import pytest
 import torch
 from cases import case
 
-from rayloom.contract import UserError
 from rayloom.devices import choose_device
-from rayloom.packing import Bundle
-from rayloom.plan import check_machine, make_plan
-from rayloom.rollout import RolloutWorker
+from rayloom.errors import UserError
+from rayloom.rollouts.worker import RolloutWorker
+from rayloom.runs.plan import Bundle, check_machine, make_plan
 
 
 def test_places_of_the_roles() -> None:

@@ -10,14 +10,15 @@ import pytest
 import torch
 from cases import case
 
-from rayloom.checkpoint import CheckpointStore
-from rayloom.config import Interval, RunConfig, from_tree
-from rayloom.contract import UserError
-from rayloom.datasets import Dataset
+from rayloom.checkpoint.store import CheckpointStore
+from rayloom.config.load import from_tree
+from rayloom.config.schema import Interval, RunConfig
 from rayloom.datasets import load as load_dataset
-from rayloom.population import Population, check_population
-from rayloom.roles import LearnerRole
-from rayloom.schedule import Schedule
+from rayloom.datasets.dataset import Dataset
+from rayloom.errors import UserError
+from rayloom.runs.learner_role import LearnerRole
+from rayloom.runs.schedule import Schedule
+from rayloom.search.population import Population, check_population
 
 _RATES = (1e-3, 3e-3, 5e-4, 2e-3)
 

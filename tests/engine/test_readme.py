@@ -74,7 +74,10 @@ def test_the_readers_own_algorithm_learns(tmp_path: Path) -> None:
     assert best >= 150, out[-2000:]
 
 
-@pytest.mark.parametrize(("algorithm", "part"), [("rayloom_agents.dqn", "# plan"), ("rayloom_agents.ppo", "# search")])
+@pytest.mark.parametrize(
+    ("algorithm", "part"),
+    [("rayloom_agents.value_based.dqn", "# plan"), ("rayloom_agents.policy_gradient.ppo", "# search")],
+)
 def test_the_configs_in_the_text_are_valid(algorithm: str, part: str, tmp_path: Path) -> None:
     block = next(block for block in _blocks("yaml") if algorithm in block)
     (tmp_path / "mine.yaml").write_text(block)

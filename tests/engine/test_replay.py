@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rayloom.contract import UserError
-from rayloom.replay import PrioritizedReplayBuffer, ReplayBuffer, SumTree
+from rayloom.errors import UserError
+from rayloom.sources.replay_buffer import PrioritizedReplayBuffer, ReplayBuffer, SumTree
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

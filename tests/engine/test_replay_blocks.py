@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_replay import chunk
 
-from rayloom.replay import PrioritizedReplayBuffer, ReplayBuffer
+from rayloom.sources.replay_buffer import PrioritizedReplayBuffer, ReplayBuffer
 
 Array = np.ndarray[Any, np.dtype[Any]]
 WIDTH, N_STEP = 2, 3

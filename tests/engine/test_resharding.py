@@ -18,15 +18,17 @@ from cases import case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rayloom.checkpoint import capture_random_state, restore_random_state
-from rayloom.cluster.pool import LocalPool
-from rayloom.config import RunConfig
-from rayloom.contract import Algorithm, UserError
-from rayloom.replay import PrioritizedReplayBuffer, ReplayBuffer
-from rayloom.roles import LearnerRole
-from rayloom.rollout import Rollout, RolloutWorker
-from rayloom.schedule import Schedule
+from rayloom.checkpoint.random_state import capture_random_state, restore_random_state
+from rayloom.config.schema import RunConfig
+from rayloom.contract import Algorithm
+from rayloom.errors import UserError
+from rayloom.rollouts.pool import LocalPool
+from rayloom.rollouts.rollout import Rollout
+from rayloom.rollouts.worker import RolloutWorker
+from rayloom.runs.learner_role import LearnerRole
+from rayloom.runs.schedule import Schedule
 from rayloom.sources.columns import by_other_workers
+from rayloom.sources.replay_buffer import PrioritizedReplayBuffer, ReplayBuffer
 from rayloom.sources.resharding import deal, reshard
 
 State = dict[str, Any]

@@ -12,7 +12,7 @@ from cases import case
 from processes import finish, history, journal_lines, kill_after, run_folder, start, write_config
 
 from rayloom import resume, run
-from rayloom.config import RunConfig
+from rayloom.config.schema import RunConfig
 
 # Long enough that a kill in the first 60 % of the journal meets a living process.
 _LONGER: dict[str, dict[str, Any]] = {

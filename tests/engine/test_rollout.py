@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 from cases import case
 
-from rayloom.contract import UserError
-from rayloom.environment import spec_of
-from rayloom.rollout import EpisodeStatistics, Rollout, RolloutWorker, concatenate_rollouts, environment_share
+from rayloom.config.shares import environment_share
+from rayloom.errors import UserError
+from rayloom.rollouts.environment import spec_of
+from rayloom.rollouts.episodes import EpisodeStatistics
+from rayloom.rollouts.rollout import Rollout, concatenate_rollouts
+from rayloom.rollouts.worker import RolloutWorker
 
 
 def _worker(seed: int = 0, **source: object) -> RolloutWorker:

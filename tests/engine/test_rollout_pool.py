@@ -19,10 +19,9 @@ from cases import case
 from pools import assert_gone, collected, opened
 from ray._private.internal_api import memory_summary
 
-from rayloom.config import RunConfig
-from rayloom.contract import UserError
-from rayloom.faults import EnvironmentFault, RoleDiedError
-from rayloom.rollout import Rollout
+from rayloom.config.schema import RunConfig
+from rayloom.errors import EnvironmentFault, RoleDiedError, UserError
+from rayloom.rollouts.rollout import Rollout
 
 pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.usefixtures("one_node")]
 

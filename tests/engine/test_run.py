@@ -18,13 +18,13 @@ from cases import case
 from processes import history, kill_after, run_folder, start, write_config
 
 import rayloom
-from rayloom.contract import UserError
-from rayloom.folders import read_result
+from rayloom.errors import UserError
+from rayloom.runs.folders import read_result
 
 _BROKEN = """
 import gymnasium, numpy as np
 from dataclasses import dataclass
-from rayloom_agents.ppo import PPO
+from rayloom_agents.policy_gradient.ppo import PPO
 
 class BrokenLoss(PPO):
     def loss(self, batch):

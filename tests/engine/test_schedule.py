@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from rayloom.config import Interval
-from rayloom.schedule import Schedule, reached, share_of_budget, smaller_is_better
+from rayloom.config.schema import Interval
+from rayloom.runs.schedule import Schedule, reached, share_of_budget, smaller_is_better
 
 
 def test_an_interval_is_due_at_each_multiple_once() -> None:

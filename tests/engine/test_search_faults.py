@@ -32,9 +32,9 @@ from search_cases import (
     updates,
 )
 
-from rayloom.contract import UserError
+from rayloom.errors import UserError
+from rayloom.launch.search import resume_study, run_study
 from rayloom.search.driver import TooManyFailuresError
-from rayloom.search.study import resume_study, run_study
 
 _GRID: dict[str, Any] = {"space": GRID, "sampler": "grid", "metric": "evaluate/accuracy"}
 _SHORT: dict[str, Any] = {"stop": {"epochs": 2}}

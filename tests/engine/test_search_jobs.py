@@ -11,12 +11,13 @@ import pytest
 from search_cases import GRID, TPE, Forked, facts, kill_when, outcome, results, search, study, study_folder, trials
 from tracking_store import empty_store
 
-from rayloom import jobs, run
+from rayloom import run
 from rayloom.cluster.submission import prepare
-from rayloom.contract import UserError
-from rayloom.execution import resume
+from rayloom.errors import UserError
+from rayloom.launch.run import resume
+from rayloom.launch.search import check_study, describe_study, resume_study, run_study
+from rayloom.runs import jobs
 from rayloom.search.observer import StudyObserver
-from rayloom.search.study import describe_study, resume_study, run_study
 from rayloom.tracking.journal import last_start
 
 SMALL: dict[str, Any] = {"space": GRID, "sampler": "grid", "metric": "evaluate/accuracy"}
@@ -180,17 +181,19 @@ def test_the_command_takes_a_study_or_the_job_of_one(tmp_path: Path) -> None:
 
 def test_a_search_is_checked_here_and_submitted_as_one(tmp_path: Path) -> None:
     output = f"output={tmp_path}"
-    submission = prepare("grid_softmax_regression_digits", [output], job="j", search=True)
+    submission = prepare("grid_softmax_regression_digits", [output], job="j", check_study=check_study)
     words = submission.entrypoint.split()
     assert words[:4] == ["python", "-m", "rayloom", "search"] and words[-2:] == ["--job", "j"]
     assert prepare("grid_softmax_regression_digits", [output]).entrypoint.split()[3] == "run"
     with pytest.raises(UserError, match=r"^search: the config needs a mapping"):
-        prepare("ppo_cartpole_ray", [output], search=True)
+        prepare("ppo_cartpole_ray", [output], check_study=check_study)
     with pytest.raises(UserError, match=r"^search\.space\.algorithm\.nothing: there is no such key"):
-        prepare("grid_softmax_regression_digits", [output, "search.space={algorithm.nothing: [1]}"], search=True)
+        prepare(
+            "grid_softmax_regression_digits", [output, "search.space={algorithm.nothing: [1]}"], check_study=check_study
+        )
     with pytest.raises(UserError, match=r"^search\.storage: the file would go with its node"):
-        prepare("grid_softmax_regression_digits", [output, "search.storage=sqlite:///s.db"], search=True)
+        prepare("grid_softmax_regression_digits", [output, "search.storage=sqlite:///s.db"], check_study=check_study)
     secret = "search.storage=postgresql+psycopg://me:hidden@host/studies"
     with pytest.raises(UserError, match=r"^search\.storage: the dashboard shows") as refused:
-        prepare("grid_softmax_regression_digits", [output, secret], search=True)
+        prepare("grid_softmax_regression_digits", [output, secret], check_study=check_study)
     assert "hidden" not in str(refused.value)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ledgers import BRANCHES, FLAT, GRID, MIXED, Game, KilledError, Log, facts, stored
 from optuna.storages import JournalStorage
 
-from rayloom.contract import UserError
+from rayloom.errors import UserError
 from rayloom.search.ledger import Ledger
 
 EARLY = {"n_startup_trials": 3}

@@ -9,8 +9,8 @@ import pytest
 from search_spaces import BASE, CONFIG, FITTING, FLAT, refusal, search, space
 from tiny_algorithm import Tiny, TinyConfig
 
-from rayloom.config import from_tree
-from rayloom.contract import UserError
+from rayloom.config.load import from_tree
+from rayloom.errors import UserError
 from rayloom.search import space as space_module
 
 

@@ -32,12 +32,11 @@ from search_cases import (
 from tracking_store import empty_store
 
 from rayloom import run
-from rayloom.config import RunConfig
-from rayloom.contract import UserError
-from rayloom.execution import resume as resume_run
-from rayloom.search.study import resume_study, run_study
-from rayloom.tracking import read_metrics
-from rayloom.tracking.journal import read_records
+from rayloom.config.schema import RunConfig
+from rayloom.errors import UserError
+from rayloom.launch.run import resume as resume_run
+from rayloom.launch.search import resume_study, run_study
+from rayloom.tracking.journal import read_metrics, read_records
 
 _EPOCH = 18
 """Updates in an epoch of digits."""

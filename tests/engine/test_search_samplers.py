@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from ledgers import BRANCHES, FLAT, GRID, MIXED, Game, Log
 
-from rayloom.contract import UserError
+from rayloom.config.search import SearchConfig
+from rayloom.errors import UserError
 from rayloom.search.samplers import make_pruner, make_sampler
-from rayloom.search.settings import SearchConfig
 from rayloom.search.space import Space
 
 SQUARE = {"a": {"float": [0.0, 1.0]}, "b": {"float": [0.0, 1.0]}}

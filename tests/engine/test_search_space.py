@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from search_spaces import BASE, CONDITIONAL, CONFIG, FITTING, FLAT, search, space
 
-from rayloom.config import RunConfig, from_tree, parse_yaml
+from rayloom.config.load import from_tree, parse_yaml
+from rayloom.config.schema import RunConfig
 from rayloom.search import space as space_module
-from rayloom.search.domains import Range
-from rayloom.search.space import Categorical, Leaf, Numeric, Space, apply
+from rayloom.search.domains import Categorical, Leaf, Numeric, Range
+from rayloom.search.space import Space, apply
 
 
 def drawn(text: str, *answers: Any) -> dict[str, Any]:

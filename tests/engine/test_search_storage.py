@@ -21,7 +21,7 @@ from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from rayloom.contract import UserError
+from rayloom.errors import UserError
 from rayloom.search.ledger import Ledger, open_storage
 
 GAME = Game("tpe", "hyperband", BRANCHES, trials=8, evaluations=4, options={"n_startup_trials": 3})

@@ -10,12 +10,13 @@ import pytest
 from cases import TREES
 
 import rayloom
-from rayloom.cli import main
-from rayloom.config import RunConfig, from_tree, load
-from rayloom.contract import UserError
-from rayloom.folders import load_run_config, read_result
+from rayloom.cli.main import main
+from rayloom.config.load import from_tree, load
+from rayloom.config.schema import RunConfig
+from rayloom.errors import UserError
+from rayloom.runs.folders import load_run_config, read_result
 from rayloom.search.observer import StudyObserver, StudyResult, TrialView
-from rayloom.tracking import read_metrics
+from rayloom.tracking.journal import read_metrics
 
 RATE = "learner.optimizer.learning_rate"
 

@@ -9,7 +9,7 @@ import pytest
 
 import rayloom
 from conftest import require_fashion_mnist
-from rayloom.config import load, shipped_configs
+from rayloom.config.load import load, shipped_configs
 
 NAMES = sorted(shipped_configs())
 STUDIES = sorted(name for name, path in shipped_configs().items() if path.parent.name == "search")

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from rayloom.config import OnPolicySourceConfig, ReplaySourceConfig
-from rayloom.contract import Algorithm, AlgorithmConfig, Batch, Loss, Trajectory, UserError
-from rayloom.rollout import Rollout
+from rayloom.config.sources import OnPolicySourceConfig, ReplaySourceConfig
+from rayloom.contract import Algorithm, AlgorithmConfig, Batch, Loss, Trajectory
+from rayloom.errors import UserError
+from rayloom.rollouts.rollout import Rollout
 from rayloom.sources.on_policy import OnPolicySource
 from rayloom.sources.replay import ReplaySource
 

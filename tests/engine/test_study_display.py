@@ -16,8 +16,7 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from rayloom.search.observer import Standing, StudyObserver, StudyResult, TrialView, short_names
-from rayloom.study_display import (
+from rayloom.cli.study_display import (
     LiveStudyDisplay,
     StudyDisplay,
     closing_study_table,
@@ -27,6 +26,7 @@ from rayloom.study_display import (
     format_parameter,
     make_study_observer,
 )
+from rayloom.search.observer import Standing, StudyObserver, StudyResult, TrialView, short_names
 
 RATE, NAME = "learner.optimizer.learning_rate", "learner.optimizer.name"
 
@@ -468,7 +468,7 @@ def test_the_terminal_is_given_back_after_a_failure() -> None:
 
 def test_nothing_heavy_is_imported_for_lines() -> None:
     code = (
-        "import io, json, sys; from rayloom.study_display import make_study_observer\n"
+        "import io, json, sys; from rayloom.cli.study_display import make_study_observer\n"
         "display = make_study_observer(False, io.StringIO()); display.study_id('x')\n"
         "print(json.dumps([name in sys.modules for name in ('rich', 'torch', 'optuna', 'matplotlib')]))"
     )

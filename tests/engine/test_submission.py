@@ -23,8 +23,9 @@ from processes import history
 from tracking_store import StoreView, empty_store
 
 import rayloom
-from rayloom.folders import read_result
-from rayloom.tracking import journal, read_metrics
+from rayloom.runs.folders import read_result
+from rayloom.tracking import journal
+from rayloom.tracking.journal import read_metrics
 
 pytestmark = pytest.mark.xdist_group("ray")
 
@@ -36,7 +37,7 @@ ALGORITHM = '''
 import os
 
 import rayloom
-from rayloom_agents.ppo import PPO
+from rayloom_agents.policy_gradient.ppo import PPO
 
 if "_ray_pkg_" in os.getcwd():
     assert rayloom.__file__.startswith(os.getcwd()), rayloom.__file__

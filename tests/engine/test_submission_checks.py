@@ -18,11 +18,11 @@ from cases import case
 from loopback import git
 from processes import write_config
 
-from rayloom import cli
-from rayloom.cluster import submission
+from rayloom.cli import main as cli
 from rayloom.cluster.submission import Submission, follow, prepare
-from rayloom.contract import UserError
-from rayloom.tracking import git_state, is_uploaded, ray_job_tag, submission_text
+from rayloom.errors import UserError
+from rayloom.launch import submit as submission
+from rayloom.tracking.provenance import git_state, is_uploaded, ray_job_tag, submission_text
 
 OUTPUT = "output=/mnt/shared/runs"
 

@@ -12,12 +12,14 @@ import torch
 from cases import case
 
 import rayloom
-from rayloom import advice, timeline
-from rayloom.config import RunConfig, from_tree
-from rayloom.group import SingleLearner
-from rayloom.observer import Observer, Report, Result
-from rayloom.timeline import RunTimeline, Spent, TimedGroup, Timeline, as_metrics, is_percentage, percentages
-from rayloom.tracking import read_metrics
+from rayloom import timeline
+from rayloom.config.load import from_tree
+from rayloom.config.schema import RunConfig
+from rayloom.learner.group import SingleLearner, TimedGroup
+from rayloom.runs import advice
+from rayloom.runs.observer import Observer, Report, Result
+from rayloom.timeline import RunTimeline, Spent, Timeline, as_metrics, is_percentage, percentages
+from rayloom.tracking.journal import read_metrics
 
 pytestmark = pytest.mark.xdist_group("ray")
 ROLES = ("learner", "rollout", "driver")
@@ -223,7 +225,7 @@ def check_advice(result: Result, advised: str | None) -> None:
     assert written["advice"] == result.advice
     journal = [json.loads(line) for line in (result.run_dir / "journal.jsonl").read_text().splitlines()]
     tags = {key: value for record in journal for key, value in record.get("tags", {}).items()}
-    assert tags.get("rayloom.advice") == result.advice and tags["rayloom.stopped_by"] == result.stopped_by
+    assert tags.get("rayloom.runs.advice") == result.advice and tags["rayloom.stopped_by"] == result.stopped_by
 
 
 @pytest.mark.usefixtures("talkative")

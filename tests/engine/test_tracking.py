@@ -15,10 +15,11 @@ import pytest
 import torch
 from tracking_store import DEADLINE_S, StoreView, empty_store, losses, start, start_driver, wait_for
 
-from rayloom.contract import Exhibit, UserError
+from rayloom.contract import Exhibit
+from rayloom.errors import UserError
 from rayloom.tracking import journal
 from rayloom.tracking.journal import is_delivered
-from rayloom.tracking.reaper import find_stale
+from rayloom.tracking.writer.stale import find_stale
 
 
 @pytest.fixture

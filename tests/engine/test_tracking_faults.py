@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 from tracking_store import DEADLINE_S, StoreView, empty_store, losses, start, start_study, start_trial, wait_for
 
-from rayloom.tracking import Tracker, journal
-from rayloom.tracking.reaper import find_stale, reap
+from rayloom.tracking import journal
+from rayloom.tracking.tracker import Tracker
+from rayloom.tracking.writer.leftovers import reap
+from rayloom.tracking.writer.stale import find_stale
 
 
 class FaultyLine:

@@ -16,11 +16,14 @@ import pytest
 import torch
 from tracking_store import StoreView, empty_store, losses, start, start_study, start_trial
 
-from rayloom.contract import Exhibit, UserError
-from rayloom.folders import find_run_folder
-from rayloom.tracking import Tracker, journal, record_end, tracker
-from rayloom.tracking.host import Host
-from rayloom.tracking.reaper import find_stale, reap
+from rayloom.contract import Exhibit
+from rayloom.errors import UserError
+from rayloom.runs.folders import find_run_folder
+from rayloom.tracking import journal, tracker
+from rayloom.tracking.tracker import Tracker, record_end
+from rayloom.tracking.writer.leftovers import reap
+from rayloom.tracking.writer.stale import find_stale
+from rayloom.tracking.writer.study_writer import Host
 
 
 @pytest.fixture
@@ -193,7 +196,7 @@ def test_a_trial_that_another_process_takes_over_is_not_killed_between(output: P
 def test_what_is_wrong_with_one_trial_does_not_stop_the_others(
     output: Path, store: StoreView, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rayloom.tracking.store import Store
+    from rayloom.tracking.writer.mlflow_store import Store
 
     study = start_study(output)
     broken = start_trial(output, 0)
@@ -236,7 +239,7 @@ def test_what_is_wrong_with_one_trial_does_not_stop_the_others(
 def test_the_others_come_first_after_a_server_did_not_answer(
     output: Path, store: StoreView, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rayloom.tracking.store import UnreachableError
+    from rayloom.tracking.writer.errors import UnreachableError
 
     study = start_study(output)
     start_trial(output, 0, uri="http://127.0.0.1:1").finish("FINISHED")
@@ -257,7 +260,8 @@ def test_the_others_come_first_after_a_server_did_not_answer(
 def test_a_run_whose_creation_nobody_heard_of_is_not_created_twice(
     output: Path, store: StoreView, monkeypatch: pytest.MonkeyPatch, death: str
 ) -> None:
-    from rayloom.tracking.store import Store, UnreachableError
+    from rayloom.tracking.writer.errors import UnreachableError
+    from rayloom.tracking.writer.mlflow_store import Store
 
     start_study(output)
     start_trial(output, 0)

@@ -75,7 +75,7 @@ def test_a_failing_export_shows_and_harms_nothing(tmp_path: Path, loaders: str) 
 def test_a_frozen_batch_dimension_is_refused(loaders: str) -> None:
     import importlib
 
-    from rayloom.tracking.model import check_open_batch
+    from rayloom.tracking.writer.model import check_open_batch
 
     module = importlib.import_module(loaders)
     with pytest.raises(Exception, match=r"(?i)constraint|dynamic|speciali"):
@@ -89,7 +89,7 @@ def test_a_frozen_batch_dimension_is_refused(loaders: str) -> None:
 def test_the_model_has_an_open_batch_and_an_interrupted_upload_is_completed(tmp_path: Path, loaders: str) -> None:
     import mlflow
 
-    from rayloom.tracking.model import load_and_log
+    from rayloom.tracking.writer.model import load_and_log
 
     uri = f"sqlite:///{empty_store(tmp_path).database}"
     client = mlflow.MlflowClient(uri)

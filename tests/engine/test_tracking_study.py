@@ -13,9 +13,10 @@ import psutil
 import pytest
 from tracking_store import DEADLINE_S, StoreView, empty_store, losses, start_study, start_trial, wait_for
 
-from rayloom.tracking import Tracker, journal, record_end
+from rayloom.tracking import journal
 from rayloom.tracking.journal import is_delivered
-from rayloom.tracking.reaper import find_stale
+from rayloom.tracking.tracker import Tracker, record_end
+from rayloom.tracking.writer.stale import find_stale
 
 
 @pytest.fixture

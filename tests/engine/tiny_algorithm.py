@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from rayloom import config
-from rayloom.config import RunConfig
-from rayloom.contract import Algorithm, AlgorithmConfig, UserError
+from rayloom.config import load as config
+from rayloom.config.schema import RunConfig
+from rayloom.contract import Algorithm, AlgorithmConfig
+from rayloom.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)

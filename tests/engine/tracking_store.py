@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rayloom.tracking import Tracker
+from rayloom.tracking.tracker import Tracker
 
 DEADLINE_S = 140.0
 """Generous: the writer steps behind everything else that a busy machine does."""

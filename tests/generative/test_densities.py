@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
-from rayloom_generative.densities import (
+from rayloom_generative.equations.densities import (
     bernoulli_log_density,
     gaussian_log_density,
     importance_weighted_bound,

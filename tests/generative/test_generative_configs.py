@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from rayloom import config, datasets
+from rayloom import datasets
+from rayloom.config import load as config
 from rayloom.contract import TensorSpec
-from rayloom.learner import Learner
+from rayloom.learner.learner import Learner
 
 FOLDER = Path(__file__).parents[2] / "configs" / "generative"
-NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+NAMES = sorted(path.stem for path in FOLDER.rglob("*.yaml"))
 FASHION = {"image": TensorSpec(shape=(1, 28, 28), dtype=torch.uint8)}
 
 

@@ -7,7 +7,7 @@ import torch
 from scipy.stats import multivariate_normal
 from sklearn.decomposition import PCA
 
-from rayloom_generative.probabilistic_pca import ProbabilisticPCA, fit, log_likelihood, maximum_log_likelihood
+from rayloom_generative.equations.probabilistic_pca import ProbabilisticPCA, fit, log_likelihood, maximum_log_likelihood
 
 
 @pytest.fixture

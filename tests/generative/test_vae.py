@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from rayloom import datasets
-from rayloom.contract import Batch, TensorSpec, UserError
-from rayloom_generative import vae
-from rayloom_generative.probabilistic_pca import ProbabilisticPCA, fit, log_likelihood, maximum_log_likelihood
-from rayloom_generative.vae import VAE, VAEConfig
+from rayloom.contract import Batch, TensorSpec
+from rayloom.errors import UserError
+from rayloom_generative.autoencoders import vae
+from rayloom_generative.autoencoders.vae import VAE, VAEConfig
+from rayloom_generative.equations.probabilistic_pca import ProbabilisticPCA, fit, log_likelihood, maximum_log_likelihood
 
 IMAGES = {"image": TensorSpec(shape=(1, 8, 8), dtype=torch.uint8)}
 

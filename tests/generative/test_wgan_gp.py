@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from rayloom import datasets
-from rayloom.contract import Batch, TensorSpec, UserError
-from rayloom_generative.wgan_gp import WGANGP, WGANGPConfig, interpolate
+from rayloom.contract import Batch, TensorSpec
+from rayloom.errors import UserError
+from rayloom_generative.adversarial.wgan_gp import WGANGP, WGANGPConfig, interpolate
 
 PLANE = {"point": TensorSpec(shape=(2,), dtype=torch.float32)}
 IMAGES = {"image": TensorSpec(shape=(1, 8, 8), dtype=torch.uint8)}

@@ -10,10 +10,10 @@ import torch
 
 import rayloom
 from conftest import require_fashion_mnist
-from rayloom.config import load
+from rayloom.config.load import load
 from rayloom.datasets import load as load_dataset
-from rayloom.execution import evaluate
-from rayloom.observer import Result
+from rayloom.launch.run import evaluate
+from rayloom.runs.observer import Result
 
 
 def _accuracy(result: Result, tmp_path: Path) -> float:

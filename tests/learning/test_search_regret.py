@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from optuna.storages import InMemoryStorage
 
+from rayloom.config.search import SearchConfig
 from rayloom.search.ledger import Ledger
-from rayloom.search.settings import SearchConfig
 from rayloom.search.space import Space
 
 

@@ -12,10 +12,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 
 from rayloom import datasets
-from rayloom.config import load as load_config
-from rayloom.config import validate
-from rayloom.contract import TensorSpec, UserError
-from rayloom_supervised.classifier import Classifier, ClassifierConfig
+from rayloom.config.load import load as load_config
+from rayloom.config.load import validate
+from rayloom.contract import TensorSpec
+from rayloom.errors import UserError
+from rayloom_supervised.tasks.classification import Classifier, ClassifierConfig
 
 SPEC = datasets.load("digits", 0, {}).spec
 NETWORKS = ("softmax_regression", "mlp", "lenet5", "cnn", "rnn")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from sklearn import metrics as oracle
 
-from rayloom_supervised import metrics
+from rayloom_supervised.metrics import classification as metrics
 
 # Rows are labels, columns predictions. Precisions 4/6, 2/4, 2/2; recalls 4/5, 2/4, 2/3.
 BY_HAND = torch.tensor([[4, 1, 0], [2, 2, 0], [0, 1, 2]])

@@ -9,7 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from rayloom_supervised.networks import MLP, Activation, ConvolutionalNetwork, LeNet5, Linear
+from rayloom_supervised.layers.activations import Activation
+from rayloom_supervised.networks.convolutional import ConvolutionalNetwork, LeNet5
+from rayloom_supervised.networks.perceptrons import MLP, Linear
 
 
 def count(module: torch.nn.Module) -> int:

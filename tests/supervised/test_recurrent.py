@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from rayloom_supervised.networks import Cell, RecurrentNetwork
+from rayloom_supervised.networks.recurrent import Cell, RecurrentNetwork
 
 GATES: dict[Cell, int] = {"rnn": 1, "lstm": 4, "gru": 3}
 Weights = dict[str, np.ndarray]

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from rayloom.faults import LearnersLostError
+from rayloom.errors import LearnersLostError
 
 
 class MissingLearnersError(LearnersLostError):

@@ -8,21 +8,23 @@ from typing import Any
 import ray
 import torch
 
-from rayloom.cluster.assignment import confirm_assignment
-from rayloom.cluster.central_pool import CentralPool
-from rayloom.cluster.central_stream import CentralStream
-from rayloom.cluster.connection import extend_search_path
-from rayloom.cluster.crew import ActorOptions, start_s
-from rayloom.cluster.pool import LocalPool, WorkerPool
+from rayloom.cluster.nodes.connection import extend_search_path
+from rayloom.cluster.nodes.gpu_assignment import confirm_assignment
+from rayloom.cluster.nodes.processes import own_process
+from rayloom.cluster.pools.central_pool import CentralPool
+from rayloom.cluster.pools.central_stream import CentralStream
+from rayloom.cluster.pools.rollout_pool import RayPool
+from rayloom.cluster.pools.supervisor import ActorOptions, start_s
 from rayloom.cluster.process_group import ProcessGroup
-from rayloom.cluster.processes import own_process
-from rayloom.cluster.rollout_pool import RayPool
-from rayloom.config import DatasetSourceConfig, RunConfig, from_tree
+from rayloom.config.load import from_tree
+from rayloom.config.schema import RunConfig
+from rayloom.config.sources import DatasetSourceConfig
 from rayloom.contract import Algorithm, Progress
 from rayloom.devices import choose_device
-from rayloom.evaluate import Evaluation, Evaluator
-from rayloom.faults import Process
-from rayloom.roles import LearnerRole, PoolFactory, load_run_dataset, source_spec
+from rayloom.errors import Process
+from rayloom.rollouts.pool import LocalPool, WorkerPool
+from rayloom.runs.evaluator import Evaluation, Evaluator
+from rayloom.runs.learner_role import LearnerRole, PoolFactory, load_run_dataset, source_spec
 
 _RENDEZVOUS_S = 60.0
 

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -28,12 +28,12 @@ from ray._private.runtime_env.packaging import GCS_STORAGE_MAX_SIZE, create_pack
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient
 
-from rayloom.config import RunConfig, load, parse_yaml
-from rayloom.contract import UserError
-from rayloom.jobs import job_folder
-from rayloom.plan import make_plan
-from rayloom.tracking import submission_text
-from rayloom.tracking.provenance import SUBMISSION
+from rayloom.config.load import load, parse_yaml
+from rayloom.config.schema import RunConfig
+from rayloom.errors import UserError
+from rayloom.runs.jobs import job_folder
+from rayloom.runs.plan import make_plan
+from rayloom.tracking.provenance import SUBMISSION, submission_text
 
 _ADDRESS = "http://127.0.0.1:8265"
 _ANSWER_S = 60.0  # for one request to the job server; Ray itself would wait for ever
@@ -70,7 +70,7 @@ class Submission:
     id: str
     """Ray's id of the job."""
     job: str
-    """The id by which an attempt finds its run or study, see `rayloom.jobs`."""
+    """The id by which an attempt finds its run or study, see `rayloom.runs.jobs`."""
     address: str
     """URL of the cluster's dashboard."""
     entrypoint: str
@@ -92,18 +92,16 @@ def prepare(
     address: str | None = None,
     runtime_env: Path | None = None,
     job: str | None = None,
-    search: bool = False,
+    check_study: Callable[[RunConfig], object] | None = None,
 ) -> Submission:
-    """Check a config and its overrides here, so that a mistake costs no upload; `search` for a study."""
+    """Check a config and its overrides here, so that a mistake costs no upload; with `check_study`, as a study."""
     config = load(name, overrides)
     make_plan(config, False)
     for override in overrides:
         if re.search(r"://[^/@]*:[^@]*@", override):
             key = override.partition("=")[0]
             raise UserError(f"{key}: the dashboard shows a job's words to everybody; keep the password in the config")
-    if search:
-        from rayloom.search.study import check_study  # and with it Optuna
-
+    if check_study is not None:
         check_study(config)
         storage = config.search.storage if config.search is not None else None
         if storage is not None and re.match(r"sqlite[^:]*:///[^/]", storage):
@@ -117,7 +115,7 @@ def prepare(
     submission_id = f"{re.sub('[^A-Za-z0-9]+', '-', config.name).strip('-') or 'run'}-{secrets.token_hex(4)}"
     job = job or submission_id
     job_folder(Path(config.output), job)
-    words = ["search" if search else "run", _uploaded_name(name, Path.cwd()), *overrides, "--job", job]
+    words = ["run" if check_study is None else "search", _uploaded_name(name, Path.cwd()), *overrides, "--job", job]
     return Submission(
         id=submission_id,
         job=job,

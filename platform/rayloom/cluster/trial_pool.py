@@ -19,11 +19,18 @@ from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, Ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from rayloom.cluster.connection import check_room, extend_search_path, how_it_died, original, search_path, start_ray
-from rayloom.config import RunConfig
-from rayloom.contract import UserError
-from rayloom.plan import Plan, make_plan
-from rayloom.search.trials import Event, Judgements, Order, TrialHost
+from rayloom.cluster.nodes.connection import (
+    check_room,
+    extend_search_path,
+    how_it_died,
+    original,
+    search_path,
+    start_ray,
+)
+from rayloom.config.schema import RunConfig
+from rayloom.errors import UserError
+from rayloom.runs.plan import Plan, make_plan
+from rayloom.search.trials import Event, Judgements, Order, RoleFactory, TrialHost
 
 _PAUSE_S = 5.0
 _START_DEADLINE_S = 120.0
@@ -34,9 +41,9 @@ _DEATHS = (RayActorError, OutOfMemoryError, NodeDiedError, ObjectLostError)
 class _TrialActor:
     """A TrialHost with a process of its own."""
 
-    def __init__(self, paths: list[str]) -> None:
+    def __init__(self, paths: list[str], make_role: RoleFactory) -> None:
         extend_search_path(paths)
-        self._host = TrialHost()
+        self._host = TrialHost(make_role)
 
     def work(self, begin: Sequence[Order], judgements: Judgements, pause_s: float) -> list[Event]:
         """Let the host work."""
@@ -80,9 +87,10 @@ def trial_resources(config: RunConfig, plan: Plan) -> list[dict[str, float]]:
 class RayTrialPool:
     """As many slots as were asked for and as the cluster holds."""
 
-    def __init__(self, config: RunConfig, most: int, exact: bool) -> None:
+    def __init__(self, config: RunConfig, most: int, make_role: RoleFactory, exact: bool) -> None:
         """`most` slots at most; with `exact` that many, or a UserError."""
         plan = make_plan(config)
+        self._make_role = make_role
         self._started = _start_ray(config)
         self._deadline_s = config.cluster.deadline_s + _PAUSE_S
         self._bundles = trial_resources(config, plan)
@@ -135,7 +143,7 @@ class RayTrialPool:
             options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(
                 slot.group, placement_group_capture_child_tasks=True
             )
-        slot.actor = ray.remote(_TrialActor).options(**options).remote(search_path())
+        slot.actor = ray.remote(_TrialActor).options(**options).remote(search_path(), self._make_role)
 
     def submit(self, slot: int, begin: Sequence[Order], judgements: Judgements) -> None:
         """Let an idle slot begin trials, and judge those that wait there."""

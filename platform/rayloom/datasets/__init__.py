@@ -7,42 +7,45 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rayloom.config import import_object, suggest, validate
-from rayloom.contract import UserError
+from rayloom.config.import_path import import_object, suggest
+from rayloom.config.load import validate
 from rayloom.datasets.cifar import CIFAR10, CifarOptions, load_cifar10
 from rayloom.datasets.dataset import Dataset, Split
 from rayloom.datasets.digits import DigitsOptions, load_digits
 from rayloom.datasets.gaussian import GaussianOptions, GridOptions, RingOptions, load_gaussian, load_grid, load_ring
 from rayloom.datasets.idx import FASHION_MNIST, MNIST, IdxOptions, load_idx
+from rayloom.errors import UserError
 
 __all__ = ["Dataset", "Split", "descriptions", "load", "names"]
 
 
 @dataclass(frozen=True)
-class _Entry:
+class _KnownDataset:
     description: str
     options: type[Any]
     load: Callable[[int, Any], Dataset]
 
 
-_ENTRIES: dict[str, _Entry] = {
-    "digits": _Entry("1,797 handwritten digits 8x8, shipped with scikit-learn", DigitsOptions, load_digits),
-    "fashion-mnist": _Entry(
+_ENTRIES: dict[str, _KnownDataset] = {
+    "digits": _KnownDataset("1,797 handwritten digits 8x8, shipped with scikit-learn", DigitsOptions, load_digits),
+    "fashion-mnist": _KnownDataset(
         "70,000 pieces of clothing 28x28 in 10 classes (Debian package dataset-fashion-mnist, else a download)",
         IdxOptions,
         lambda seed, options: load_idx(FASHION_MNIST, options),
     ),
-    "mnist": _Entry(
+    "mnist": _KnownDataset(
         "70,000 handwritten digits 28x28 (download)", IdxOptions, lambda seed, options: load_idx(MNIST, options)
     ),
-    "cifar10": _Entry(
+    "cifar10": _KnownDataset(
         "60,000 colour photographs 32x32 in 10 classes (download)",
         CifarOptions,
         lambda seed, options: load_cifar10(CIFAR10, options),
     ),
-    "gaussian-grid": _Entry("points of 25 normal modes on a 5x5 grid, generated", GridOptions, load_grid),
-    "gaussian-ring": _Entry("points of 8 normal modes on a circle, generated", RingOptions, load_ring),
-    "gaussian": _Entry("points of one normal distribution in any dimension, generated", GaussianOptions, load_gaussian),
+    "gaussian-grid": _KnownDataset("points of 25 normal modes on a 5x5 grid, generated", GridOptions, load_grid),
+    "gaussian-ring": _KnownDataset("points of 8 normal modes on a circle, generated", RingOptions, load_ring),
+    "gaussian": _KnownDataset(
+        "points of one normal distribution in any dimension, generated", GaussianOptions, load_gaussian
+    ),
 }
 
 

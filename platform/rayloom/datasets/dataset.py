@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rayloom.contract import Spec, TensorSpec, UserError
+from rayloom.contract import Spec, TensorSpec
+from rayloom.errors import UserError
 
 Split = dict[str, Tensor]
 """Named tensors that share their first dimension [N, ...]: image uint8, label int64, point float32."""

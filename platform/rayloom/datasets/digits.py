@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from rayloom.contract import UserError
 from rayloom.datasets.dataset import Dataset, Split, image_spec
+from rayloom.errors import UserError
 
 _HELD_OUT_PER_CLASS = 30
 

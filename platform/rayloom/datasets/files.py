@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rayloom.contract import UserError
+from rayloom.errors import UserError
 
 _log = logging.getLogger(__name__)
 _DOWNLOAD_TIMEOUT_S = 30.0

@@ -11,8 +11,9 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
-from rayloom.contract import TensorSpec, UserError
+from rayloom.contract import TensorSpec
 from rayloom.datasets.dataset import Dataset
+from rayloom.errors import UserError
 from rayloom.seeding import torch_generator
 
 Draw = Callable[[int, torch.Generator], Tensor]

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal
 
-from rayloom.contract import UserError
-from rayloom.importing import suggest
-from rayloom.schema import plain
+from rayloom.config.import_path import suggest
+from rayloom.config.schema import plain
+from rayloom.errors import UserError
 
 Transform = Literal["one_minus", "power_of_two", "power_of_ten"]
 _EXPONENTS: dict[str, tuple[int, int]] = {"power_of_two": (2, 1000), "power_of_ten": (10, 300)}

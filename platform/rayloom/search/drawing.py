@@ -10,10 +10,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rayloom.tracking import Tracker
+from rayloom.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
-    from rayloom.search.driver import Study
+    from rayloom.search.study_plan import Study
 
 _INTERVAL_S = 60.0
 _DEADLINE_S = 300.0

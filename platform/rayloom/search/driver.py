@@ -10,20 +10,18 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from rayloom.config import RunConfig, from_tree, suggest
-from rayloom.contract import UserError
-from rayloom.folders import RESULT, write_result
+from rayloom.config.import_path import suggest
+from rayloom.config.load import from_tree
+from rayloom.config.schema import RunConfig
+from rayloom.errors import UserError
+from rayloom.runs.folders import RESULT, write_result
 from rayloom.search.drawing import Drawing
-from rayloom.search.ledger import EndState, Entry, Ledger
+from rayloom.search.ledger import EndState, Ledger, TrialEntry
 from rayloom.search.observer import StudyObserver, TrialView, short_names
-from rayloom.search.settings import SearchConfig
-from rayloom.search.space import apply
+from rayloom.search.study_plan import Study
 from rayloom.search.trials import Event, Order, TrialPool
-from rayloom.tracking import Tracker, record_end
+from rayloom.tracking.tracker import Tracker, record_end
 
 _WAIT_S = 0.5
 _MOST_DEATHS = 2
@@ -32,29 +30,6 @@ BEST = "best.yaml"
 
 class TooManyFailuresError(RuntimeError):
     """More trials failed than `search.max_failures` allows."""
-
-
-@dataclass(frozen=True)
-class Study:
-    """What a study searches and where."""
-
-    config: RunConfig
-    settings: SearchConfig
-    metrics: tuple[str, ...]
-    directions: tuple[str, ...]
-    total: int
-    """Trials of the whole study."""
-    folder: Path
-    local: bool
-    """Whether trials run in this process, without Ray."""
-
-    def trial_folder(self, number: int) -> Path:
-        """Return the run folder of a trial."""
-        return self.folder / "trials" / f"{number:04d}"
-
-    def trial_tree(self, entry: Entry, name: str) -> dict[str, Any]:
-        """Return the whole config of a trial under another name."""
-        return {**apply(self.config, entry.assignment.values), "name": name}
 
 
 class Driver:
@@ -142,7 +117,7 @@ class Driver:
         self._told[slot] = judgements
         self._pool.submit(slot, orders, judgements)
 
-    def _next_entries(self) -> list[Entry]:
+    def _next_entries(self) -> list[TrialEntry]:
         """Return interrupted trials, or else new ones, as many as train together.
 
         Never both: new trials beside old ones would be asked for earlier than without the interruption.
@@ -153,7 +128,7 @@ class Driver:
         left = self._study.total - len(self._ledger.entries)
         return [self._ledger.ask() for _ in range(min(most, left))]
 
-    def _order(self, entry: Entry) -> Order:
+    def _order(self, entry: TrialEntry) -> Order:
         study = self._study
         tree = study.trial_tree(entry, f"{study.config.name}-{entry.number:04d}")
         tags = {"rayloom.trial": str(entry.number), "rayloom.study": study.folder.name}
@@ -223,7 +198,7 @@ class Driver:
             return
         self._close(event.number, "COMPLETE", counted, note=event.stopped_by)
 
-    def _counted(self, entry: Entry) -> tuple[float, ...]:
+    def _counted(self, entry: TrialEntry) -> tuple[float, ...]:
         """Return the values that count for a finished trial: its last ones, or its best one."""
         if self._study.settings.value == "last":
             return entry.reports[max(entry.reports)][0]
@@ -302,7 +277,7 @@ class Driver:
         record_end(folder, status, tags, ("traceback.txt", failure) if failure else None)
         write_result(folder, {"status": status, "stopped_by": reason})
 
-    def _show(self, entry: Entry, note: str = "", earlier: bool = False) -> None:
+    def _show(self, entry: TrialEntry, note: str = "", earlier: bool = False) -> None:
         last = entry.reports[max(entry.reports)][0] if entry.reports else None
         began = self._began.get(entry.number)
         if not note and entry.failure:
@@ -336,6 +311,6 @@ class Driver:
         return self._announced
 
 
-def best_config(study: Study, best: Entry) -> RunConfig:
+def best_config(study: Study, best: TrialEntry) -> RunConfig:
     """Return the best trial's config as a run of its own, with the tracking of the study's config file."""
     return from_tree(study.trial_tree(best, f"{study.config.name}-best"))

@@ -27,10 +27,11 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from rayloom.contract import UserError
+from rayloom.config.search import SearchConfig
+from rayloom.errors import UserError
+from rayloom.search.domains import Categorical, Leaf
 from rayloom.search.samplers import STATEFUL, make_pruner, make_sampler
-from rayloom.search.settings import SearchConfig
-from rayloom.search.space import Assignment, Categorical, Leaf, Space
+from rayloom.search.space import Assignment, Space
 
 EndState = Literal["COMPLETE", "PRUNED", "FAILED"]
 _REPORT = "report:"
@@ -48,7 +49,7 @@ _NAMES = {state: name for name, state in _STATES.items()}
 
 
 @dataclass
-class Entry:
+class TrialEntry:
     """One trial of the study."""
 
     number: int
@@ -151,13 +152,13 @@ class Ledger:
         )
         self._stored: list[int] = []
         self._ended = 0
-        self._front: list[Entry] = []
-        self.entries: list[Entry] = []
+        self._front: list[TrialEntry] = []
+        self.entries: list[TrialEntry] = []
         self._study_id = self._open()
 
     # --- asking and telling -------------------------------------------------------------------------------------
 
-    def ask(self) -> Entry:
+    def ask(self) -> TrialEntry:
         """Return a new trial, recorded as running."""
         with np.errstate(all="ignore"):  # values may be infinite
             trial = self._study.ask()
@@ -177,7 +178,7 @@ class Ledger:
                 f"of {trial.number}); a study has one driver, so stop that program and start a new study"
             )
         self._stored.append(stored)
-        self.entries.append(Entry(trial.number, assignment))
+        self.entries.append(TrialEntry(trial.number, assignment))
         return self.entries[-1]
 
     def report(self, number: int, evaluation: int, values: Sequence[float]) -> bool:
@@ -204,7 +205,7 @@ class Ledger:
 
     def end(
         self, number: int, state: EndState, values: Sequence[float] | None = None, failure: str | None = None
-    ) -> Entry:
+    ) -> TrialEntry:
         """Record how a trial ended: COMPLETE with its values, PRUNED, or FAILED with the reason."""
         stored = self._stored[number]
         self._storage.set_trial_user_attr(stored, _ENDED_AS, self._ended)
@@ -218,7 +219,7 @@ class Ledger:
         self._close(entry, frozen, failure if state == "FAILED" else None)
         return entry
 
-    def _close(self, entry: Entry, frozen: FrozenTrial, failure: str | None) -> None:
+    def _close(self, entry: TrialEntry, frozen: FrozenTrial, failure: str | None) -> None:
         """Note in an entry how its trial ended, and whether it is among the best ones."""
         entry.state = _NAMES[frozen.state]
         last = entry.reports[max(entry.reports)][0] if entry.reports else None
@@ -232,7 +233,7 @@ class Ledger:
         elif not any(_beats(self._costs(other), costs) for other in self._front):
             self._front = [other for other in self._front if not _beats(costs, self._costs(other))] + [entry]
 
-    def _costs(self, entry: Entry) -> tuple[float, ...]:
+    def _costs(self, entry: TrialEntry) -> tuple[float, ...]:
         """Return the values of a complete trial, each so that less is better."""
         assert entry.values is not None
         signs = (1.0 if direction == "minimize" else -1.0 for direction in self._directions)
@@ -254,7 +255,7 @@ class Ledger:
     # --- looking ------------------------------------------------------------------------------------------------
 
     @property
-    def running(self) -> list[Entry]:
+    def running(self) -> list[TrialEntry]:
         """The trials that have not ended."""
         return [entry for entry in self.entries if entry.state is None]
 
@@ -265,11 +266,11 @@ class Ledger:
             counts[entry.state or "RUNNING"] += 1
         return counts
 
-    def pareto(self) -> list[Entry]:
+    def pareto(self) -> list[TrialEntry]:
         """Return the complete trials that no other one beats in every metric; of one metric the best, alone."""
         return sorted(self._front, key=lambda entry: entry.number)
 
-    def best(self) -> Entry | None:
+    def best(self) -> TrialEntry | None:
         """Return the best complete trial; of several metrics, the one of the Pareto front that is best in the first."""
         return min(self._front, key=lambda entry: (self._costs(entry)[0], entry.number), default=None)
 
@@ -308,9 +309,9 @@ class Ledger:
             if evaluation not in trial.intermediate_values:
                 self._storage.set_trial_intermediate_value(trial._trial_id, evaluation, value)
 
-    def _restored_entry(self, trial: FrozenTrial) -> Entry:
+    def _restored_entry(self, trial: FrozenTrial) -> TrialEntry:
         assignment = self._space.assign(lambda leaf: trial.params[leaf.name])
-        entry = Entry(trial.number, assignment)
+        entry = TrialEntry(trial.number, assignment)
         for evaluation, fact in _reports(trial).items():
             entry.reports[evaluation] = (tuple(float(text) for text in fact["values"]), fact["prune"])
         if trial.state.is_finished():

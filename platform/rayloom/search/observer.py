@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from rayloom.config import RunConfig
+    from rayloom.config.schema import RunConfig
 
 TrialState = Literal["RUNNING", "COMPLETE", "PRUNED", "FAILED"]
 STATES = ("COMPLETE", "PRUNED", "FAILED", "RUNNING")

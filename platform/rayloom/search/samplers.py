@@ -19,10 +19,11 @@ from optuna.samplers import BaseSampler, QMCSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from rayloom.contract import UserError
-from rayloom.importing import suggest
-from rayloom.search.settings import SearchConfig
-from rayloom.search.space import Categorical, Leaf, Space
+from rayloom.config.import_path import suggest
+from rayloom.config.search import SearchConfig
+from rayloom.errors import UserError
+from rayloom.search.domains import Categorical, Leaf
+from rayloom.search.space import Space
 from rayloom.seeding import derive_seed
 
 STATEFUL = frozenset({"cmaes"})

@@ -21,10 +21,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rayloom.config import RunConfig, from_tree
-from rayloom.contract import UserError
-from rayloom.importing import suggest
-from rayloom.schema import plain
+from rayloom.config.import_path import suggest
+from rayloom.config.load import from_tree
+from rayloom.config.schema import RunConfig, plain
+from rayloom.config.search import SearchConfig
+from rayloom.errors import UserError
 from rayloom.search.domains import (
     Categorical,
     Choice,
@@ -38,7 +39,6 @@ from rayloom.search.domains import (
     parse_domain,
     same,
 )
-from rayloom.search.settings import SearchConfig
 
 __all__ = ["Assignment", "Categorical", "Leaf", "Numeric", "Space", "apply"]
 
@@ -59,7 +59,7 @@ class Assignment:
 
 
 @dataclass(frozen=True)
-class Entry:
+class SpaceEntry:
     """One key of the space."""
 
     key: str
@@ -84,7 +84,7 @@ class Entry:
 class Space:
     """The keys of a search space, each behind the keys that it depends on."""
 
-    entries: tuple[Entry, ...]
+    entries: tuple[SpaceEntry, ...]
 
     @classmethod
     def parse(cls, tree: Mapping[str, Any]) -> Space:
@@ -94,7 +94,9 @@ class Space:
         for key in tree:
             _check_key(key, tree)
         domains = {key: parse_domain(item, f"search.space.{key}") for key, item in tree.items()}
-        entries = {key: Entry(key, domain, _parse_when(key, tree[key], domains)) for key, domain in domains.items()}
+        entries = {
+            key: SpaceEntry(key, domain, _parse_when(key, tree[key], domains)) for key, domain in domains.items()
+        }
         space = cls(_ordered(entries))
         for entry in space.entries:
             space._allowed(entry)
@@ -196,7 +198,7 @@ class Space:
             drawn = {entry.key: entry.domain.draw(entry.key, answers(part))} if entry.key in self._parents else {}
             yield from self._walk(index + 1, {**values, **drawn}, {**point, **part})
 
-    def _allowed(self, entry: Entry) -> dict[str, tuple[Any, ...]]:
+    def _allowed(self, entry: SpaceEntry) -> dict[str, tuple[Any, ...]]:
         """Return the values that every key above an entry, however far, may have for the entry to be varied."""
         known = {other.key: other for other in self.entries}
         allowed: dict[str, tuple[Any, ...]] = {}
@@ -214,14 +216,14 @@ class Space:
                     waiting.append(known[parent])
         return allowed
 
-    def _values_above(self, entry: Entry) -> Iterator[dict[str, Any]]:
+    def _values_above(self, entry: SpaceEntry) -> Iterator[dict[str, Any]]:
         """Yield values of the keys above an entry that let it be varied; each value that they may have occurs."""
         allowed = self._allowed(entry)
         for index in range(max((len(values) for values in allowed.values()), default=1)):
             yield {key: values[min(index, len(values) - 1)] for key, values in allowed.items()}
 
     def _check_point(
-        self, config: RunConfig, entry: Entry, above: Mapping[str, Any], points: Mapping[str, Point]
+        self, config: RunConfig, entry: SpaceEntry, above: Mapping[str, Any], points: Mapping[str, Point]
     ) -> None:
         """Validate the config of one trial; `above` has the values of the keys on which the entry depends."""
         values: dict[str, Any] = {}
@@ -301,9 +303,9 @@ def _parse_when(key: str, tree: Any, domains: Mapping[str, Domain]) -> dict[str,
     return when
 
 
-def _ordered(entries: Mapping[str, Entry]) -> tuple[Entry, ...]:
+def _ordered(entries: Mapping[str, SpaceEntry]) -> tuple[SpaceEntry, ...]:
     """Return the entries in the order written, but each behind those that it depends on."""
-    ordered: dict[str, Entry] = {}
+    ordered: dict[str, SpaceEntry] = {}
     while len(ordered) < len(entries):
         ready = [key for key, entry in entries.items() if key not in ordered and entry.when.keys() <= ordered.keys()]
         if not ready:

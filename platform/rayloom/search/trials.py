@@ -10,20 +10,21 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
 
-from rayloom.config import RunConfig, from_tree
-from rayloom.contract import UserError
-from rayloom.folders import RUN, write_config
-from rayloom.loop import Role, Step
-from rayloom.plan import make_plan
-from rayloom.population import Population
-from rayloom.session import Hosting, Session, checkpoint_store, make_role, record_failed_start
+from rayloom.config.load import from_tree
+from rayloom.config.schema import RunConfig
+from rayloom.errors import UserError
+from rayloom.runs.folders import RUN, write_config
+from rayloom.runs.loop import LoopStep, Role
+from rayloom.runs.plan import Plan, make_plan
+from rayloom.runs.session import Hosting, Session, checkpoint_store, record_failed_start
+from rayloom.search.population import Population
 
 EventKind = Literal["report", "finished", "failed"]
 JOURNAL = "journal.jsonl"
@@ -68,6 +69,8 @@ class Event:
     """Whether the exception is a UserError: a mistake in the config."""
 
 
+RoleFactory = Callable[[RunConfig, Plan], Role]
+"""Makes a trial's learner role, in this process or as actors."""
 Judgements = Mapping[int, bool]
 """Trial number to whether the trial is to be pruned."""
 
@@ -92,9 +95,9 @@ class LocalTrialPool:
 
     slots = 1
 
-    def __init__(self, pause_s: float) -> None:
+    def __init__(self, pause_s: float, make_role: RoleFactory) -> None:
         """Answer at least every `pause_s` seconds."""
-        self._host = TrialHost()
+        self._host = TrialHost(make_role)
         self._pause_s = pause_s
         self._task: tuple[Sequence[Order], Judgements] | None = None
 
@@ -118,8 +121,9 @@ class LocalTrialPool:
 class TrialHost:
     """Runs one group of trials after the other in this process."""
 
-    def __init__(self) -> None:
-        self._group: Group | None = None
+    def __init__(self, make_role: RoleFactory) -> None:
+        self._make_role = make_role
+        self._group: TrialGroup | None = None
 
     def work(self, begin: Sequence[Order], judgements: Judgements, pause_s: float) -> list[Event]:
         """Judge the trials that wait, begin others, and train until one has something to tell.
@@ -134,7 +138,7 @@ class TrialHost:
         events: list[Event] = []
         if begin:
             assert self._group is None, "a host has one group of trials at a time"
-            self._group = Group()
+            self._group = TrialGroup(self._make_role)
             events = self._group.open(begin)
         if self._group is not None and not events:
             events = self._group.advance(time.monotonic() + pause_s)
@@ -161,10 +165,11 @@ class TrialHost:
             self._leave()
 
 
-class Group:
+class TrialGroup:
     """Trials that train in lockstep as a population, or one trial alone."""
 
-    def __init__(self) -> None:
+    def __init__(self, make_role: RoleFactory) -> None:
+        self._make_role = make_role
         self.members: dict[int, Session] = {}
         self._roles: dict[int, Role] = {}
         self._index: dict[int, int] = {}
@@ -199,7 +204,8 @@ class Group:
     def _make_roles(self, orders: Sequence[Order], configs: Mapping[int, RunConfig]) -> None:
         if len(orders) == 1:
             order = orders[0]
-            self._roles[order.number] = make_role(configs[order.number], make_plan(configs[order.number], order.local))
+            config = configs[order.number]
+            self._roles[order.number] = self._make_role(config, make_plan(config, order.local))
             return
         self._population = Population([configs[order.number] for order in orders])
         for index, order in enumerate(orders):
@@ -218,7 +224,7 @@ class Group:
             return []
         session.restore(loaded)
         # The evaluation before the checkpoint once more: its judgement may have been lost on the way.
-        return self._tell(order.number, Step(session.loop.evaluations > 0, session.loop.already_stopped()))
+        return self._tell(order.number, LoopStep(session.loop.evaluations > 0, session.loop.already_stopped()))
 
     def judge(self, judgements: Judgements) -> None:
         """End the trials that the study prunes."""
@@ -263,7 +269,7 @@ class Group:
                 events.append(self._fail(number, error))
         return events
 
-    def _tell(self, number: int, step: Step) -> list[Event]:
+    def _tell(self, number: int, step: LoopStep) -> list[Event]:
         """Return what the study wants to know of a step, and end a trial that has stopped."""
         session = self.members[number]
         if not step.evaluated and step.stopped_by is None:

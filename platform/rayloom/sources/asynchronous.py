@@ -26,12 +26,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rayloom.cluster.pool import WorkerPool
-from rayloom.config import AsynchronousSourceConfig
+from rayloom.config.sources import AsynchronousSourceConfig
 from rayloom.contract import Algorithm, Batch
-from rayloom.group import Group
-from rayloom.rollout import Rollout
-from rayloom.sources.rollouts import RolloutSource
+from rayloom.learner.group import Group
+from rayloom.rollouts.pool import WorkerPool
+from rayloom.rollouts.rollout import Rollout
+from rayloom.sources.base import RolloutSource
 
 
 @dataclass

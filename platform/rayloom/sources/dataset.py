@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rayloom.config import DatasetSourceConfig
-from rayloom.contract import Algorithm, Batch, Source, UserError
-from rayloom.datasets import Dataset
+from rayloom.config.sources import DatasetSourceConfig
+from rayloom.contract import Algorithm, Batch, Source
+from rayloom.datasets.dataset import Dataset
+from rayloom.errors import UserError
 from rayloom.seeding import torch_generator
 
 _MAX_SHIFT = 2

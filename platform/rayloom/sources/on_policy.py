@@ -16,14 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rayloom.checkpoint import generator_state, restore_generator
-from rayloom.cluster.pool import WorkerPool
-from rayloom.config import OnPolicySourceConfig
-from rayloom.contract import Algorithm, Batch, UserError
-from rayloom.group import Group
-from rayloom.rollout import concatenate_rollouts
+from rayloom.checkpoint.random_state import generator_state, restore_generator
+from rayloom.config.sources import OnPolicySourceConfig
+from rayloom.contract import Algorithm, Batch
+from rayloom.errors import UserError
+from rayloom.learner.group import Group
+from rayloom.rollouts.pool import WorkerPool
+from rayloom.rollouts.rollout import concatenate_rollouts
 from rayloom.seeding import numpy_generator
-from rayloom.sources.rollouts import RolloutSource
+from rayloom.sources.base import RolloutSource
 
 
 class OnPolicySource(RolloutSource):

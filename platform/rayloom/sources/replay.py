@@ -24,14 +24,15 @@ from typing import Any
 
 import torch
 
-from rayloom.cluster.pool import WorkerPool
-from rayloom.config import ReplaySourceConfig
-from rayloom.contract import Algorithm, Batch, Loss, UserError
-from rayloom.group import Group
-from rayloom.replay import PrioritizedReplayBuffer, ReplayBuffer
-from rayloom.rollout import Rollout, concatenate_rollouts
+from rayloom.config.sources import ReplaySourceConfig
+from rayloom.contract import Algorithm, Batch, Loss
+from rayloom.errors import UserError
+from rayloom.learner.group import Group
+from rayloom.rollouts.pool import WorkerPool
+from rayloom.rollouts.rollout import Rollout, concatenate_rollouts
 from rayloom.seeding import numpy_generator
-from rayloom.sources.rollouts import RolloutSource
+from rayloom.sources.base import RolloutSource
+from rayloom.sources.replay_buffer import PrioritizedReplayBuffer, ReplayBuffer
 
 
 class ReplaySource(RolloutSource):

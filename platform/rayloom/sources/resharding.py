@@ -32,9 +32,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from rayloom.checkpoint import generator_state
-from rayloom.config import DatasetSourceConfig, EnvironmentSourceConfig, RunConfig
-from rayloom.rollout import learner_share
+from rayloom.checkpoint.random_state import generator_state
+from rayloom.config.schema import RunConfig
+from rayloom.config.shares import learner_share
+from rayloom.config.sources import DatasetSourceConfig, EnvironmentSourceConfig
 from rayloom.seeding import derive_seed, numpy_generator, torch_generator
 from rayloom.sources.columns import as_ring, blocks_in_time, by_other_workers, cut_columns
 

@@ -12,7 +12,7 @@ def resolve_uri(config_uri: str | None, output: Path) -> str:
 
     UserError for a folder: MLflow 3.17 has no file store.
     """
-    from rayloom.contract import UserError  # here, because the writer process has no use for torch
+    from rayloom.errors import UserError  # here, because the writer process has no use for torch
 
     uri = config_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{output.absolute() / 'mlflow.db'}"
     scheme = urlsplit(uri).scheme

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rayloom.contract import Exhibit
 
 STATUSES = ("FINISHED", "FAILED", "KILLED")
-MODEL_LOADER = "rayloom.export:load_inference"
+MODEL_LOADER = "rayloom.launch.export:load_inference"
 _POLL_S = 0.05
 _RESTART_PAUSE_S = 1.0
 _EXIT_DEADLINE_S = 5.0
@@ -221,7 +221,7 @@ class Tracker:
         try:
             self._journal.append(record)
         except OSError as error:
-            from rayloom.contract import UserError
+            from rayloom.errors import UserError
 
             raise UserError(
                 f"the journal in {self.run_dir} cannot be written ({error.strerror or error}): free some disk space "
@@ -250,7 +250,14 @@ class Tracker:
         """Start the writer in a session of its own, so that the terminal's Ctrl-C does not reach it."""
         folders = [str(Path(entry).absolute()) for entry in sys.path]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders), "OMP_NUM_THREADS": "1"}
-        command = ["-P", "-m", "rayloom.tracking.service", str(self.run_dir), str(os.getpid()), str(self._drain_s)]
+        command = [
+            "-P",
+            "-m",
+            "rayloom.tracking.writer.process",
+            str(self.run_dir),
+            str(os.getpid()),
+            str(self._drain_s),
+        ]
         with open(self.run_dir / "writer.log", "ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, *command],
@@ -306,7 +313,7 @@ def _claim(run_dir: Path, tracked: bool, hosted: bool) -> None:
     while (other := _other_owner(run_dir, hosted)) is not None and time.monotonic() < deadline:
         time.sleep(_POLL_S)
     if other is not None:
-        from rayloom.contract import UserError
+        from rayloom.errors import UserError
 
         raise UserError(f"{run_dir.name} is training in process {other['pid']}: wait for it, or stop it, first")
     owner = {**journal.own_process(), "session": uuid.uuid4().hex, "tracked": tracked, "hosted": hosted}
@@ -356,7 +363,7 @@ def exhibit_arrays(name: str, exhibit: Exhibit) -> tuple[np.ndarray[Any, Any], n
         "points": len(shape) == 2 and shape[1] == 2,
     }[exhibit.kind]
     if not fits:
-        from rayloom.contract import UserError
+        from rayloom.errors import UserError
 
         wanted = {"images": "[M, 1 or 3, H, W]", "matrix": "[R, C]", "points": "[M, 2]"}[exhibit.kind]
         raise UserError(f"the exhibit {name!r} of kind {exhibit.kind} needs data {wanted}, not {list(shape)}")

@@ -1,0 +1,275 @@
+"""What the commands of `rayloom` do. Heavy things are imported inside them, so that `rayloom --help` is immediate."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from rayloom.cli.terminal import human_stream, own_stdout, print_failure, print_json
+
+if TYPE_CHECKING:
+    from rayloom.cli.run_display import Display
+    from rayloom.cli.study_display import StudyDisplay
+    from rayloom.config.schema import RunConfig
+    from rayloom.runs.observer import Result
+
+_T = TypeVar("_T")
+
+TERMINATED = 143
+"""What a shell reports for a process that SIGTERM ended."""
+
+
+def run_command(options: argparse.Namespace) -> int:
+    from rayloom.cli.run_display import make_observer
+    from rayloom.launch.run import run
+
+    observer = make_observer(options.json, human_stream(options))
+    return _train(
+        options,
+        observer,
+        lambda: run(
+            options.config,
+            *options.overrides,
+            local=options.local,
+            observer=observer,
+            job=options.job,
+            chaos=options.chaos,
+        ),
+    )
+
+
+def resume_command(options: argparse.Namespace) -> int:
+    from rayloom.cli.run_display import make_observer
+    from rayloom.launch.run import resume
+
+    observer = make_observer(options.json, human_stream(options))
+    return _train(options, observer, lambda: resume(options.run_id, output=options.output, observer=observer))
+
+
+def _train(options: argparse.Namespace, observer: Display, train: Callable[[], Result]) -> int:
+    result = _observed(options, observer, train)
+    if result is None:
+        return TERMINATED
+    if options.json:
+        print_json(
+            {
+                "run_id": result.run_id,
+                "status": result.status,
+                "stopped_by": result.stopped_by,
+                "metrics": result.metrics,
+                "counters": result.counters,
+                "weights_sha256": result.weights_sha256,
+                "run_dir": str(result.run_dir),
+                "tracking_uri": result.tracking_uri,
+                "advice": result.advice,
+                **({"chaos": result.chaos} if result.chaos else {}),
+            }
+        )
+    return 0
+
+
+def _observed(options: argparse.Namespace, observer: Display | StudyDisplay, work: Callable[[], _T]) -> _T | None:
+    """Return what the work of an observed command returns; None, after saying so, when SIGTERM ended it."""
+    from rayloom.launch.run import Terminated
+
+    try:
+        with own_stdout(options):
+            return work()
+    except Terminated:
+        print("rayloom: terminated", file=sys.stderr)
+        print_failure(options, "KILLED", "terminated", observer.known_id)
+        return None
+    finally:
+        observer.close()
+        options.of_run = observer.known_id
+
+
+def _study_check() -> Callable[[RunConfig], None]:
+    """Return what checks a study; it imports Optuna, which a run does without."""
+    from rayloom.launch.search import check_study
+
+    return check_study
+
+
+def submit_command(options: argparse.Namespace) -> int:
+    from rayloom.cluster.submission import follow, prepare, send
+
+    human = human_stream(options)
+    with own_stdout(options):
+        submission = prepare(
+            options.config,
+            options.overrides,
+            address=options.address,
+            runtime_env=options.runtime_env,
+            job=options.job,
+            check_study=_study_check() if options.search else None,
+        )
+        send(submission)
+        print(submission.id, *submission.notes, sep="\n", file=human, flush=True)
+        ended = follow(submission, human) if options.wait else None
+    if options.json:
+        status = ended.status if ended else "SUBMITTED"
+        print_json({"run_id": None, "status": status, "submission_id": submission.id, "job": submission.job})
+    return ended.exit_code if ended else 0
+
+
+def search_command(options: argparse.Namespace) -> int:
+    from rayloom.cli.study_display import make_study_observer
+    from rayloom.errors import UserError
+    from rayloom.launch.search import resume_study, run_study
+    from rayloom.search.observer import StudyResult
+
+    words = [*options.words, *options.overrides]
+    if options.resume is None and (not words or "=" in words[0]):
+        raise UserError("name a config with a search part, as rayloom search grid_softmax_regression_digits")
+    if options.resume is not None and options.job is not None:
+        raise UserError("--resume names a study and --job the job of one: give one of them")
+    if options.resume is None and options.output is not None:
+        raise UserError(f"--output belongs to --resume: write output={options.output} for a new study")
+    observer = make_study_observer(options.json, human_stream(options))
+
+    def search() -> StudyResult:
+        if options.resume is not None:
+            where = {} if options.output is None else {"output": options.output}
+            return resume_study(options.resume, *words, **where, observer=observer)
+        return run_study(words[0], *words[1:], local=options.local, observer=observer, job=options.job)
+
+    result = _observed(options, observer, search)
+    if result is None:
+        return TERMINATED
+    if options.json:
+        print_json(
+            {
+                "run_id": result.study_id,
+                "status": result.status,
+                "metrics": dict(zip(result.metrics, result.best_values or (), strict=False)),
+                "best_trial": result.best_number,
+                "best_parameters": result.best_parameters,
+                "best_config": str(result.best_config) if result.best_config else None,
+                "pareto": list(result.pareto),
+                "trials": result.counts,
+                "study_dir": str(result.study_dir),
+                "tracking_uri": result.tracking_uri,
+            }
+        )
+    return 0
+
+
+def evaluate_command(options: argparse.Namespace) -> int:
+    from rayloom.cli.run_display import format_table, format_value
+    from rayloom.launch.run import evaluate
+
+    metrics = evaluate(options.run_id, output=options.output, split=options.split, episodes=options.episodes)
+    print(format_table({name: format_value(value) for name, value in metrics.items()}), file=human_stream(options))
+    if options.json:
+        print_json({"run_id": options.run_id, "status": "FINISHED", "metrics": metrics})
+    return 0
+
+
+def sample_command(options: argparse.Namespace) -> int:
+    from rayloom.launch.run import sample
+
+    destination = options.destination or Path(f"sample-{options.run_id}.png")
+    written = sample(options.run_id, output=options.output, count=options.count, destination=destination)
+    print(written, file=human_stream(options))
+    if options.json:
+        print_json({"run_id": options.run_id, "status": "FINISHED", "file": str(written)})
+    return 0
+
+
+def show_command(options: argparse.Namespace) -> int:
+    from rayloom.config.load import load
+    from rayloom.errors import UserError
+    from rayloom.launch.run import describe, survey_cluster
+
+    resolved = load(options.config, options.overrides)
+    print(describe(resolved, options.local), file=human_stream(options))
+    cluster = survey_cluster(resolved, options.local)
+    if cluster is not None:
+        print(f"\n{cluster[0]}", file=human_stream(options), flush=True)
+    if resolved.search is not None:
+        from rayloom.launch.search import describe_study
+
+        print(f"\n{describe_study(resolved, options.local)}", file=human_stream(options))
+    if cluster is not None and cluster[1] is not None:
+        raise UserError(cluster[1])
+    if options.json:
+        print_json({"status": "FINISHED", "config": resolved.to_tree()})
+    return 0
+
+
+def list_command(options: argparse.Namespace) -> int:
+    from rayloom.cli.run_display import format_table
+    from rayloom.config.sources import SOURCE_KINDS
+    from rayloom.datasets import descriptions
+
+    data_sets = dict(descriptions())
+    kinds = {kind: (source.__doc__ or "").splitlines()[0] for kind, source in SOURCE_KINDS.items()}
+    configs = _configs_by_folder()
+    human = human_stream(options)
+    for folder, algorithms in configs.items():
+        print(f"configs of {folder}, and the algorithm behind each\n{format_table(algorithms)}\n", file=human)
+    print(f"data sets (source.dataset)\n{format_table(data_sets)}\n", file=human)
+    print(f"sources (source.kind)\n{format_table(kinds)}", file=human)
+    if options.json:
+        print_json({"status": "FINISHED", "configs": configs, "datasets": data_sets, "sources": kinds})
+    return 0
+
+
+def _configs_by_folder() -> dict[str, dict[str, str]]:
+    """Return {folder below configs/: {config: import path of its algorithm}} without importing any algorithm."""
+    from rayloom.config.load import config_folder, parse_yaml, shipped_configs
+
+    folders: dict[str, dict[str, str]] = {}
+    for name, path in shipped_configs().items():
+        tree = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+        folder = path.parent.relative_to(config_folder()).as_posix()
+        folders.setdefault(folder, {})[name] = str(tree["algorithm"]["import"])
+    return dict(sorted(folders.items()))
+
+
+def ui_command(options: argparse.Namespace) -> int:
+    command = server_command(Path(options.output), options.host, options.port)
+    _check_port(options.host, options.port)
+    print(f"http://{options.host}:{options.port} shows the runs; end it with Ctrl-C", flush=True)
+    # The server's background jobs (evaluation of language models) would start processes of their own.
+    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
+    os.execv(command[0], command)
+
+
+def server_command(output: Path, host: str, port: int) -> list[str]:
+    """Return the command that serves the run store: MLFLOW_TRACKING_URI, else the one in the folder `output`.
+
+    Raises UserError where there is nothing to serve or where a server has the store already.
+    """
+    from rayloom.errors import UserError
+    from rayloom.tracking.location import resolve_uri
+
+    uri = resolve_uri(None, output)
+    if uri.startswith(("http://", "https://")):
+        raise UserError(f"MLFLOW_TRACKING_URI names a server that has its own UI: open {uri} in a browser")
+    database = Path(uri.removeprefix("sqlite:///"))
+    if uri.startswith("sqlite:") and not database.is_file():
+        raise UserError(f"there is no run store {database}: train first, or name the folder with --output")
+    server = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", host, "--port", str(port)]
+    return [*server, "--workers", "1", "--artifacts-destination", (output.absolute() / "mlartifacts").as_uri()]
+
+
+def _check_port(host: str, port: int) -> None:
+    """Raise UserError where the server could not listen; its own message would be a traceback."""
+    from rayloom.errors import UserError
+
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            remedy = f"choose another, as rayloom ui --port {port + 1}"
+            raise UserError(f"cannot listen on {host}:{port} ({error.strerror}); {remedy}") from None
+        except OverflowError:
+            raise UserError(f"--port: {port} is no port; choose one up to 65535") from None

@@ -1,0 +1,144 @@
+"""The command `rayloom`: its options, and its exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rayloom.cli import commands as do
+from rayloom.cli.terminal import flush, print_failure
+
+_USER_ERROR = 2
+_INTERRUPTED = 130  # what a shell reports for a process that SIGINT ended
+_DEFAULT_OUTPUT = "rayloom-runs"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line (default: the process's) and return the exit code.
+
+    0 success, 1 our bug (with its traceback), 2 a mistake of the user (one sentence), 130 interrupted, 143 terminated.
+    """
+    options = _parse(sys.argv[1:] if arguments is None else arguments)
+    # A user's own algorithm lies in the working folder. Last, so that it can shadow nothing.
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    from rayloom.errors import UserError  # imports torch: after the options were found to be right
+
+    try:
+        code: int = options.command(options)
+    except UserError as error:
+        print(f"rayloom: {error}", file=sys.stderr)
+        print_failure(options, "FAILED", str(error))
+        code = _USER_ERROR
+    except KeyboardInterrupt:
+        print("rayloom: interrupted", file=sys.stderr)
+        print_failure(options, "KILLED", "interrupted")
+        code = _INTERRUPTED
+    except BrokenPipeError:
+        code = 1
+    except Exception as error:
+        print_failure(options, "FAILED", f"{type(error).__name__}: {error}")
+        raise
+    flush(sys.stdout)
+    return code
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands; each sets `command` to the function that carries it out."""
+    parser = argparse.ArgumentParser(
+        prog="rayloom", description="Train reinforcement-learning, generative and supervised models."
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def add(name: str, function: Callable[[argparse.Namespace], int], summary: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=summary, description=summary[:1].upper() + summary[1:] + ".")
+        command.set_defaults(command=function, overridable=False, json=False, of_run=None)
+        return command
+
+    for name, function, summary in (
+        ("run", do.run_command, "train a config to its stopping condition"),
+        ("show", do.show_command, "print the resolved config, the plan, the parameter counts and the preflight"),
+    ):
+        command = add(name, function, summary)
+        command.set_defaults(overridable=True)
+        command.add_argument("config", metavar="CONFIG", help="a YAML file or the name of a shipped config")
+        command.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="as learner.batch_size=64")
+        command.add_argument("--local", action="store_true", help="everything in this process, without Ray")
+        if name == "run":
+            command.add_argument("--job", metavar="ID", help="go on with the run of this job, if it has begun one")
+            command.add_argument("--chaos", metavar="FAULTS", help="inject faults, as rollout=6/min,learner=1,node=1")
+        _add_json(command)
+    _add_submit(add("submit", do.submit_command, "check a config here, and train it as a job of a Ray cluster"))
+    search = add("search", do.search_command, "search hyperparameters: a study of trials, each a whole run")
+    search.set_defaults(overridable=True, overrides=[])
+    search.add_argument("words", metavar="CONFIG KEY=VALUE", nargs="*", help="a config with a search part; overrides")
+    search.add_argument("--resume", metavar="STUDY", help="continue this study; search.trials=N extends it")
+    search.add_argument("--local", action="store_true", help="one trial after the other in this process, without Ray")
+    search.add_argument("--job", metavar="ID", help="go on with the study of this job, if it has begun one")
+    _add_output(search, "with --resume")
+    _add_json(search)
+    _add_run_arguments(add("resume", do.resume_command, "continue an interrupted run exactly"))
+    evaluate = add("evaluate", do.evaluate_command, "evaluate a run's last weights anew")
+    _add_run_arguments(evaluate)
+    evaluate.add_argument("--split", choices=("validation", "test"), help="data to read (default: the config's)")
+    evaluate.add_argument("--episodes", type=_positive, metavar="N", help="episodes (default: the config's)")
+    sample = add("sample", do.sample_command, "draw samples of a generative model, or frames of an agent's episode")
+    _add_run_arguments(sample)
+    sample.add_argument("--count", type=_positive, default=64, metavar="N", help="samples (default: 64)")
+    sample.add_argument("--destination", type=Path, metavar="FILE", help="image file (default: sample-RUN_ID.png)")
+    _add_json(add("list", do.list_command, "list shipped configs, their algorithms, data sets and sources"))
+    interface = add("ui", do.ui_command, "open the MLflow UI on the run store")
+    interface.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    interface.add_argument("--port", type=_positive, default=5000, help="port to listen on (default: 5000)")
+    _add_output(interface)
+    return parser
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = build_parser()
+    # argparse refuses positionals behind an option (`run CONFIG --json KEY=VALUE`): take them from what it left over.
+    options, rest = parser.parse_known_args(arguments)
+    words = [word for word in rest if not word.startswith("-")]
+    if len(words) < len(rest) or (words and not options.overridable):
+        unknown = next((word for word in rest if word.startswith("-")), rest[0])
+        parser.error(f"unrecognized argument {unknown!r}; see rayloom --help")
+    if words:
+        options.overrides = [*options.overrides, *words]
+    return options
+
+
+def _add_json(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="end with one JSON line on standard output")
+
+
+def _add_submit(command: argparse.ArgumentParser) -> None:
+    command.set_defaults(overridable=True)
+    command.add_argument("config", metavar="CONFIG", help="a YAML file below this folder, or a shipped config's name")
+    command.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="as output=/mnt/shared/runs")
+    command.add_argument("--address", metavar="URL", help="dashboard (default: http://127.0.0.1:8265)")
+    command.add_argument("--runtime-env", type=Path, metavar="FILE", help="Ray's runtime environment (default: ours)")
+    command.add_argument("--job", metavar="ID", help="go on with the run or study of this earlier job")
+    command.add_argument("--search", action="store_true", help="search the config's space instead: a study of trials")
+    command.add_argument("--wait", action="store_true", help="follow the job and end with its exit code")
+    _add_json(command)
+
+
+def _add_output(command: argparse.ArgumentParser, where: str = "") -> None:
+    told = f"{where}: folder of the runs" if where else "folder of the runs"
+    default = None if where else _DEFAULT_OUTPUT
+    command.add_argument("--output", default=default, metavar="FOLDER", help=f"{told} (default: {_DEFAULT_OUTPUT})")
+
+
+def _add_run_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("run_id", metavar="RUN_ID", help="id that `rayloom run` printed")
+    _add_output(command)
+    _add_json(command)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
+    return int(text)

@@ -1,0 +1,284 @@
+"""The shape of a run: frozen, typed dataclasses, one per part of a config.
+
+Every field is described by the docstring below it, with its unit. `rayloom.config.load` fills them from YAML.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, cast
+
+import yaml
+from annotated_types import Ge, Gt, Le
+
+from rayloom.config.import_path import import_algorithm
+from rayloom.config.search import SearchConfig
+from rayloom.config.sources import STRICT, SourceConfig
+from rayloom.contract import Algorithm, AlgorithmConfig
+from rayloom.errors import UserError
+
+UNITS: tuple[str, ...] = ("updates", "env_steps", "samples", "epochs", "episodes")
+RESOLVERS: tuple[tuple[str, re.Pattern[str], Sequence[str]], ...] = (
+    ("null", re.compile(r"^(?:~|null|Null|NULL|)$"), ("~", "n", "N", "")),
+    ("bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), "tTfF"),
+    ("int", re.compile(r"^[-+]?(?:[0-9][0-9_]*|0x[0-9a-fA-F][0-9a-fA-F_]*|0b[01][01_]*)$"), "-+0123456789"),
+    (
+        "float",
+        re.compile(
+            r"^(?:[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?"
+            r"|[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+        ),
+        "-+0123456789.",
+    ),
+    ("merge", re.compile(r"^<<$"), "<"),
+)
+"""Which bare words of YAML are no strings: type, pattern and first letters. 1e-4 is a number, 010 is ten, on a word."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """YAML that our loader and others read alike: what either takes for a number or a boolean is quoted."""
+
+
+for _type, _pattern, _letters in RESOLVERS:
+    _Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{_type}", _pattern, list(_letters))
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A number of things counted, written "5_000 env_steps" in a config."""
+
+    count: int
+    unit: str
+
+    def __str__(self) -> str:
+        return f"{self.count} {self.unit}"
+
+    @staticmethod
+    def parse(text: str, key: str) -> Interval:
+        """Read "5_000 env_steps"; a bare number counts updates."""
+        match = re.fullmatch(r"\s*(\d[\d_]*)\s*([a-z_]*)\s*", text)
+        if not match or int(match[1].replace("_", "")) < 1 or (match[2] or "updates") not in UNITS:
+            raise UserError(f"{key}: write a positive number and one of {', '.join(UNITS)}, not {text!r}")
+        return Interval(int(match[1].replace("_", "")), match[2] or "updates")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """One of torch's optimisers."""
+
+    __pydantic_config__ = STRICT
+    name: Literal["adam", "adamw", "sgd", "rmsprop", "adagrad", "adadelta"] = "adam"
+    """The update rule."""
+    learning_rate: Annotated[float, Gt(0)] = 1e-3
+    """Step size at the start of the schedule."""
+    betas: tuple[Annotated[float, Ge(0)], Annotated[float, Ge(0)]] = (0.9, 0.999)
+    """Decay of the two moments (adam, adamw)."""
+    eps: Annotated[float, Gt(0)] = 1e-8
+    """Added to the denominator (adam, adamw, rmsprop, adagrad, adadelta)."""
+    momentum: Annotated[float, Ge(0)] = 0.0
+    """Momentum (sgd, rmsprop)."""
+    nesterov: bool = False
+    """Nesterov's form of momentum (sgd)."""
+    alpha: Annotated[float, Gt(0), Le(1)] = 0.99
+    """Smoothing constant (rmsprop)."""
+    rho: Annotated[float, Gt(0), Le(1)] = 0.9
+    """Decay of the running averages (adadelta)."""
+    weight_decay: Annotated[float, Ge(0)] = 0.0
+    """L2 penalty per step (decoupled in adamw)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """How the learning rate changes over the run's budget."""
+
+    __pydantic_config__ = STRICT
+    kind: Literal["constant", "linear", "cosine"] = "constant"
+    """constant, or falling to `final` times the start by a line or half a cosine over the stopping budget."""
+    warmup: Annotated[int, Ge(0)] = 0
+    """Updates over which the rate first rises from 0 (unit: updates)."""
+    final: Annotated[float, Ge(0), Le(1)] = 0.0
+    """Rate at the end of the budget, as a share of the start."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnerConfig:
+    """The learner: how losses become weight changes."""
+
+    __pydantic_config__ = STRICT
+    count: Annotated[int, Ge(1)] = 1
+    """Data-parallel learners."""
+    batch_size: Annotated[int, Ge(1)] = 128
+    """Examples in one optimiser step, over all learners."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """The optimiser of every phase; a phase may override single settings."""
+    schedule: ScheduleConfig = ScheduleConfig()
+    """Learning-rate schedule."""
+    max_grad_norm: Annotated[float, Gt(0)] | None = None
+    """Clip the gradient of each phase to this L2 norm; null: never."""
+    compile: bool = False
+    """Compile the whole optimiser step with torch.compile (needs a C++ compiler; slower start, faster steps)."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16 runs losses under autocast, except phases that forbid it."""
+    threads: Annotated[int, Ge(1)] = 1
+    """torch threads of the process that learns."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes the GPU that the plan assigns (`gpus`), else the CPU."""
+    cpus: Annotated[float, Ge(0)] | None = None
+    """CPUs that Ray reserves for each learner actor; null: as many as `threads`."""
+    gpus: Annotated[float, Ge(0)] = 0
+    """GPUs of each learner; fractions share one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Held-out evaluation."""
+
+    __pydantic_config__ = STRICT
+    every: str | int | None = None
+    """Interval, as "5_000 env_steps" or "1 epochs"; null: only at the end."""
+    episodes: Annotated[int, Ge(1)] = 20
+    """Episodes of one evaluation (environments)."""
+    num_envs: Annotated[int, Ge(1)] | None = None
+    """Parallel evaluation environments; null: as many as episodes."""
+    max_episode_steps: Annotated[int, Ge(1)] = 100_000
+    """An evaluation episode that is longer ends the run with an error (unit: env_steps)."""
+    split: Literal["validation", "test"] = "validation"
+    """Data that evaluations read; the test set is for the last word only."""
+    batch_size: Annotated[int, Ge(1)] = 1_000
+    """Examples in one forward pass."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """When the whole state is saved and how much is kept."""
+
+    __pydantic_config__ = STRICT
+    every: str | int | None = None
+    """Interval; null: a tenth of the stopping budget."""
+    keep: Annotated[int, Ge(1)] = 2
+    """Newest checkpoints kept; the best and the last are kept besides."""
+    best: str | None = None
+    """Metric whose best value is kept too, for instance evaluate/return_mean; null: the run's first stop metric."""
+    mode: Literal["max", "min"] = "max"
+    """Whether larger or smaller is better."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingConfig:
+    """Where the run is recorded."""
+
+    __pydantic_config__ = STRICT
+    uri: str | None = None
+    """MLflow tracking URI; null: MLFLOW_TRACKING_URI, else sqlite under the output folder."""
+    experiment: str | None = None
+    """Experiment; null: the algorithm's family."""
+    every: str | int | None = None
+    """Interval of the metrics; null: about every hundredth of the stopping budget."""
+    system_metrics: bool = True
+    """Record the machine's CPU, memory, disk and GPU use."""
+    wait_for_model: bool = False
+    """Let the run end only after the trained model is logged; else the writer logs it afterwards, in seconds."""
+    enabled: bool = True
+    """False keeps the journal in the output folder and leaves MLflow alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterConfig:
+    """How the run uses Ray."""
+
+    __pydantic_config__ = STRICT
+    address: str | None = None
+    """Ray address; null: RAY_ADDRESS, else a Ray of this run's own."""
+    learner: Literal["driver", "actor"] = "driver"
+    """Where a single learner runs."""
+    evaluator: Literal["driver", "actor"] = "driver"
+    """Where evaluations run."""
+    evaluator_cpus: Annotated[float, Ge(0)] = 1
+    """CPUs that Ray reserves for the evaluator's actor."""
+    evaluator_gpus: Annotated[float, Ge(0)] = 0
+    """GPUs of the evaluator's actor; fractions share one."""
+    placement: Literal["pack", "spread", "strict_pack", "strict_spread"] = "pack"
+    """Actors on few nodes, on many, on one, or each on another."""
+    deadline_s: Annotated[float, Gt(0)] = 120.0
+    """Longest wait for an answer of any role (seconds); a rollout worker or learner that is later is replaced."""
+    tries: Annotated[int, Ge(1)] = 3
+    """How often in a row a role may fail before the run ends; an environment's exceptions are counted over the run."""
+    worker_memory_mib: Annotated[float, Gt(0)] | None = None
+    """Replace a rollout worker whose process has grown larger (unit: MiB); null: never."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that determines a run."""
+
+    __pydantic_config__ = STRICT
+    name: str
+    """Name of the run; the config's file name unless given."""
+    seed: Annotated[int, Ge(0)] = 0
+    """Root of the seed tree."""
+    algorithm_path: str
+    """Import path of the algorithm, written `algorithm: {import: ...}`."""
+    algorithm: AlgorithmConfig
+    """The algorithm's own settings."""
+    source: SourceConfig
+    """Where batches come from."""
+    learner: LearnerConfig = LearnerConfig()
+    """How losses become weight changes."""
+    evaluate: EvaluateConfig = EvaluateConfig()
+    """Held-out evaluation."""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    """When the state is saved."""
+    tracking: TrackingConfig = TrackingConfig()
+    """Where the run is recorded."""
+    cluster: ClusterConfig = ClusterConfig()
+    """How the run uses Ray."""
+    stop: Mapping[str, float]
+    """The run ends when any of these is reached: counters (updates, env_steps, samples, epochs) or metrics."""
+    output: str = "rayloom-runs"
+    """Folder of runs, checkpoints and the default store."""
+    search: SearchConfig | None = None
+    """Search space and study settings of `rayloom search`."""
+
+    def algorithm_class(self) -> type[Algorithm]:
+        """Import the algorithm."""
+        return import_algorithm(self.algorithm_path)
+
+    def budget(self) -> dict[str, int]:
+        """Return the counters among the stopping conditions."""
+        return {unit: int(limit) for unit, limit in self.stop.items() if unit in UNITS}
+
+    def to_tree(self) -> dict[str, Any]:
+        """Return plain data that `from_tree` reads back to an equal config."""
+        tree = cast(dict[str, Any], plain(self))
+        tree["algorithm"] = {"import": tree.pop("algorithm_path"), **tree["algorithm"]}
+        return tree
+
+    def to_yaml(self) -> str:
+        """Return the resolved config as YAML."""
+        return yaml.dump(self.to_tree(), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def plain(value: Any) -> Any:
+    """Return a copy made of mappings, lists and scalars alone."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return {"learner.batch_size": 128, ...} from a nested tree."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            flat.update(flatten(value, f"{name}."))
+        else:
+            flat[name] = value
+    return flat

@@ -1,0 +1,53 @@
+"""What can go wrong with the parts of a run: the exceptions that the engine survives, and who can be struck."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+_ENVIRONMENT_MARK = "rayloom_environment"
+
+
+class RoleTimeoutError(RuntimeError):
+    """A role did not answer before its deadline."""
+
+
+class RoleDiedError(RuntimeError):
+    """The process of a role is gone."""
+
+
+class LearnersLostError(RuntimeError):
+    """Learners died, hung or were cut off: the group goes on from its last checkpoint, if it may try again."""
+
+
+class EnvironmentFault(RuntimeError):  # noqa: N818  (the environment is at fault, not the engine)
+    """An environment broke its own promise: NaN, or an observation of another shape, type or range."""
+
+
+def raised_by_environment(error: BaseException) -> bool:
+    """Return whether an exception came out of an environment, by its type or by the mark that it was given there."""
+    return isinstance(error, EnvironmentFault) or getattr(error, _ENVIRONMENT_MARK, False)
+
+
+def mark_environment(error: BaseException, note: str) -> None:
+    """Note which environment raised an exception, and when, unless that is known; the mark survives pickling."""
+    if not raised_by_environment(error):
+        error.add_note(note)
+        setattr(error, _ENVIRONMENT_MARK, True)
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process of a run's roles."""
+
+    role: Literal["learner", "rollout", "evaluator"]
+    index: int
+    pid: int
+    node_id: str | None
+    """Ray's node; None for the driver's own process."""
+    created: float = 0.0
+    """When it began (seconds since 1970), so that another process with the same id is not taken for it."""
+
+
+class UserError(Exception):
+    """A mistake that the user can mend. The command line prints its one sentence and ends with exit code 2."""

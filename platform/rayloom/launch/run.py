@@ -1,0 +1,242 @@
+"""One run from its config to its result: preflight, folder, tracker, loop, and a true status whatever happens."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from rayloom.checkpoint.store import Loaded
+from rayloom.config.load import apply_overrides, from_tree, load
+from rayloom.config.schema import RunConfig
+from rayloom.errors import UserError
+from rayloom.launch.chaos import Chaos, check_plan
+from rayloom.launch.roles import make_role
+from rayloom.runs.folders import LOCAL_MARK, find_run_folder, is_running, load_run_config, make_run_folder, read_result
+from rayloom.runs.jobs import attempt, earlier_result, held
+from rayloom.runs.learner_role import LearnerRole
+from rayloom.runs.loop import Role
+from rayloom.runs.observer import Observer, Result
+from rayloom.runs.plan import Plan, check_machine, cluster_address, make_plan
+from rayloom.runs.session import Session, checkpoint_store
+from rayloom.tracking.location import resolve_uri
+from rayloom.tracking.provenance import is_uploaded
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived: the run ends like after Ctrl-C."""
+
+
+def as_config(config: RunConfig | str | Mapping[str, Any], overrides: tuple[str, ...] = ()) -> RunConfig:
+    """Return a typed config from a typed one, a file or shipped name, or a tree."""
+    if isinstance(config, RunConfig):
+        return from_tree(apply_overrides(config.to_tree(), overrides)) if overrides else config
+    if isinstance(config, str):
+        return load(config, overrides)
+    return from_tree(apply_overrides({"name": "run", **config}, overrides))
+
+
+def run(
+    config: RunConfig | str | Mapping[str, Any],
+    *overrides: str,
+    local: bool = False,
+    observer: Observer | None = None,
+    job: str | None = None,
+    chaos: str | None = None,
+) -> Result:
+    """Train one config to its end and return the result.
+
+    `config` is a file, a shipped name, a tree or a RunConfig; `overrides` have the form "learner.batch_size=64";
+    `local` keeps every role in this process. `job` is the id of a job that its cluster may start several times: the
+    same id goes on with the same run, or returns its result again once it has finished. `chaos` injects faults, as
+    "rollout=6/min,learner=1" (see `rayloom.launch.chaos`); a run that is continued has none. Raises UserError for
+    mistakes in the config, before any work; an exception of an algorithm or environment passes through with its own
+    traceback, after the run was marked FAILED.
+    """
+    typed = as_config(config, overrides)
+    plan = make_plan(typed, local)
+    check_machine(plan, typed)
+    striker = Chaos(chaos, typed.seed) if chaos is not None else None
+    if striker is not None:
+        check_plan(striker.faults, typed, plan, local)
+    uri = resolve_uri(typed.tracking.uri, Path(typed.output))
+    typed = replace(typed, tracking=replace(typed.tracking, uri=uri))
+    observer = observer or Observer()
+    if is_uploaded(Path.cwd()) and not Path(typed.output).is_absolute():
+        observer.note(f"output: {typed.output} goes with this node; name a folder that all nodes share, as /mnt/runs")
+    if job is not None:
+        return _run_job(typed, plan, job, observer, striker)
+    role = make_role(typed, plan)
+    try:
+        if striker is not None:
+            striker.check_nodes(role)
+        folder = make_run_folder(typed)
+        return _train(typed, plan, role, folder, observer, None, chaos=striker)
+    finally:
+        role.close()
+
+
+def _run_job(config: RunConfig, plan: Plan, job: str, observer: Observer, chaos: Chaos | None) -> Result:
+    """Begin the run of a job, go on with it, or report it again."""
+    with attempt(config, job, observer.note, uses_ray=plan.uses_ray) as taken:
+        if taken.ended is not None:
+            result = earlier_result(config, taken.folder, taken.ended)
+            observer.note(f"job {job} has finished its run before: this is its result")
+            observer.run_id(result.run_id)
+            observer.finished(result)
+            return result
+        if taken.begun:
+            observer.note(f"job {job} goes on with its run in {taken.folder}")
+            return _continue(config, plan, taken.folder, observer)
+        role = make_role(config, plan)
+        try:
+            if chaos is not None:
+                chaos.check_nodes(role)
+            return _train(config, plan, role, taken.folder, observer, None, chaos=chaos)
+        finally:
+            role.close()
+
+
+def resume(run_id: str, *, output: str = "rayloom-runs", observer: Observer | None = None) -> Result:
+    """Continue an interrupted run from its newest intact checkpoint, exactly as if it had not been interrupted."""
+    observer = observer or Observer()
+    folder = find_run_folder(Path(output).absolute(), run_id)
+    if not read_result(folder) and is_running(folder):
+        raise UserError(f"the run {run_id} is still running; wait for it or stop it first")
+    with held(folder, observer.note):
+        result = read_result(folder)
+        if result and result["status"] == "FINISHED":
+            stopped_by = result["stopped_by"]
+            raise UserError(f"the run {run_id} has finished ({stopped_by}); start a new one with a larger stop")
+        config = load_run_config(folder)
+        plan = make_plan(config, _was_local(folder))
+        check_machine(plan, config)
+        return _continue(config, plan, folder, observer)
+
+
+def _continue(config: RunConfig, plan: Plan, folder: Path, observer: Observer) -> Result:
+    """Train from the newest intact checkpoint, or from the beginning where there is none yet."""
+    loaded = checkpoint_store(config, folder).load_latest()
+    for note in loaded.notes if loaded else []:
+        observer.note(note)
+    if loaded is None:
+        observer.note("the run had no checkpoint yet: it starts from its beginning")
+    role = make_role(config, plan, resumed=True)
+    try:
+        return _train(config, plan, role, folder, observer, loaded, resumed=True)
+    finally:
+        role.close()
+
+
+def _was_local(folder: Path) -> bool:
+    return (folder / LOCAL_MARK).exists()
+
+
+def _train(
+    config: RunConfig,
+    plan: Plan,
+    role: Role,
+    folder: Path,
+    observer: Observer,
+    loaded: Loaded | None,
+    resumed: bool = False,
+    chaos: Chaos | None = None,
+) -> Result:
+    session = Session(config, plan, role, folder, observer, resumed=resumed, chaos=chaos)
+    try:
+        with sigterm_raises():
+            if loaded is not None:
+                session.restore(loaded)
+            result = session.train()
+    except (KeyboardInterrupt, Terminated):
+        session.end("KILLED", "interrupted")
+        raise
+    except BaseException:
+        session.end("FAILED", "an exception")
+        raise
+    return session.finish(result)
+
+
+@contextlib.contextmanager
+def sigterm_raises() -> Iterator[None]:
+    """Turn SIGTERM into an exception in the main thread; elsewhere signals are the caller's business."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def describe(config: RunConfig, local: bool = False) -> str:
+    """Return the resolved config, the plan, parameter counts and this machine's verdict; `survey` asks the cluster."""
+    plan = make_plan(config, local)
+    check_machine(plan, config)
+    resolve_uri(config.tracking.uri, Path(config.output))
+    # The device of the run may be another machine's.
+    role = LearnerRole(replace(config, learner=replace(config.learner, device="cpu")))
+    try:
+        counts = role.parameter_counts()
+    finally:
+        role.close()
+    rows = "\n".join(f"{name:<20} {count:>12,}" for name, count in counts.items())
+    ray = "starts Ray" if plan.uses_ray else "one process, no Ray"
+    verdict = "" if _on_cluster(config, plan) else "\n\n# preflight\nthis machine can run it"
+    return f"{config.to_yaml()}\n# plan ({ray})\n{plan.describe()}\n\n# trained parameters\n{rows}{verdict}"
+
+
+def _on_cluster(config: RunConfig, plan: Plan) -> bool:
+    return plan.uses_ray and cluster_address(config) is not None
+
+
+def survey_cluster(config: RunConfig, local: bool = False) -> tuple[str, str | None] | None:
+    """Return the cluster's nodes and who would go where, and what is missing there; None for a run without cluster."""
+    plan = make_plan(config, local)
+    if not _on_cluster(config, plan):
+        return None
+    from rayloom.cluster.nodes.survey import survey
+
+    return survey(config, plan)
+
+
+def evaluate(
+    run_id: str, *, output: str = "rayloom-runs", split: str | None = None, episodes: int | None = None
+) -> dict[str, float]:
+    """Evaluate the last weights of a run and return the metrics."""
+    with trained_role(run_id, output) as role:
+        return role.evaluate(split, episodes).metrics
+
+
+@contextlib.contextmanager
+def trained_role(run_id: str, output: str) -> Iterator[LearnerRole]:
+    """Yield the run's role in this process with its last weights."""
+    folder = find_run_folder(Path(output).absolute(), run_id)
+    config = load_run_config(folder)
+    loaded = checkpoint_store(config, folder).load_latest()
+    if loaded is None:
+        raise UserError(f"the run {run_id} has no checkpoint yet")
+    role = LearnerRole(config)
+    try:
+        role.learner.load_state_dict(loaded.state["role"]["learner"])
+        yield role
+    finally:
+        role.close()
+
+
+def sample(run_id: str, *, output: str = "rayloom-runs", count: int = 64, destination: Path) -> Path:
+    """Write samples of a generative model, or frames of an agent's episode (a .gif shows all), and return the file."""
+    from rayloom.launch.showing import sample_picture
+
+    with trained_role(run_id, output) as role:
+        return sample_picture(role, count, destination)

@@ -1,0 +1,76 @@
+"""Pictures of what a trained run can do: samples of a generative model, frames of an agent's episode."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+
+from rayloom.config.schema import RunConfig
+from rayloom.config.sources import DatasetSourceConfig
+from rayloom.contract import Algorithm, Exhibit
+from rayloom.errors import UserError
+from rayloom.runs.learner_role import LearnerRole
+from rayloom.seeding import derive_seed, torch_generator
+from rayloom.tracking.tracker import exhibit_arrays
+
+
+def sample_picture(role: LearnerRole, count: int, destination: Path) -> Path:
+    """Write `count` samples, or frames of one greedy episode, to an image file (.png, or .gif for episodes)."""
+    if isinstance(role.config.source, DatasetSourceConfig):
+        with torch.no_grad():
+            exhibit = role.algorithm.sample(count, torch_generator(role.config.seed, "sample"))
+    else:
+        frames = episode_frames(role.config, role.algorithm)
+        if destination.suffix == ".gif":
+            return _write_gif(frames, destination)
+        chosen = np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(int)
+        images = torch.from_numpy(np.stack([frames[i] for i in chosen])).permute(0, 3, 1, 2) / 255.0
+        exhibit = Exhibit("images", images)
+    from rayloom.tracking.writer.pictures import draw
+
+    data, reference = exhibit_arrays("sample", exhibit)
+    try:
+        draw(exhibit.kind, data, reference, destination, labels=exhibit.labels, columns=exhibit.columns)
+        return destination
+    except (OSError, ValueError) as error:
+        raise UserError(f"the picture {destination} cannot be written ({error}); choose another file") from None
+
+
+def episode_frames(config: RunConfig, algorithm: Algorithm) -> list[np.ndarray[Any, Any]]:
+    """Return the rendered frames [H, W, 3] of one greedy episode."""
+    source: Any = config.source
+    try:
+        environment = gymnasium.make(source.env, render_mode="rgb_array", **source.env_options)
+    except TypeError as error:
+        raise UserError(f"source.env: {source.env} cannot draw itself ({error})") from None
+    frames: list[np.ndarray[Any, Any]] = []
+    try:
+        observation, _ = environment.reset(seed=derive_seed(config.seed, "sample") % 2**31)
+        state = algorithm.initial_state(1)
+        algorithm.after_publish()
+        ended = False
+        while not ended and len(frames) < config.evaluate.max_episode_steps:
+            frame = environment.render()
+            if not isinstance(frame, np.ndarray):
+                raise UserError(f"source.env: {source.env} has no pictures (render_mode rgb_array)")
+            frames.append(frame)
+            with torch.no_grad():
+                action, state, _ = algorithm.act(torch.from_numpy(np.asarray(observation)[None]), state, None)
+            chosen = action.numpy()[0]
+            observation, _, terminated, truncated, _ = environment.step(chosen)
+            ended = bool(terminated or truncated)
+    finally:
+        environment.close()
+    return frames
+
+
+def _write_gif(frames: list[np.ndarray[Any, Any]], destination: Path) -> Path:
+    from PIL import Image
+
+    pictures = [Image.fromarray(frame) for frame in frames]
+    pictures[0].save(destination, save_all=True, append_images=pictures[1:], duration=20, loop=0)
+    return destination

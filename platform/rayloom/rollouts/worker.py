@@ -1,0 +1,151 @@
+"""The rollout worker: steps environments with the current policy and returns true transitions.
+
+    source --collect(steps, weights, progress)--> worker --Rollout--> source
+
+The source waits, the worker produces; a worker holds no transition between two calls. The same class runs in the
+learner's process (sharing its algorithm object) and in a Ray actor (with a copy that `weights` refreshes).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from rayloom.config.schema import RunConfig
+from rayloom.config.shares import environment_share
+from rayloom.contract import Algorithm, Progress
+from rayloom.devices import choose_device
+from rayloom.rollouts.environment import Environment, make_environment, spec_of
+from rayloom.rollouts.episodes import RunningEpisodes
+from rayloom.rollouts.rollout import Rollout, allocate_chunk, record_step
+from rayloom.seeding import derive_seed, seed_process, torch_generator
+from rayloom.timeline import OTHER, Timeline
+
+
+def _life(restarts: int) -> tuple[str | int, ...]:
+    """Return where in the seed tree a worker differs from the ones that it replaces."""
+    return ("restart", restarts) if restarts else ()
+
+
+def restart_seed(seed: int, index: int, barriers: int, restarts: int) -> int:
+    """Return the seed of the environments of rollout worker `index` after barrier number `barriers`."""
+    return derive_seed(seed, "rollout", index, "barrier", barriers, *_life(restarts))
+
+
+class RolloutWorker:
+    """Steps its share of the environments. Used by one thread."""
+
+    def __init__(
+        self, config: RunConfig, index: int, algorithm: Algorithm | None = None, barriers: int = 0, restarts: int = 0
+    ) -> None:
+        """Make the environments; without `algorithm`, make a copy of the run's algorithm (in an actor).
+
+        A worker that replaces a dead one is told the number of `barriers` so far and of its `restarts`.
+        """
+        number, first = environment_share(config, index)
+        self._timeline = Timeline()
+        self._step_s = self._inference_s = 0.0
+        self._seed = config.seed
+        self._index = index
+        self._environment = make_environment(config.source, number, first_index=first, worker=index)  # type: ignore[arg-type]
+        if algorithm is None:
+            torch.set_num_threads(1)
+            seed_process(config.seed, "rollout", index)
+            algorithm = config.algorithm_class()(config.algorithm, spec_of(self._environment))
+            algorithm.to(choose_device(config, "rollout")).eval()
+        algorithm.environments = range(first, first + number)
+        algorithm.num_environments = config.source.num_envs  # type: ignore[union-attr]
+        self._algorithm = algorithm
+        self._version = -1
+        self._restarts = restarts
+        self._generator = torch_generator(config.seed, "rollout", index, "explore", *_life(restarts))
+        self.restart(barriers)
+        self._timeline.begin("wait")
+        self._timeline.drain()
+
+    @property
+    def environment(self) -> Environment:
+        """The environments."""
+        return self._environment
+
+    def barrier(self) -> None:
+        """Restart every environment by the next derived seed; the running episodes are dropped."""
+        self.restart(self._barriers + 1)
+
+    def restart(self, barriers: int) -> None:
+        """Restart every environment by the seed of barrier number `barriers`."""
+        before = self._timeline.begin(OTHER)
+        self._barriers = barriers
+        self._observation = self._environment.reset(restart_seed(self._seed, self._index, barriers, self._restarts))
+        number = self._environment.num_envs
+        self._state = self._algorithm.initial_state(number)
+        self._episodes = RunningEpisodes(number)
+        self._timeline.begin(before)
+
+    def load_weights(self, version: int, weights: Mapping[str, Any], progress: Progress) -> None:
+        """Take the policy of `version` (in an actor) and how far the run is."""
+        self._timeline.begin("transfer")
+        if version != self._version:
+            self._algorithm.load_state_dict({name: torch.as_tensor(value) for name, value in weights.items()})
+            self._version = version
+            self._algorithm.after_publish()
+        self._algorithm.progress = progress
+        self._timeline.begin("wait")
+
+    def collect(self, num_steps: int) -> Rollout:
+        """Step every environment `num_steps` times."""
+        self._timeline.begin(OTHER)
+        storage: dict[str, np.ndarray] = {}
+        with torch.inference_mode():
+            for t in range(num_steps):
+                self._step(t, num_steps, storage)
+        self._environment.check(storage["next_observation"], storage["reward"])
+        episodes = self._episodes.finish(storage)
+        env_steps = int(np.count_nonzero(storage["valid"]))
+        return Rollout(storage, episodes, env_steps, worker=self._index, seconds=self._spent())
+
+    def _spent(self) -> dict[str, float]:
+        """Return how the time since the last rollout was spent, and begin to wait for the next order."""
+        self._timeline.begin("wait")
+        self._timeline.split(OTHER, {"step": self._step_s, "inference": self._inference_s})
+        self._step_s = self._inference_s = 0.0
+        return self._timeline.drain()
+
+    def _step(self, t: int, num_steps: int, storage: dict[str, np.ndarray]) -> None:
+        started, observation = time.perf_counter(), self._observation
+        action, self._state, extras = self._algorithm.act(torch.from_numpy(observation), self._state, self._generator)
+        chosen = action.numpy()
+        chose = time.perf_counter()
+        step = self._environment.step(chosen)
+        stepped = time.perf_counter()
+        self._inference_s += chose - started
+        self._step_s += stepped - chose
+        if not storage:
+            allocate_chunk(storage, num_steps, observation, chosen, extras)
+        record_step(storage, t, observation, chosen, extras, step)
+        self._observation = step.observation
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what `load_state_dict` needs directly after a barrier."""
+        assert not self._episodes.lengths.any(), "a rollout worker is saved only right after a barrier"
+        return {"barriers": self._barriers, "restarts": self._restarts, "generator": self._generator.get_state()}
+
+    @staticmethod
+    def fresh_state(seed: int, index: int, barriers: int, restarts: int) -> dict[str, Any]:
+        """Return the state of a worker that has only just been made."""
+        generator = torch_generator(seed, "rollout", index, "explore", *_life(restarts))
+        return {"barriers": barriers, "restarts": restarts, "generator": generator.get_state()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restart the environments as the saved worker's barrier did, and restore the generator."""
+        self._restarts = int(state["restarts"])
+        self.restart(int(state["barriers"]))
+        self._generator.set_state(state["generator"])
+
+    def close(self) -> None:
+        """Close the environments."""
+        self._environment.close()

@@ -1,0 +1,132 @@
+"""Run folders under the output folder: making, finding, and how a run ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import time
+from pathlib import Path
+from typing import Any
+
+from rayloom.config.import_path import suggest
+from rayloom.config.load import from_tree, parse_yaml
+from rayloom.config.schema import RunConfig
+from rayloom.errors import UserError
+from rayloom.tracking.journal import BINDING, PROCESS, is_alive, read_json, write_json
+
+RESULT = "result.json"
+RUN = "config.yaml"
+STUDY = "study.yaml"
+LOCAL_MARK = "local"
+"""A file in the folder of a run or study that was started without Ray."""
+
+
+def make_run_folder(config: RunConfig, file: str = RUN) -> Path:
+    """Make `OUTPUT/TIME-NAME-RANDOM` with the resolved config in `file`; UserError when the disk refuses."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    folder = Path(config.output).absolute() / f"{stamp}-{config.name}-{secrets.token_hex(3)}"
+    try:
+        folder.mkdir(parents=True)
+        write_config(folder / file, config)
+    except OSError as error:
+        raise UserError(f"output: the folder {folder} cannot be written ({error.strerror}); choose another") from None
+    return folder
+
+
+def write_config(path: Path, config: RunConfig) -> None:
+    """Write a config at once, or not at all."""
+    aside = path.with_suffix(".new")
+    aside.unlink(missing_ok=True)
+    aside.touch(mode=0o600 if path.name == STUDY else 0o644)  # a study's database has a password
+    aside.write_text(config.to_yaml(), encoding="utf-8")
+    os.replace(aside, path)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder that may be there already; UserError when the disk refuses."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"output: the folder {folder} cannot be made ({error.strerror}); choose another") from None
+
+
+def find_study_folder(output: Path, study_id: str) -> Path:
+    """Return the folder of a study by its MLflow id, its folder's name, or the first 8 letters of either."""
+    names: dict[str, Path] = {}
+    for path in sorted(output.glob(f"*/{STUDY}")):
+        _name(path.parent, names)
+    return _only(study_id, names, {}, output, ("study", "studies"))
+
+
+def find_run_folder(output: Path, run_id: str) -> Path:
+    """Return the folder of a run by its MLflow id, its folder's name, or the first 8 letters of either.
+
+    A trial of a study is found by its MLflow id, or as STUDY/0007 or STUDY/trials/0007. UserError for a study itself.
+    """
+    names: dict[str, Path] = {}
+    paths: dict[str, Path] = {}  # of trials; they take no part in the guessing
+    for folder in sorted(output.glob("*/")):
+        if (folder / STUDY).is_file():
+            _name(folder, names)
+            for trial in (path.parent for path in sorted(folder.glob("trials/*/config.yaml"))):
+                paths[f"{folder.name}/{trial.name}"] = paths[f"{folder.name}/trials/{trial.name}"] = trial
+                _name(trial, names, named=False)
+        elif (folder / RUN).is_file():
+            _name(folder, names)
+    found = _only(run_id, names, paths, output, ("run", "runs"))
+    if (found / STUDY).is_file():
+        raise UserError(f"{run_id} is a study: continue it with rayloom search --resume {run_id}")
+    return found
+
+
+def _only(wanted: str, names: dict[str, Path], exact: dict[str, Path], output: Path, nouns: tuple[str, str]) -> Path:
+    """Return the one folder of that name; the beginning of one in `names` is enough, of one in `exact` it is not."""
+    matches = {path for name, path in (names | exact).items() if name == wanted}
+    if not matches and len(wanted) >= 8:
+        matches = {path for name, path in names.items() if name.startswith(wanted)}
+    one, many = nouns
+    if len(matches) > 1:
+        raise UserError(f"{one} id {wanted!r} fits several {many}; write more of it")
+    if not matches:
+        hint = suggest(wanted, names) if names else f"; there are no {many} yet"
+        raise UserError(f"there is no {one} {wanted!r} under {output}{hint}")
+    return matches.pop()
+
+
+def _name(folder: Path, names: dict[str, Path], named: bool = True) -> None:
+    """Add what a folder is called: its MLflow id, and its own name where that is unique."""
+    if named:
+        names[folder.name] = folder
+    binding = read_json(folder / BINDING)
+    if binding:
+        names[binding["run_id"]] = folder
+
+
+def load_run_config(folder: Path, file: str = RUN) -> RunConfig:
+    """Return the resolved config that a run, or with STUDY a study, was started with."""
+    path = folder / file
+    return from_tree(parse_yaml(path.read_text(encoding="utf-8"), str(path)))
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """Return how the run ended; None while it runs or after kill -9."""
+    result: dict[str, Any] | None = read_json(folder / RESULT)
+    return result
+
+
+def write_result(folder: Path, content: dict[str, Any]) -> None:
+    """Record how the run ended."""
+    json.dumps(content)
+    write_json(folder / RESULT, content)
+
+
+def forget_result(folder: Path) -> None:
+    """The run goes on: how it ended before is no longer true."""
+    (folder / RESULT).unlink(missing_ok=True)
+
+
+def is_running(folder: Path) -> bool:
+    """Tell whether the process that trains this run is alive on this machine."""
+    process = read_json(folder / PROCESS)
+    return bool(process and is_alive(process))

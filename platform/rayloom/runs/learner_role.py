@@ -1,0 +1,278 @@
+"""The learner's role: algorithm, learner, source and evaluator of one run, in one process.
+
+    driver's loop --advance(schedule)--> role: [ next -> update -> feedback -> publish ]* --counters--> driver
+
+The same class runs in the driver's process and in a Ray actor. No batch leaves it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rayloom.checkpoint.random_state import capture_random_state, restore_random_state
+from rayloom.checkpoint.store import tensors_sha256
+from rayloom.config.schema import RunConfig
+from rayloom.config.shares import learner_share
+from rayloom.config.sources import (
+    AsynchronousSourceConfig,
+    DatasetSourceConfig,
+    OnPolicySourceConfig,
+    ReplaySourceConfig,
+)
+from rayloom.contract import Algorithm, Batch, Progress, Source, Spec
+from rayloom.datasets import load as load_dataset
+from rayloom.datasets.dataset import Dataset
+from rayloom.devices import choose_device
+from rayloom.errors import Process
+from rayloom.learner.group import Group, SingleLearner, TimedGroup
+from rayloom.learner.learner import Learner
+from rayloom.rollouts.environment import make_environment, spec_of
+from rayloom.rollouts.pool import LocalPool, WorkerPool
+from rayloom.runs.evaluator import Evaluation, Evaluator
+from rayloom.runs.schedule import Counters, Schedule
+from rayloom.seeding import seed_process
+from rayloom.sources.asynchronous import AsynchronousSource
+from rayloom.sources.base import RolloutSource
+from rayloom.sources.dataset import DatasetSource
+from rayloom.sources.on_policy import OnPolicySource
+from rayloom.sources.replay import ReplaySource
+from rayloom.timeline import OTHER, Timeline, as_metrics
+
+PoolFactory = Callable[[RunConfig, Algorithm, int], WorkerPool]
+"""Config, algorithm and the learner's rank to the learner's rollout workers."""
+
+
+@dataclass(frozen=True)
+class Advance:
+    """What happened in one call of `LearnerRole.advance`."""
+
+    counters: Counters
+    due: set[str]
+    """Names of the schedule's intervals that have become due."""
+    exhausted: str | None
+    """The budget that is spent, if one is."""
+
+
+def load_run_dataset(config: RunConfig) -> Dataset | None:
+    """Return the run's data set; None for environments."""
+    if not isinstance(config.source, DatasetSourceConfig):
+        return None
+    return load_dataset(config.source.dataset, config.seed, config.source.options)
+
+
+def source_spec(config: RunConfig, dataset: Dataset | None) -> Spec:
+    """Return what the algorithm will see, from the data set or from one environment."""
+    if dataset is not None:
+        return dataset.spec
+    environment = make_environment(config.source, 1)  # type: ignore[arg-type]
+    try:
+        return spec_of(environment)
+    finally:
+        environment.close()
+
+
+class LearnerRole:
+    """Everything of a run that learns. Used by one thread."""
+
+    group: Group = SingleLearner()
+    _totals: Counters | None = None
+
+    def __init__(self, config: RunConfig, pool_factory: PoolFactory = LocalPool, group: Group | None = None) -> None:
+        """Build everything; `group` holds the other learners, which need not have met before the first update."""
+        self.timeline = Timeline()
+        self.group = TimedGroup(group, self.timeline) if group else SingleLearner()
+        torch.set_num_threads(config.learner.threads)
+        self.config = config
+        self.device = choose_device(config)
+        self.dataset = self._load_dataset()
+        seed_process(config.seed, "learner", 0)
+        spec = source_spec(config, self.dataset)
+        self.algorithm = config.algorithm_class()(config.algorithm, spec).to(self.device)
+        if self.group.world_size > 1:
+            self.algorithm.sum_over_learners = self._sum_over_learners
+            # Equal weights so far; what is random from here on is each learner's own.
+            seed_process(config.seed, "learner", self.group.rank)
+        self.learner = self._make_learner()
+        self.evaluator = Evaluator(config, self.algorithm, self.dataset)
+        self.source = self._make_source(pool_factory)
+        self._last_rates = (time.perf_counter(), self.counters(), 0.0)
+        self.timeline.drain()
+
+    def _load_dataset(self) -> Dataset | None:
+        return load_run_dataset(self.config)
+
+    def _make_learner(self) -> Learner:
+        return Learner(self.algorithm, self.config.learner, self.group)
+
+    def _make_source(self, pool_factory: PoolFactory) -> Source:
+        config, source, group = self.config, self.config.source, self.group
+        batch_size, seed = config.learner.batch_size, config.seed
+        if isinstance(source, DatasetSourceConfig):
+            assert self.dataset is not None
+            return DatasetSource(
+                source, self.dataset, self.algorithm, batch_size, seed, self.device, group.rank, group.world_size
+            )
+        share, batch_share = learner_share(config)
+        pool = pool_factory(config, self.algorithm, group.rank)
+        if isinstance(share, OnPolicySourceConfig):
+            return OnPolicySource(share, pool, self.algorithm, batch_share, seed, self.device, group)
+        if isinstance(share, AsynchronousSourceConfig):
+            return AsynchronousSource(share, pool, self.algorithm, batch_share, self.device, group)
+        assert isinstance(share, ReplaySourceConfig)
+        return ReplaySource(share, pool, self.algorithm, batch_share, seed, self.device, group)
+
+    def _sum_over_learners(self, tensor: Tensor) -> Tensor:
+        total = tensor.clone()
+        self.group.all_reduce(total)
+        return total
+
+    def counters(self) -> Counters:
+        """Return updates and the source's counters, over all learners as of the last update."""
+        return dict(self._totals) if self._totals is not None else self._own_counters()
+
+    def _own_counters(self) -> Counters:
+        return {"updates": self.learner.updates, **self.source.counters()}
+
+    def _count(self) -> Counters:
+        """Return the counters after an update; all learners call it."""
+        own = self._own_counters()
+        if self.group.world_size > 1 and self.source.counts_own:
+            names = [name for name in own if name != "updates"]
+            own.update(zip(names, self.group.sum_counts([own[name] for name in names]), strict=True))
+            self._totals = own
+        return own
+
+    def updates_per_epoch(self) -> int | None:
+        """Return the updates in one pass over the data; None for environments."""
+        if self.dataset is None:
+            return None
+        examples = len(next(iter(self.dataset.train.values())))
+        draws = sum(p.phase.repeat for p in self.learner.phases if p.phase.repeat > 1) or 1
+        return max(1, examples // (self.config.learner.batch_size * draws))
+
+    def advance(self, schedule: Schedule, pause_s: float = math.inf, most_updates: float = math.inf) -> Advance:
+        """Update until an interval becomes due, the budget is spent, `pause_s` seconds or `most_updates` have passed.
+
+        A pause only answers the caller, who calls again: it changes nothing in the run. Several learners must pause
+        after the same update, so by their number and not by their clocks.
+        """
+        resume_at = time.monotonic() + pause_s
+        source, learner, progress = self.source, self.learner, self.algorithm.progress
+        draw, feedback = self._draw, source.feedback
+        before = self.counters()
+        self._set_progress(progress, before, schedule)
+        self.timeline.begin("learn")
+        while True:
+            learner.update(draw, feedback)
+            after = self._count()
+            self._set_progress(progress, after, schedule)
+            due = schedule.due(before, after)
+            exhausted = schedule.exhausted(after)
+            most_updates -= 1
+            if due or exhausted or most_updates <= 0 or time.monotonic() > resume_at:
+                self.timeline.begin(OTHER)
+                return Advance(after, due, exhausted)
+            before = after
+
+    def _draw(self) -> Batch:
+        self.timeline.begin("sample")
+        batch = self.source.next()
+        self.timeline.begin("learn")
+        return batch
+
+    @staticmethod
+    def _set_progress(progress: Progress, counters: Counters, schedule: Schedule) -> None:
+        progress.updates = counters["updates"]
+        progress.env_steps = counters.get("env_steps", 0)
+        progress.epochs = counters.get("epochs", 0)
+        progress.fraction = schedule.fraction(counters)
+
+    def metrics(self) -> dict[str, float]:
+        """Return and clear the training metrics since the last call, by full name; rates are over that time."""
+        values = {f"train/{name}": value for name, value in self.learner.sums.drain().items()}
+        values.update({f"train/{name}": value for name, value in self.source.metrics().items()})
+        if self.learner.phases:
+            rate = self.learner.phases[0].optimizer.param_groups[0]["lr"]
+            values["train/learning_rate"] = float(rate)
+        now, counters, waited = time.perf_counter(), self.counters(), self.source.wait_s
+        before, old, waited_before = self._last_rates
+        elapsed = max(now - before, 1e-9)
+        for unit in ("env_steps", "samples", "updates"):
+            if unit in counters:
+                values[f"throughput/{unit}_per_s"] = (counters[unit] - old.get(unit, 0)) / elapsed
+        values["time/wait_fraction"] = (waited - waited_before) / elapsed
+        self._last_rates = (now, counters, waited)
+        if isinstance(self.source, RolloutSource) and self.source.pool.restarts:
+            values["faults/rollout_restarts"] = float(self.source.pool.restarts)
+        return {**values, **self._time_metrics()}
+
+    def _time_metrics(self) -> dict[str, float]:
+        own, workers = self.source.spent() if isinstance(self.source, RolloutSource) else ({"wait": 0.0}, {})
+        if "learn" in self.timeline.read():  # not in a member of a population, which is trained from outside
+            self.timeline.split("sample", own)
+        return {**as_metrics("learner", self.timeline.drain()), **as_metrics("rollout", workers)}
+
+    def evaluate(self, split: str | None = None, episodes: int | None = None) -> Evaluation:
+        """Evaluate the present weights here."""
+        return self.evaluator.evaluate(self.learner.updates, split, episodes)
+
+    def policy(self) -> tuple[int, dict[str, Tensor], Progress]:
+        """Return the number of updates, the module's whole state on the CPU, and the progress."""
+        weights = {name: value.detach().cpu() for name, value in self.algorithm.state_dict().items()}
+        return self.learner.updates, weights, self.algorithm.progress
+
+    def weights_sha256(self) -> str:
+        """Return the hash of all trained tensors."""
+        return tensors_sha256(self.learner.trained())
+
+    def parameter_counts(self) -> dict[str, int]:
+        """Return the number of trained parameters of each phase."""
+        return {p.phase.name: sum(q.numel() for q in p.phase.parameters) for p in self.learner.phases}
+
+    def barrier_and_state(self) -> dict[str, Any]:
+        """Bring the environments to a barrier and return everything that a resumed run needs."""
+        self.source.barrier()
+        return {
+            "learner": self.learner.state_dict(),
+            "source": self.source.state_dict(),
+            "random": capture_random_state(),
+            "totals": self._totals,
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Restore what `barrier_and_state` returned."""
+        self.learner.load_state_dict(state["learner"])
+        self.source.load_state_dict(state["source"])
+        restore_random_state(state["random"])
+        self._totals = None if state["totals"] is None else dict(state["totals"])
+        self._last_rates = (time.perf_counter(), self.counters(), self.source.wait_s)
+        self.timeline.begin(OTHER)
+        self.timeline.drain()
+
+    def events(self) -> list[str]:
+        """Return and forget one line for everything that befell the rollout workers."""
+        return self.source.pool.events() if isinstance(self.source, RolloutSource) else []
+
+    def processes(self) -> list[Process]:
+        """Return the processes of the rollout workers that are actors."""
+        return self.source.pool.processes() if isinstance(self.source, RolloutSource) else []
+
+    def can_grow(self) -> bool:
+        """Return False: this process is all that there is."""
+        return False
+
+    def recover(self) -> str:
+        """Never called: what befalls the learner befalls the run."""
+        raise AssertionError("a learner in the driver's process cannot be lost")
+
+    def close(self) -> None:
+        """Close environments and workers."""
+        self.source.close()
+        self.evaluator.close()

@@ -1,0 +1,230 @@
+"""The only training loop: advance, log, evaluate, checkpoint, stop. The same for every kind of learning.
+
+    learner's role --counters, metrics--> loop --> tracker, checkpoints, observer
+                   <--advance(schedule)--
+
+Everything that changes the run (evaluations, barriers, stops) is decided by counters and metrics, never by a clock, so
+that a resumed run repeats it exactly.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from rayloom.checkpoint.store import CheckpointStore
+from rayloom.config.schema import Interval, RunConfig
+from rayloom.errors import Process
+from rayloom.runs.evaluator import Evaluation
+from rayloom.runs.learner_role import Advance
+from rayloom.runs.observer import Observer, Report
+from rayloom.runs.schedule import Counters, Schedule, reached, share_of_budget, smaller_is_better
+from rayloom.timeline import OTHER, RunTimeline
+from rayloom.tracking.tracker import Tracker
+
+
+class Role(Protocol):
+    """A learner's role as the loop sees it: the object itself, or a handle on an actor."""
+
+    def counters(self) -> Counters: ...
+    def updates_per_epoch(self) -> int | None: ...
+    def advance(self, schedule: Schedule, pause_s: float = math.inf) -> Advance: ...
+    def metrics(self) -> dict[str, float]: ...
+    def evaluate(self, split: str | None = None, episodes: int | None = None) -> Evaluation: ...
+    def barrier_and_state(self) -> dict[str, Any]: ...
+    def load_state(self, state: Mapping[str, Any]) -> None: ...
+    def weights_sha256(self) -> str: ...
+    def parameter_counts(self) -> dict[str, int]: ...
+    def events(self) -> list[str]: ...
+    def processes(self) -> list[Process]: ...
+    def can_grow(self) -> bool: ...
+    def recover(self) -> str: ...
+    def close(self) -> None: ...
+
+
+def make_schedule(config: RunConfig, updates_per_epoch: int | None) -> Schedule:
+    """Return the run's schedule, with defaults that fit its budget."""
+    budget = config.budget()
+
+    def interval(text: str | int | None, key: str, parts: int | None) -> Interval | None:
+        if text is not None:
+            return Interval.parse(str(text), key)
+        return share_of_budget(budget, parts, updates_per_epoch) if parts else None
+
+    return Schedule(
+        {
+            "log": interval(config.tracking.every, "tracking.every", 100),
+            "evaluate": interval(config.evaluate.every, "evaluate.every", None),
+            "checkpoint": interval(config.checkpoint.every, "checkpoint.every", 10),
+        },
+        budget,
+    )
+
+
+def _check_finite(metrics: Mapping[str, float], updates: int) -> None:
+    """Raise when a loss has become NaN or infinite: going on would only spoil the weights."""
+    for name, value in metrics.items():
+        if name.startswith("train/") and name.endswith("loss") and not math.isfinite(value):
+            raise FloatingPointError(
+                f"{name} is {value} at update {updates}: lower learner.optimizer.learning_rate or set "
+                f"learner.max_grad_norm"
+            )
+
+
+@dataclass(frozen=True)
+class LoopStep:
+    """What one call of `Loop.advance` did."""
+
+    evaluated: bool
+    """Whether there is a new evaluation in `Loop.metrics`."""
+    stopped_by: str | None
+    """The stopping condition that holds, if one does."""
+    checkpointed: bool = False
+    """Whether the whole state was saved at its end."""
+
+
+class Loop:
+    """Drives one run from where its role stands to a stopping condition."""
+
+    def __init__(
+        self, config: RunConfig, role: Role, tracker: Tracker, checkpoints: CheckpointStore, observer: Observer
+    ) -> None:
+        self._config = config
+        self.role = role
+        self._tracker = tracker
+        self._checkpoints = checkpoints
+        self._observer = observer
+        self.schedule = make_schedule(config, role.updates_per_epoch())
+        self.timeline = RunTimeline()
+        self.more_metrics: Mapping[str, float] = {}
+        """Logged with the role's metrics, at the same steps."""
+        self._started = time.perf_counter()
+        self._announced = False
+        self.rewind()
+        stop_metrics = [name for name in config.stop if "/" in name]
+        self._best_metric = config.checkpoint.best or (stop_metrics[0] if stop_metrics else None)
+
+    def rewind(self) -> None:
+        """Stand at the start of the run, as a new role does."""
+        self._restored = False
+        self.metrics: dict[str, float] = {}
+        self.evaluations = 0
+        self.evaluated: dict[str, float] = {}
+        self.best: float | None = None
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from a checkpoint's state."""
+        self.role.load_state(state["role"])
+        self.metrics = dict(state["metrics"])
+        self.best = state["best"]
+        self.evaluations = int(state["evaluations"])
+        self.evaluated = dict(state["evaluated"])
+        self._restored = True
+
+    def advance(self, pause_s: float = math.inf) -> LoopStep:
+        """Train until something is due, and do it; or until `pause_s` seconds have passed, which changes nothing."""
+        already = self.already_stopped()
+        if already:
+            return LoopStep(False, already)
+        self.timeline.begin("train")
+        advance = self.role.advance(self.schedule, pause_s)
+        self.timeline.begin(OTHER)
+        return self.handle(advance)
+
+    def already_stopped(self) -> str | None:
+        """Return the condition that held at the checkpoint just restored, of a run killed before it could say so."""
+        restored, self._restored = self._restored, False
+        return self._stopped(self.role.counters()) if restored else None
+
+    def handle(self, advance: Advance) -> LoopStep:
+        """Do what has become due: log, evaluate, checkpoint."""
+        counters, due = advance.counters, advance.due
+        stopped_by = advance.exhausted
+        if "log" in due or "evaluate" in due or stopped_by:
+            self.timeline.begin("log")
+            self._log(counters)
+        evaluated = "evaluate" in due or stopped_by is not None
+        improved = False
+        if evaluated:
+            self.timeline.begin("evaluate")
+            improved = self._evaluate(counters)
+            stopped_by = stopped_by or reached(self._config.stop, self.metrics)
+        checkpointed = "checkpoint" in due or bool(stopped_by) or (improved and bool(self._config.checkpoint.best))
+        if checkpointed:
+            self.timeline.begin("checkpoint")
+            self._checkpoint(counters, evaluated)
+        self.timeline.begin(OTHER)
+        return LoopStep(evaluated, stopped_by, checkpointed)
+
+    def _stopped(self, counters: Counters) -> str | None:
+        return self.schedule.exhausted(counters) or reached(self._config.stop, self.metrics)
+
+    def step_of(self, counters: Counters) -> int:
+        """Return the x-axis of the metrics: environment steps where there are any, else updates."""
+        return counters.get("env_steps", counters["updates"])
+
+    def _log(self, counters: Counters) -> None:
+        values = self.role.metrics()
+        for event in self.role.events():
+            self._observer.note(event)
+        values.update(self.timeline.log(values))
+        values.update(self.more_metrics)
+        self.metrics.update(values)
+        _check_finite(values, counters["updates"])
+        updates = counters["updates"]
+        self._tracker.log_metrics({**values, "time/updates": float(updates)}, self.step_of(counters), updates)
+        self._report(counters)
+
+    def _evaluate(self, counters: Counters) -> bool:
+        evaluation = self.role.evaluate()
+        self.evaluations += 1
+        step = self.step_of(counters)
+        self.metrics.update(evaluation.metrics)
+        self.evaluated = dict(self.metrics)
+        self._tracker.log_metrics(evaluation.metrics, step, counters["updates"])
+        for name, exhibit in evaluation.exhibits.items():
+            self._tracker.log_exhibit(name, exhibit, step)
+        self._report(counters)
+        value = evaluation.metrics.get(self._best_metric or "")
+        if value is None:
+            return False
+        down = self._config.checkpoint.mode == "min" or smaller_is_better(self._best_metric or "")
+        improved = self.best is None or (value < self.best if down else value > self.best)
+        if improved:
+            self.best = value
+        return improved
+
+    def _checkpoint(self, counters: Counters, evaluated: bool) -> None:
+        metric = self.metrics.get(self._best_metric or "") if evaluated else None
+        state = {
+            "role": self.role.barrier_and_state(),
+            "metrics": dict(self.metrics),
+            "best": self.best,
+            "evaluations": self.evaluations,
+            "evaluated": self.evaluated,
+        }
+        self._checkpoints.save(counters["updates"], state, metric=metric, metadata={"counters": dict(counters)})
+
+    def _report(self, counters: Counters) -> None:
+        if not self._announced:
+            self._announce()
+        fraction = self.schedule.fraction(counters)
+        elapsed = time.perf_counter() - self._started
+        self._observer.report(Report(dict(counters), dict(self.metrics), fraction, elapsed))
+
+    def _announce(self) -> None:
+        """Tell the run's id: MLflow's as soon as it is known, the folder's name when there is none to be had."""
+        known = self._tracker.run_id
+        if known is None and (not self._config.tracking.enabled or self._tracker.problem):
+            known = self._tracker.run_dir.name
+        if known:
+            self._announced = True
+            self._observer.run_id(known)
+
+    @property
+    def announced(self) -> bool:
+        """Whether the observer knows the run id."""
+        return self._announced

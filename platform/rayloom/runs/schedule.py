@@ -1,0 +1,63 @@
+"""When something is due: intervals over counters, and the stopping conditions. No clock is involved.
+
+Everything here depends on counters and metrics only, so an interrupted and an uninterrupted run do the same things at
+the same points.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rayloom.config.schema import UNITS, Interval
+
+Counters = dict[str, int]
+_SMALLER_IS_BETTER = ("loss", "error", "nll", "distance", "perplexity", "bits")
+
+
+class Schedule:
+    """Named intervals and a stopping budget."""
+
+    def __init__(self, intervals: Mapping[str, Interval | None], budget: Mapping[str, int]) -> None:
+        self._intervals = [(name, i.unit, i.count) for name, i in intervals.items() if i is not None]
+        self._budget = list(budget.items())
+
+    def due(self, before: Counters, after: Counters) -> set[str]:
+        """Return the names whose interval has a multiple in (before, after]."""
+        return {
+            name for name, unit, count in self._intervals if after.get(unit, 0) // count > before.get(unit, 0) // count
+        }
+
+    def fraction(self, counters: Counters) -> float:
+        """Return the share of the budget that is spent, 0 to 1."""
+        return min(1.0, max((counters.get(unit, 0) / limit for unit, limit in self._budget), default=0.0))
+
+    def exhausted(self, counters: Counters) -> str | None:
+        """Return the budget that is spent, as "env_steps >= 100000", or None."""
+        for unit, limit in self._budget:
+            if counters.get(unit, 0) >= limit:
+                return f"{unit} >= {limit}"
+        return None
+
+
+def smaller_is_better(metric: str) -> bool:
+    """Say whether a metric improves downwards, by its name: losses, errors, distances."""
+    return any(word in metric.rsplit("/", 1)[-1] for word in _SMALLER_IS_BETTER)
+
+
+def reached(stop: Mapping[str, float], metrics: Mapping[str, float]) -> str | None:
+    """Return the metric condition that holds, as "evaluate/return_mean >= 475", or None."""
+    for name, limit in stop.items():
+        if name in UNITS or name not in metrics:
+            continue
+        down = smaller_is_better(name)
+        if (metrics[name] <= limit) if down else (metrics[name] >= limit):
+            return f"{name} {'<=' if down else '>='} {limit:g}"
+    return None
+
+
+def share_of_budget(budget: Mapping[str, int], parts: int, updates_per_epoch: int | None) -> Interval:
+    """Return the interval that fits `parts` times into the budget; epochs are cut finer where their length is known."""
+    unit, limit = next(iter(budget.items()))
+    if unit == "epochs" and updates_per_epoch:
+        unit, limit = "updates", limit * updates_per_epoch
+    return Interval(max(1, int(limit) // parts), unit)

@@ -1,0 +1,287 @@
+"""One run in progress: its role, tracker and loop, with a true end whatever happens.
+
+    plan, role, folder -> Session --advance--> ... --finish or end--> result.json, terminal status in MLflow
+
+`execution` drives one session to its end; a trial of a search is a session that its study drives from outside.
+"""
+
+from __future__ import annotations
+
+import math
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from rayloom.checkpoint.store import CheckpointStore, Loaded
+from rayloom.config.schema import RunConfig, flatten
+from rayloom.errors import LearnersLostError, UserError
+from rayloom.runs.advice import advise
+from rayloom.runs.folders import LOCAL_MARK, RUN, forget_result, write_result
+from rayloom.runs.jobs import job_tag
+from rayloom.runs.loop import Loop, LoopStep, Role
+from rayloom.runs.observer import Observer, Result
+from rayloom.runs.plan import Plan
+from rayloom.tracking.provenance import git_state, ray_job_tag
+from rayloom.tracking.tracker import Tracker
+
+_PATIENCE_S = 60.0  # wait for a tracking server that answers
+_IMPATIENCE_S = 5.0  # and for one that does not: the writer goes on without us
+PAUSE_S = 0.5
+"""Time between two looks at which injected fault is due (seconds)."""
+
+
+class InjectedFaults(Protocol):
+    """Faults on purpose, as a session sees them; `rayloom.launch.chaos.Chaos` is one."""
+
+    metrics: dict[str, float]
+
+    @property
+    def tag(self) -> str: ...
+    def strike(self, role: Role, tracker: Tracker, fraction: float, spare: int) -> list[str]: ...
+    def conclude(self, role: Role, tracker: Tracker) -> None: ...
+    def report(self) -> dict[str, Any]: ...
+    def summary(self) -> str: ...
+
+
+def checkpoint_store(config: RunConfig, folder: Path) -> CheckpointStore:
+    """Return the checkpoints of a run."""
+    return CheckpointStore(folder / "checkpoints", config.checkpoint.keep, config.checkpoint.mode)
+
+
+@dataclass(frozen=True)
+class Hosting:
+    """What a run that belongs to a study has from it."""
+
+    tags: Mapping[str, str]
+    """MLflow tags that tell the trial."""
+
+
+class Session:
+    """One run in progress. The caller drives it with `advance` and ends it with `finish` or `end`, once."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        plan: Plan,
+        role: Role,
+        folder: Path,
+        observer: Observer | None = None,
+        *,
+        resumed: bool = False,
+        hosting: Hosting | None = None,
+        chaos: InjectedFaults | None = None,
+    ) -> None:
+        """Open the folder's journal; with `hosting` a study's writer process carries it to MLflow.
+
+        `train` lets `chaos` strike on the way.
+        """
+        self.config = config
+        self.folder = folder
+        self.role = role
+        self._observer = observer or Observer()
+        if not plan.uses_ray:
+            (folder / LOCAL_MARK).touch()
+        forget_result(folder)
+        self._observer.started(config, plan, folder)
+        self._hosting = hosting
+        self.tracker = _start_run_tracker(config, folder, resumed, hosting)
+        if not resumed:
+            counts = "\n".join(f"{name}: {count:,}" for name, count in role.parameter_counts().items())
+            self.tracker.log_text("plan.txt", f"{plan.describe()}\n\ntrained parameters\n{counts}\n")
+        self._losses = 0  # of learners, since the last checkpoint
+        self.loop = Loop(config, role, self.tracker, checkpoint_store(config, folder), self._observer)
+        self._chaos = chaos
+        if chaos is not None:
+            self.loop.more_metrics = chaos.metrics
+            self.tracker.set_tags({"rayloom.chaos": chaos.tag})
+
+    def restore(self, loaded: Loaded) -> None:
+        """Continue from a checkpoint."""
+        self.loop.restore(loaded.state)
+
+    def advance(self, pause_s: float = math.inf) -> LoopStep:
+        """Train until something is due, and do it; or until `pause_s` seconds have passed.
+
+        Learners that are lost are replaced on the way, and the run goes on from its last checkpoint.
+        """
+        try:
+            step = self.loop.advance(pause_s)
+            if step.checkpointed and not step.stopped_by and self.role.can_grow():
+                self._regroup("there is room for more learners")
+        except LearnersLostError as error:
+            self._recover(error)
+            return LoopStep(False, None)
+        if step.checkpointed:
+            self._losses = 0
+        return step
+
+    def train(self) -> Result:
+        """Train to a stopping condition."""
+        while True:
+            stopped_by = self.advance(math.inf if self._chaos is None else PAUSE_S).stopped_by
+            try:
+                if self._chaos is not None:
+                    self._strike(self._chaos, last=stopped_by is not None)
+                if stopped_by:
+                    return self.result(stopped_by)
+            except LearnersLostError as error:
+                self._recover(error)
+
+    def _strike(self, chaos: InjectedFaults, last: bool) -> None:
+        """Let chaos strike; at the end of the run it only looks at what it has done."""
+        if last:
+            chaos.conclude(self.role, self.tracker)
+            return
+        fraction = self.loop.schedule.fraction(self.role.counters())
+        spare = self.config.cluster.tries - 1 - self._losses
+        for note in chaos.strike(self.role, self.tracker, fraction, spare):
+            self._observer.note(note)
+
+    def _recover(self, error: LearnersLostError) -> None:
+        """Go on with new learners, unless they were lost too often since the last checkpoint."""
+        while True:
+            self._losses += 1
+            if self._losses >= self.config.cluster.tries:
+                raise error
+            try:
+                self._regroup(" ".join(str(error).split())[:300])
+                return
+            except LearnersLostError as another:
+                error = another
+
+    def _regroup(self, reason: str) -> None:
+        """Make new learners, as many as there is room for, and continue from the last checkpoint."""
+        self.loop.timeline.begin("recover")
+        learners = self.role.recover()
+        self.loop.rewind()
+        self.tracker.rewind()
+        loaded = checkpoint_store(self.config, self.folder).load_latest()
+        if loaded is not None:
+            self.loop.restore(loaded.state)
+        self._observer.note(f"{reason}: {learners} go on from the last checkpoint")
+
+    def result(self, stopped_by: str) -> Result:
+        """Return what the role has to say once a stopping condition is reached."""
+        return Result(
+            run_id="",
+            status="FINISHED",
+            metrics=self.loop.metrics,
+            counters=self.role.counters(),
+            weights_sha256=self.role.weights_sha256(),
+            run_dir=self.folder,
+            tracking_uri=self.config.tracking.uri or "",
+            stopped_by=stopped_by,
+            advice=advise(self.config, self.loop.timeline.spent()),
+            chaos=None if self._chaos is None else self._chaos.report(),
+        )
+
+    def finish(self, result: Result) -> Result:
+        """Record the result, and return it with the run's id."""
+        tracker, observer, tracking = self.tracker, self._observer, self.config.tracking
+        tracker.set_tags({"rayloom.weights_sha256": result.weights_sha256, "rayloom.stopped_by": result.stopped_by})
+        if result.advice:
+            tracker.set_tags({"rayloom.runs.advice": result.advice})
+        self._tell_chaos()
+        if self._hosting is None:
+            tracker.log_model(self.folder, wait=tracking.wait_for_model)
+        delivered = tracker.finish("FINISHED", timeout_s=self._patience_s())
+        result = replace(result, run_id=tracker.run_id or self.folder.name)
+        write_result(
+            self.folder,
+            {
+                "status": "FINISHED",
+                "stopped_by": result.stopped_by,
+                "counters": result.counters,
+                "metrics": {name: repr(value) for name, value in result.metrics.items()},
+                "weights_sha256": result.weights_sha256,
+                "advice": result.advice,
+                **({"chaos": dict(result.chaos)} if result.chaos else {}),
+            },
+        )
+        if not delivered and tracking.enabled:
+            problem = tracker.problem or "it is slow"
+            observer.note(f"the tracking server has not taken everything yet ({problem}): the rest is sent later")
+        if not self.loop.announced:
+            observer.run_id(result.run_id)
+        observer.finished(result)
+        return result
+
+    def end(self, status: str, reason: str, tags: Mapping[str, str] | None = None) -> None:
+        """Record that the run ended before a stopping condition was reached; FAILED takes the traceback with it.
+
+        A full disk must not hide the exception that is on its way to the user.
+        """
+        try:
+            if status == "FAILED":
+                self.tracker.log_text("traceback.txt", traceback.format_exc())
+            if tags:
+                self.tracker.set_tags(tags)
+            self._tell_chaos()
+            self.tracker.finish(status, timeout_s=self._patience_s())
+            write_result(self.folder, {"status": status, "stopped_by": reason})
+        except (UserError, OSError) as error:
+            self._observer.note(f"the end of the run could not be recorded: {error}")
+
+    def _tell_chaos(self) -> None:
+        if self._chaos is not None:
+            self._observer.note(self._chaos.summary())
+            self.tracker.set_tags({"rayloom.chaos_survived": self._chaos.summary().removeprefix("chaos: ")})
+
+    def _patience_s(self) -> float:
+        return _PATIENCE_S if self.tracker.problem is None else _IMPATIENCE_S
+
+
+def _start_run_tracker(config: RunConfig, folder: Path, resumed: bool, hosting: Hosting | None) -> Tracker:
+    tags = hosting.tags if hosting else {}
+    recorded = (RUN, (folder / RUN).read_text(encoding="utf-8"))
+    return start_tracker(config, folder, resumed, recorded, tags, hosted=hosting is not None)
+
+
+def start_tracker(
+    config: RunConfig,
+    folder: Path,
+    resumed: bool,
+    recorded: tuple[str, str],
+    tags: Mapping[str, str],
+    *,
+    hosts: bool = False,
+    hosted: bool = False,
+) -> Tracker:
+    """Open the journal of a run or, with `hosts`, of a study, with everything that tells how it came about.
+
+    `recorded` is the config as an artifact: its name and text.
+    """
+    family = config.algorithm_path.split(".")[0]
+    # A study has recorded its sources once, for all trials.
+    state = None if hosted else git_state(Path.cwd())
+    about = {"rayloom.folder": str(folder), "rayloom.algorithm": config.algorithm_path, "rayloom.family": family}
+    about |= job_tag(folder) | ray_job_tag()
+    tracker = Tracker.start(
+        folder,
+        uri=config.tracking.uri or "",
+        experiment=config.tracking.experiment or family,
+        run_name=config.name,
+        params=flatten(config.to_tree()),
+        tags={**about, **tags, **(state.tags() if state else {})},
+        resume=resumed,
+        enabled=config.tracking.enabled,
+        system_metrics=config.tracking.system_metrics,
+        hosts=hosts,
+        hosted=hosted,
+    )
+    if not resumed:
+        tracker.log_text(*recorded)
+        if state and state.diff:
+            tracker.log_text("diff.patch", state.diff)
+    return tracker
+
+
+def record_failed_start(config: RunConfig, folder: Path, hosting: Hosting) -> None:
+    """Record a trial whose roles could not be built; called while that exception is handled."""
+    tracker = _start_run_tracker(config, folder, False, hosting)
+    tracker.log_text("traceback.txt", traceback.format_exc())
+    tracker.set_tags({"rayloom.trial_state": "FAILED"})
+    tracker.finish("FAILED")
+    write_result(folder, {"status": "FAILED", "stopped_by": "an exception"})

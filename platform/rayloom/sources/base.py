@@ -1,0 +1,152 @@
+"""What sources with rollout workers have in common.
+
+A source that takes rollouts from a stream finds some in flight at a barrier. They keep their places: `_take` returns
+them first, and orders new ones in their stead as for any other. Counters do not move at a barrier.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rayloom.contract import Algorithm, Source
+from rayloom.learner.group import Group, SingleLearner
+from rayloom.rollouts.episodes import EpisodeStatistics
+from rayloom.rollouts.pool import LocalPool, WorkerPool
+from rayloom.rollouts.rollout import Rollout
+from rayloom.timeline import add_seconds
+
+
+class RolloutSource(Source):
+    """Owns a pool of rollout workers and the statistics of their episodes."""
+
+    counts_own = True
+
+    def __init__(
+        self,
+        pool: WorkerPool,
+        algorithm: Algorithm,
+        batch_size: int,
+        device: torch.device,
+        group: Group | None = None,
+    ) -> None:
+        self._pool = pool
+        self._group = group or SingleLearner()
+        self._algorithm = algorithm
+        self._batch_size = batch_size
+        self._device = device
+        self._statistics = EpisodeStatistics()
+        self._drained: deque[Rollout] = deque()
+        self._env_steps = 0
+        self._samples = 0
+        self._transfer_s = 0.0
+        self._worker_seconds: dict[str, float] = {}
+        self._reported_s = (0.0, 0.0)
+
+    @property
+    def pool(self) -> WorkerPool:
+        """The rollout workers."""
+        return self._pool
+
+    def _address(self, *path: str) -> tuple[str | int, ...]:
+        """Return the place of one of this learner's generators in the seed tree."""
+        return (*path, self._group.rank) if self._group.rank else path
+
+    def _take(self, num_steps: int, version: int) -> Rollout:
+        """Return the next rollout of the stream; those ordered now follow the present weights, as `version`."""
+        self._pool.publish(version)
+        if self._drained:
+            kept = self._drained.popleft()
+            self._pool.order(num_steps, kept.worker)
+            return kept
+        started = time.perf_counter()
+        rollout = self._pool.take(num_steps)
+        self.wait_s += time.perf_counter() - started
+        return rollout
+
+    def _drain(self) -> None:
+        """Keep what is in flight, before a barrier."""
+        self._drained.extend(self._pool.drain())
+
+    def counters(self) -> dict[str, int]:
+        """Return environment steps, finished episodes and the rows or transitions of this learner's batches."""
+        return {"env_steps": self._env_steps, "episodes": self._statistics.episodes, "samples": self._samples}
+
+    def metrics(self) -> dict[str, float]:
+        """Return statistics of the episodes that ended since the last call."""
+        return self._statistics.drain()
+
+    def _to_device(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tensors on the learner's device, which is not the CPU."""
+        started = time.perf_counter()
+        moved = {name: value.to(self._device, non_blocking=True) for name, value in tensors.items()}
+        self._transfer_s += time.perf_counter() - started
+        return moved
+
+    def _account(self, rollout: Rollout) -> None:
+        """Take from a rollout that has arrived what it tells besides its transitions."""
+        self._statistics.add(rollout.episodes)
+        add_seconds(self._worker_seconds, rollout.seconds)
+
+    def spent(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Return the seconds since the last call by activity: those in `next` that are not spent on preparing batches,
+        and those of the rollout workers; environments that are stepped in this process count as the former.
+        """
+        waited, transferred = self._reported_s
+        self._reported_s = (self.wait_s, self._transfer_s)
+        workers, self._worker_seconds = self._worker_seconds, {}
+        own = {"transfer": self._transfer_s - transferred} if self._transfer_s else {}
+        if isinstance(self._pool, LocalPool):
+            return {**own, "wait": 0.0, **{name: workers.get(name, 0.0) for name in ("step", "inference")}}, {}
+        return {**own, "wait": self.wait_s - waited}, workers
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the workers, the rollouts that were in flight, statistics and counters."""
+        return {
+            "pool": self._pool.state_dict(),
+            "drained": [_rollout_state(rollout) for rollout in self._drained],
+            "statistics": self._statistics.state_dict(),
+            "env_steps": self._env_steps,
+            "samples": self._samples,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self._pool.load_state_dict(state["pool"])
+        self._drained = deque(_rollout(saved) for saved in state["drained"])
+        self._statistics.load_state_dict(state["statistics"])
+        self._env_steps = int(state["env_steps"])
+        self._samples = int(state["samples"])
+
+    def close(self) -> None:
+        """End the rollout workers."""
+        self._pool.close()
+
+
+def _rollout_state(rollout: Rollout) -> dict[str, Any]:
+    """Return a rollout as a tree that a checkpoint can hold; how long it took is of no use later."""
+    return {
+        "arrays": dict(rollout.arrays),
+        "episodes": [list(episode) for episode in rollout.episodes],
+        "env_steps": rollout.env_steps,
+        "version": rollout.version,
+        "worker": rollout.worker,
+        "restarted": rollout.restarted,
+    }
+
+
+def _rollout(state: Mapping[str, Any]) -> Rollout:
+    """Return the rollout of which `_rollout_state` made a tree."""
+    return Rollout(
+        {str(name): array for name, array in state["arrays"].items()},
+        [(float(total), int(length)) for total, length in state["episodes"]],
+        int(state["env_steps"]),
+        int(state["version"]),
+        int(state["worker"]),
+        bool(state["restarted"]),
+    )

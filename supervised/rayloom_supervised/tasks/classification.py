@@ -1,0 +1,246 @@
+"""Classification of images, trained by cross-entropy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from annotated_types import Ge, Gt, Lt
+from torch import Tensor, nn
+
+from rayloom.contract import Algorithm, AlgorithmConfig, Batch, Exhibit, Loss, Phase, Spec, TensorSpec, UserError
+from rayloom_supervised.layers.activations import Activation
+from rayloom_supervised.metrics import classification as metrics
+from rayloom_supervised.networks.convolutional import ConvolutionalNetwork, LeNet5
+from rayloom_supervised.networks.perceptrons import MLP, Linear
+from rayloom_supervised.networks.recurrent import Cell, RecurrentNetwork
+
+Size = Annotated[int, Ge(1)]
+_SMALLEST_SIDE = {"lenet5": 4, "cnn": 1, "rnn": 1}
+_IGNORED = {
+    "softmax_regression": ("hidden_sizes", "dropout", "channels", "cell", "cell_size", "cell_layers"),
+    "mlp": ("channels", "cell", "cell_size", "cell_layers"),
+    "lenet5": ("cell", "cell_size", "cell_layers"),
+    "cnn": ("cell", "cell_size", "cell_layers"),
+    "rnn": ("channels",),
+}
+"""Settings that a network has no use for, of those whose default shows that the user left them alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierConfig(AlgorithmConfig):
+    """Settings of the classifier."""
+
+    network: Literal["softmax_regression", "mlp", "lenet5", "cnn", "rnn"] = "mlp"
+    """softmax_regression is linear; mlp is fully connected; lenet5 has two convolutions before, cnn any number; rnn
+    reads the image row by row."""
+    hidden_sizes: tuple[Size, ...] | None = None
+    """Units of the fully connected hidden layers (all but softmax_regression); null: 256, 128 (mlp), 120, 84 (lenet5),
+    128 (cnn), none (rnn)."""
+    channels: tuple[Size, ...] | None = None
+    """Feature maps of each convolution (cnn: one block each; lenet5: two); null: 32, 64 (cnn) or 6, 16 (lenet5)."""
+    cell: Cell | None = None
+    """Recurrent cell (rnn); null: lstm."""
+    cell_size: Size | None = None
+    """Units of each recurrent layer (rnn); null: 128."""
+    cell_layers: Size | None = None
+    """Recurrent layers on top of each other (rnn); null: 1."""
+    activation: Activation = "relu"
+    """Nonlinearity of the convolutions and of the fully connected hidden layers."""
+    dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """Probability of dropping a unit of a fully connected hidden layer."""
+    label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """Share of the target's mass that is spread evenly over all classes."""
+    l1: Annotated[float, Ge(0)] = 0.0
+    """Adds l1 times the sum of the weights' absolute values to the loss; biases are free."""
+    l2: Annotated[float, Ge(0)] = 0.0
+    """Adds l2 / 2 times the sum of the weights' squares to the loss; biases are free."""
+    penalty_start: Annotated[int, Ge(0)] = 0
+    """Completed epochs before l1 and l2 set in (unit: epochs)."""
+    input_mean: float = 0.0
+    """Subtracted from the pixels after their scaling to 0..1."""
+    input_std: Annotated[float, Gt(0)] = 1.0
+    """Divides the pixels after the mean is subtracted."""
+    class_names: tuple[str, ...] = ()
+    """Names on the confusion matrix; empty: the numbers of the classes."""
+
+
+class Standardize(nn.Module):
+    """Map raw images to the network's input: (pixel / scale - mean) / deviation, float32."""
+
+    def __init__(self, scale: float, mean: float, deviation: float) -> None:
+        super().__init__()
+        self.factor = 1 / (scale * deviation)
+        self.offset = -mean / deviation
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return float32 images of the same shape."""
+        scaled = images.to(torch.float32) * self.factor
+        return scaled + self.offset if self.offset else scaled
+
+
+class Classifier(Algorithm):
+    """Softmax regression, MLP, LeNet-5, convolutional or recurrent network, minimising the cross-entropy.
+
+    References: LeCun et al. (1998) for LeNet-5, whose departures `networks.LeNet5` lists; Srivastava et al. (2014) for
+    dropout; Szegedy et al. (2016) for label smoothing. The penalties l1 and l2 are part of the loss, unlike adamw's
+    decoupled weight decay. Evaluation reports the plain cross-entropy, without smoothing and penalties.
+    """
+
+    Config = ClassifierConfig
+    sources = frozenset({"dataset"})
+    population_fields = frozenset({"l1", "l2", "label_smoothing"})
+    population_requires: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        "network": ("softmax_regression", "mlp", "lenet5", "cnn"),  # torch's recurrent layers cannot be vectorised
+        "dropout": (0,),
+        "penalty_start": (0,),
+    }
+
+    def __init__(self, config: ClassifierConfig, spec: Spec) -> None:
+        """Build the network for the fields `image` ([C, H, W]; any shape for softmax_regression, mlp) and `label`."""
+        super().__init__(config, spec)
+        if "image" not in spec or "label" not in spec or spec["label"].num_values is None:
+            raise UserError(f"source.dataset: a classifier needs the fields image and label, not {sorted(spec)}")
+        self.num_classes = spec["label"].num_values
+        if config.class_names and len(config.class_names) != self.num_classes:
+            raise UserError(
+                f"algorithm.class_names: give {self.num_classes} names, one for each class, "
+                f"not {len(config.class_names)}"
+            )
+        scale = 255.0 if spec["image"].dtype == torch.uint8 else 1.0
+        self.standardize = Standardize(scale, config.input_mean, config.input_std)
+        self.network = _build_network(config, spec["image"], self.num_classes)
+
+    def phases(self) -> list[Phase]:
+        """Return the one phase that descends the cross-entropy."""
+        # A compiled graph cannot see the penalties set in later, and would unroll a recurrent layer for a minute.
+        fixed = not self.config.penalty_start and self.config.network != "rnn"
+        return [Phase("classify", self.loss, tuple(self.network.parameters()), compilable=fixed)]
+
+    def prepare(self, trajectory: dict[str, Tensor]) -> Batch:
+        """Scale and standardise the images; other fields stay."""
+        return {**trajectory, "image": self.standardize(trajectory["image"])}
+
+    def loss(self, batch: Batch) -> Loss:
+        """Return the cross-entropy [B] plus the penalties, and the accuracy [B]."""
+        logits, label = self.network(batch["image"]), batch["label"]
+        losses = self._cross_entropy(logits, label)
+        measured = {"accuracy": metrics.accuracy(logits.detach().argmax(dim=1), label)}
+        if (_is_on(self.config.l1) or _is_on(self.config.l2)) and self.progress.epochs >= self.config.penalty_start:
+            penalty = self._penalty()
+            # The learner averages over examples, so that adding the penalty to each of them counts it once.
+            losses = losses + penalty
+            measured["penalty"] = penalty.detach()
+        return Loss(losses, measured)
+
+    def _cross_entropy(self, logits: Tensor, label: Tensor) -> Tensor:
+        smoothing = self.config.label_smoothing
+        if not isinstance(smoothing, Tensor):
+            return F.cross_entropy(logits, label, reduction="none", label_smoothing=smoothing)
+        log_probability = F.log_softmax(logits, dim=1)
+        plain = F.nll_loss(log_probability, label, reduction="none")
+        return (1 - smoothing) * plain - smoothing * log_probability.mean(dim=1)
+
+    def _penalty(self) -> Tensor:
+        # Asked anew each time: a compiled or vectorised loss puts other tensors into the modules.
+        penalized = [parameter for parameter in self.network.parameters() if parameter.ndim > 1]
+        penalty = torch.zeros((), device=penalized[0].device)
+        for weight in penalized:
+            if _is_on(self.config.l1):
+                penalty = penalty + self.config.l1 * weight.abs().sum()
+            if _is_on(self.config.l2):
+                penalty = penalty + self.config.l2 / 2 * weight.square().sum()
+        return penalty
+
+    def evaluate(self, batch: Batch) -> dict[str, Tensor]:
+        """Return cross-entropy (nats), accuracy and error of each example [B], and what `summarize` needs."""
+        logits, label = self.network(batch["image"]), batch["label"]
+        prediction = logits.argmax(dim=1)
+        hit = metrics.accuracy(prediction, label)
+        return {
+            "loss": F.cross_entropy(logits, label, reduction="none"),
+            "accuracy": hit,
+            "error": 1 - hit,
+            "_prediction": prediction,
+            "_label": label,
+        }
+
+    def summarize(self, outputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Exhibit]]:
+        """Return macro and micro scores over the split and the confusion matrix (rows: labels)."""
+        confusion = metrics.confusion_matrix(outputs["_prediction"], outputs["_label"], self.num_classes)
+        scores = {
+            "macro_precision": metrics.macro_precision(confusion),
+            "macro_recall": metrics.macro_recall(confusion),
+            "macro_f1_class_mean": metrics.macro_f1_class_mean(confusion),
+            "macro_f1_harmonic": metrics.macro_f1_harmonic(confusion),
+            "micro_f1": metrics.micro_f1(confusion),
+        }
+        names = self.config.class_names or tuple(str(index) for index in range(self.num_classes))
+        return scores, {"confusion_matrix": Exhibit("matrix", confusion.float(), labels=names)}
+
+    def inference_module(self) -> nn.Module:
+        """Return the module that maps raw images [B, ...], in the data set's own range, to logits [B, K].
+
+        It shares the weights and the mode (training or not) of this algorithm: call `eval` before use.
+        """
+        return nn.Sequential(self.standardize, self.network)
+
+    def inference_input(self) -> str:
+        """Return `image`."""
+        return "image"
+
+
+def _is_on(coefficient: float | Tensor) -> bool:
+    """Return whether a penalty is asked for; a population's coefficient is a tensor, which may be 0 for some runs."""
+    return isinstance(coefficient, Tensor) or coefficient != 0
+
+
+def _build_network(config: Any, image: TensorSpec, num_classes: int) -> nn.Module:
+    _refuse_ignored(config)
+    inputs = math.prod(image.shape)
+    if config.network == "softmax_regression":
+        return Linear(inputs, num_classes)
+    if config.network == "mlp":
+        hidden = (256, 128) if config.hidden_sizes is None else config.hidden_sizes
+        return MLP((inputs, *hidden, num_classes), config.activation, config.dropout)
+    shape = _image_shape(config.network, image)
+    if config.network == "rnn":
+        size, layers, hidden = config.cell_size or 128, config.cell_layers or 1, config.hidden_sizes or ()
+        head = (hidden, config.activation, config.dropout)
+        return RecurrentNetwork(shape, num_classes, config.cell or "lstm", size, layers, *head)
+    if config.network == "cnn":
+        hidden = (128,) if config.hidden_sizes is None else config.hidden_sizes
+        channels = (32, 64) if config.channels is None else config.channels
+        if not channels:
+            raise UserError("algorithm.channels: cnn needs one block at least, as [32]; or use mlp")
+        return ConvolutionalNetwork(shape, num_classes, channels, hidden, config.activation, config.dropout)
+    hidden = (120, 84) if config.hidden_sizes is None else config.hidden_sizes
+    channels = (6, 16) if config.channels is None else config.channels
+    if len(channels) != 2:
+        raise UserError(f"algorithm.channels: lenet5 has two convolutions, not {len(channels)}; give two, or use cnn")
+    return LeNet5(shape, num_classes, (channels[0], channels[1]), hidden, config.activation, config.dropout)
+
+
+def _refuse_ignored(config: Any) -> None:
+    ignored = [name for name in _IGNORED[config.network] if getattr(config, name)]
+    if config.network == "rnn" and config.dropout and not config.hidden_sizes:
+        raise UserError("algorithm.dropout: an rnn without hidden_sizes has no units to drop; give some, or remove it")
+    if config.network == "softmax_regression" and {"hidden_sizes", "dropout"} & set(ignored):
+        raise UserError("algorithm.network: softmax_regression has no hidden layers; remove hidden_sizes and dropout")
+    if ignored:
+        raise UserError(f"algorithm.{ignored[0]}: {config.network} makes no use of it; remove {', '.join(ignored)}")
+
+
+def _image_shape(network: str, image: TensorSpec) -> tuple[int, int, int]:
+    smallest = _SMALLEST_SIDE[network]
+    if len(image.shape) != 3 or min(image.shape[1:]) < smallest:
+        raise UserError(
+            f"algorithm.network: {network} needs images (channels, height, width) with sides of {smallest} "
+            f"pixel{'s' * (smallest > 1)} or more, not {image.shape}; use mlp"
+        )
+    channels, height, width = image.shape
+    return channels, height, width
