@@ -19,9 +19,9 @@ from loopback import git
 from processes import write_config
 
 from rayloom.cli import main as cli
+from rayloom.cluster import submission
 from rayloom.cluster.submission import Submission, follow, prepare
 from rayloom.errors import UserError
-from rayloom.launch import submit as submission
 from rayloom.tracking.provenance import git_state, is_uploaded, ray_job_tag, submission_text
 
 OUTPUT = "output=/mnt/shared/runs"

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from rayloom.cluster import submission
 from rayloom.cluster.submission import Submission, submit_hook
-from rayloom.launch import submit as submission
 
 ARGUMENTS: dict[str, Any] = {
     "address": "http://a:1", "job_id": None, "submission_id": "mine", "runtime_env": None, "runtime_env_json": None,
