@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 # The long tests have a target of their own.
-QUICK := -m "not full"
+SHORT := -m "not full"
 # loadgroup: tests that share a Ray or a built wheel name one xdist_group and stay in one process, one after the other.
 # Most tests with a Ray are in the group "ray", so that they do not slow each other down; "second_ray" may run beside it.
 PARALLEL := -n 2 --dist loadgroup
@@ -17,7 +17,7 @@ export RAY_USAGE_STATS_ENABLED ?= 0
 export MLFLOW_DISABLE_TELEMETRY ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-full check format bench system clean
+.PHONY: help install run quick test test-full lint check format bench system clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -27,18 +27,22 @@ install: $(VENV)/.installed-dev  ## make .venv with rayloom, its tests and linte
 run: install  ## train PPO on CartPole with rollouts in Ray actors, until the mean return is 475
 	$(BIN)/rayloom run ppo_cartpole_ray
 
-test: install  ## the test suite without its long tests
-	$(BIN)/python -m pytest $(PARALLEL) $(QUICK)
+quick: install  ## the tests of pure functions and of runs in one process: under two minutes
+	$(BIN)/python -m pytest -q $(PARALLEL) $(SHORT) tests/unit tests/local
 
-test-full: install  ## the whole suite, with soak and fault tests
+test: install  ## the test suite without its long tests
+	$(BIN)/python -m pytest $(PARALLEL) $(SHORT)
+
+test-full: install  ## the whole suite, with soak, fault and five-seed tests
 	$(BIN)/python -m pytest $(PARALLEL)
 
-check: install  ## formatter, linter, types, layering, tests
+lint: install  ## formatter, linter, types, layering
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q tests/engine/test_layering.py
-	$(BIN)/python -m pytest $(PARALLEL) $(QUICK)
+	$(BIN)/python -m pytest -q tests/unit/test_layering.py
+
+check: lint test  ## lint and test
 
 format: install  ## rewrite the sources in house style
 	$(BIN)/ruff check --fix-only $(SOURCES)

@@ -53,12 +53,11 @@ def measure(comparison: Comparison, rounds: int) -> str:
 
 def main() -> None:
     """Run the benchmarks named on the command line."""
+    import engine
     import population
     import reinforcement
     import rollouts
     import search
-
-    import engine
     import supervised
 
     modules = (reinforcement, supervised, engine, search, population, rollouts)

@@ -24,7 +24,7 @@ from timing import Stopwatch
 
 import rayloom
 
-sys.path.append(str(Path(__file__).resolve().parent.parent / "engine"))  # the environment that sleeps
+sys.path.append(str(Path(__file__).resolve().parent.parent / "fakes"))  # the environment that sleeps
 from cases import case
 from memory import AHEAD, Memory, SoakOverError
 

@@ -1,0 +1,42 @@
+"""The shipped runs of generative models can be built and take a step."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from places import ROOT
+from rayloom import datasets
+from rayloom.config import load as config
+from rayloom.contract import TensorSpec
+from rayloom.learner.learner import Learner
+
+FOLDER = ROOT / "configs" / "generative"
+NAMES = sorted(path.stem for path in FOLDER.rglob("*.yaml"))
+FASHION = {"image": TensorSpec(shape=(1, 28, 28), dtype=torch.uint8)}
+
+
+def test_every_shipped_run_is_tested() -> None:
+    assert NAMES == ["vae_digits", "vae_fashion_mnist", "wgan_gp_digits", "wgan_gp_gaussian_grid"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_shipped_run_takes_a_step(name: str) -> None:
+    run = config.load(str(FOLDER / f"{name}.yaml"))
+    torch.manual_seed(0)
+    if run.source.dataset == "fashion-mnist":
+        spec, batch = FASHION, {"image": torch.randint(0, 256, (128, 1, 28, 28), dtype=torch.uint8)}
+    else:
+        data = datasets.load(run.source.dataset, 0, run.source.options)
+        spec, batch = data.spec, {key: value[:128] for key, value in data.train.items()}
+    algorithm = run.algorithm_class()(run.algorithm, spec)
+    before = {key: value.clone() for key, value in algorithm.state_dict().items()}
+    Learner(algorithm, run.learner).update(lambda: algorithm.prepare(batch), lambda loss: None)
+    changed = {key for key, value in algorithm.state_dict().items() if not torch.equal(value, before[key])}
+    assert changed >= {name for name, _ in algorithm.named_parameters() if name.endswith("weight")}
+    with torch.no_grad():
+        found = algorithm.evaluate(algorithm.prepare(batch))
+        metrics, _ = algorithm.summarize({key: value for key, value in found.items() if key.startswith("_")})
+    best = run.checkpoint.best
+    assert best is None or best.removeprefix("evaluate/") in {*found, *metrics}
+    assert all(bool(value.isfinite().all()) for value in found.values())
