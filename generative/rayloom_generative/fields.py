@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from rayloom.contract import Exhibit, Spec, TensorSpec, UserError
+from rayloom.contract import Figure, Spec, TensorSpec, UserError
 
 _SHOWN_SEED = 0
 
@@ -38,7 +38,7 @@ def shown_latents(count: int, size: int, device: torch.device) -> Tensor:
     return torch.randn(count, size, generator=torch.Generator().manual_seed(_SHOWN_SEED)).to(device)
 
 
-def originals_above(originals: Tensor, reconstructions: Tensor, columns: int = 8) -> Exhibit:
+def originals_above(originals: Tensor, reconstructions: Tensor, columns: int = 8) -> Figure:
     """Return images [M, C, H, W] in rows: originals, their reconstructions, and so on."""
     count = min(len(originals), len(reconstructions))
     columns = min(columns, count)
@@ -48,13 +48,13 @@ def originals_above(originals: Tensor, reconstructions: Tensor, columns: int = 8
         for start in range(0, count - columns + 1, columns)
         for images in (originals, reconstructions)
     ]
-    return Exhibit("images", torch.cat(rows), columns=columns)
+    return Figure("images", torch.cat(rows), columns=columns)
 
 
-def drawn(samples: Tensor, reference: Tensor | None = None) -> Exhibit:
+def drawn(samples: Tensor, reference: Tensor | None = None) -> Figure:
     """Return samples as images [M, C, H, W], points in the plane [M, 2], or a matrix [M, D] of other points."""
     if samples.ndim == 4:
-        return Exhibit("images", samples)
+        return Figure("images", samples)
     if samples.shape[1] == 2:
-        return Exhibit("points", samples, reference=reference)
-    return Exhibit("matrix", samples)
+        return Figure("points", samples, reference=reference)
+    return Figure("matrix", samples)

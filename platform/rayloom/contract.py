@@ -117,7 +117,7 @@ class Action(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Exhibit:
+class Figure:
     """Something to look at in the tracker; the engine draws it, outside the training process."""
 
     kind: Literal["images", "matrix", "points"]
@@ -206,19 +206,19 @@ class Algorithm(nn.Module):
         """Return held-out metrics per example [B] (or scalar) for a prepared batch, without gradient."""
         raise NotImplementedError(f"{type(self).__name__} does not evaluate on data")
 
-    def exhibits(self, batch: Batch) -> dict[str, Exhibit]:
+    def figures(self, batch: Batch) -> dict[str, Figure]:
         """Return things to look at for a held-out batch: samples, reconstructions. Called at evaluations."""
         return {}
 
-    def summarize(self, outputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Exhibit]]:
+    def summarize(self, outputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Figure]]:
         """Reduce what `evaluate` returned over the whole split under keys that start with an underscore.
 
-        `outputs` holds those tensors, concatenated over the split. Returns scalar metrics and exhibits (macro-F1,
+        `outputs` holds those tensors, concatenated over the split. Returns scalar metrics and figures (macro-F1,
         confusion matrix).
         """
         return {}, {}
 
-    def sample(self, count: int, generator: torch.Generator) -> Exhibit:
+    def sample(self, count: int, generator: torch.Generator) -> Figure:
         """Draw `count` samples from a generative model."""
         raise UserError(f"{type(self).__name__} is not a generative model; sample runs of a VAE or a GAN")
 

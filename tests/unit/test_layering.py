@@ -346,7 +346,7 @@ def test_budgets_are_kept_to_the_line(tmp_path: Path) -> None:
 def test_imports_are_resolved(tmp_path: Path) -> None:
     path = tmp_path / "rayloom/cluster/slots.py"
     path.parent.mkdir(parents=True)
-    path.write_text("from . import actors\nfrom ..plan import Plan\nfrom .. import contract\nimport a.b as c\n")
+    path.write_text("from . import actors\nfrom ..runs.plan import Plan\nfrom .. import contract\nimport a.b as c\n")
     assert [name for name, _ in imports("rayloom.cluster.slots", path)] == [
         "rayloom.cluster.actors",
         "rayloom.runs.plan.Plan",

@@ -9,7 +9,7 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
-from rayloom.contract import Algorithm, AlgorithmConfig, Batch, Exhibit, Loss, Phase, Spec, UserError
+from rayloom.contract import Algorithm, AlgorithmConfig, Batch, Figure, Loss, Phase, Spec, UserError
 from rayloom.datasets.gaussian import GridOptions, RingOptions, grid_centers, ring_centers
 from rayloom_generative.evaluation.mode_quality import mode_quality
 from rayloom_generative.fields import data_field, drawn, shown_latents, unit_range
@@ -146,7 +146,7 @@ class WGANGP(Algorithm):
         found = {"wasserstein": self.critic(batch[self.field]) - self.critic(fake)}
         return found if self._modes is None else {**found, "_generated": fake}
 
-    def summarize(self, outputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Exhibit]]:
+    def summarize(self, outputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Figure]]:
         """Return the share of good samples, the modes covered and the divergence over modes, where modes are known."""
         if self._modes is None:
             return {}, {}
@@ -154,7 +154,7 @@ class WGANGP(Algorithm):
         quality = mode_quality(generated, self._modes.to(generated.device), self._mode_deviation)
         return quality._asdict(), {}
 
-    def exhibits(self, batch: Batch) -> dict[str, Exhibit]:
+    def figures(self, batch: Batch) -> dict[str, Figure]:
         """Return samples from the same codes at every call, points before held-out ones."""
         data = batch[self.field]
         count = 64 if self.field == "image" else 1000
@@ -164,7 +164,7 @@ class WGANGP(Algorithm):
     def _visible(self, samples: Tensor) -> Tensor:
         return (samples + 1) / 2 if self.field == "image" else samples
 
-    def sample(self, count: int, generator: torch.Generator) -> Exhibit:
+    def sample(self, count: int, generator: torch.Generator) -> Figure:
         """Draw images in 0..1 or points."""
         code = torch.randn(count, self.config.latent_size, generator=generator, device=generator.device)
         with torch.no_grad():

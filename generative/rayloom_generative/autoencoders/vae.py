@@ -10,7 +10,7 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
-from rayloom.contract import Algorithm, AlgorithmConfig, Batch, Exhibit, Loss, Phase, Spec, UserError
+from rayloom.contract import Algorithm, AlgorithmConfig, Batch, Figure, Loss, Phase, Spec, UserError
 from rayloom_generative.equations.densities import (
     bernoulli_log_density,
     gaussian_log_density,
@@ -162,7 +162,7 @@ class VAE(Algorithm):
             return decoded.sigmoid()
         return decoded.clamp(0, 1) if self.field == "image" else decoded
 
-    def exhibits(self, batch: Batch) -> dict[str, Exhibit]:
+    def figures(self, batch: Batch) -> dict[str, Figure]:
         """Return samples from the same codes at every call and, of images, reconstructions below their originals."""
         data = batch[self.field]
         samples = self.decode(
@@ -177,7 +177,7 @@ class VAE(Algorithm):
         noise = torch.randn(means.shape, generator=generator, device=generator.device if generator else means.device)
         return means + (0.5 * self.log_variance).exp() * noise.to(means.device)
 
-    def sample(self, count: int, generator: torch.Generator) -> Exhibit:
+    def sample(self, count: int, generator: torch.Generator) -> Figure:
         """Draw samples: points from p(x), of images the mean of p(x|z) with z from the prior."""
         code = torch.randn(count, self.config.latent_size, generator=generator, device=generator.device)
         with torch.no_grad():

@@ -11,30 +11,30 @@ import torch
 
 from rayloom.config.schema import RunConfig
 from rayloom.config.sources import DatasetSourceConfig
-from rayloom.contract import Algorithm, Exhibit
+from rayloom.contract import Algorithm, Figure
 from rayloom.errors import UserError
 from rayloom.runs.learner_role import LearnerRole
 from rayloom.seeding import derive_seed, torch_generator
-from rayloom.tracking.tracker import exhibit_arrays
+from rayloom.tracking.tracker import figure_arrays
 
 
 def sample_picture(role: LearnerRole, count: int, destination: Path) -> Path:
     """Write `count` samples, or frames of one greedy episode, to an image file (.png, or .gif for episodes)."""
     if isinstance(role.config.source, DatasetSourceConfig):
         with torch.no_grad():
-            exhibit = role.algorithm.sample(count, torch_generator(role.config.seed, "sample"))
+            figure = role.algorithm.sample(count, torch_generator(role.config.seed, "sample"))
     else:
         frames = episode_frames(role.config, role.algorithm)
         if destination.suffix == ".gif":
             return _write_gif(frames, destination)
         chosen = np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(int)
         images = torch.from_numpy(np.stack([frames[i] for i in chosen])).permute(0, 3, 1, 2) / 255.0
-        exhibit = Exhibit("images", images)
+        figure = Figure("images", images)
     from rayloom.tracking.writer.pictures import draw
 
-    data, reference = exhibit_arrays("sample", exhibit)
+    data, reference = figure_arrays("sample", figure)
     try:
-        draw(exhibit.kind, data, reference, destination, labels=exhibit.labels, columns=exhibit.columns)
+        draw(figure.kind, data, reference, destination, labels=figure.labels, columns=figure.columns)
         return destination
     except (OSError, ValueError) as error:
         raise UserError(f"the picture {destination} cannot be written ({error}); choose another file") from None

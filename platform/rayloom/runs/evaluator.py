@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rayloom.config.schema import RunConfig
 from rayloom.config.sources import DatasetSourceConfig
-from rayloom.contract import Algorithm, Batch, Exhibit
+from rayloom.contract import Algorithm, Batch, Figure
 from rayloom.datasets.dataset import Dataset
 from rayloom.rollouts.environment import Environment, make_environment
 from rayloom.seeding import derive_seed
@@ -26,7 +26,7 @@ class Evaluation:
 
     metrics: dict[str, float]
     """By full name, evaluate/..."""
-    exhibits: dict[str, Exhibit] = field(default_factory=dict)
+    figures: dict[str, Figure] = field(default_factory=dict)
 
 
 class Evaluator:
@@ -116,7 +116,7 @@ class Evaluator:
         count = len(next(iter(fields.values())))
         sums: dict[str, Any] = {}
         outputs: dict[str, list[Tensor]] = {}
-        exhibits: dict[str, Exhibit] = {}
+        figures: dict[str, Figure] = {}
         for start in range(0, count, size):
             batch: Batch = {name: value[start : start + size].to(device) for name, value in fields.items()}
             rows = len(next(iter(batch.values())))
@@ -128,9 +128,9 @@ class Evaluator:
                     total = value.double().sum() if value.ndim else value.double() * rows
                     sums[name] = sums.get(name, 0.0) + total
             if start == 0:
-                exhibits.update(algorithm.exhibits(prepared))
+                figures.update(algorithm.figures(prepared))
         metrics = {f"evaluate/{name}": float(total) / count for name, total in sums.items()}
         scalars, more = algorithm.summarize({name: torch.cat(values) for name, values in outputs.items()})
         metrics.update({f"evaluate/{name}": float(value) for name, value in scalars.items()})
-        exhibits.update(more)
-        return Evaluation(metrics, exhibits)
+        figures.update(more)
+        return Evaluation(metrics, figures)

@@ -185,8 +185,8 @@ class Loop:
         self.metrics.update(evaluation.metrics)
         self.evaluated = dict(self.metrics)
         self._tracker.log_metrics(evaluation.metrics, step, counters["updates"])
-        for name, exhibit in evaluation.exhibits.items():
-            self._tracker.log_exhibit(name, exhibit, step)
+        for name, figure in evaluation.figures.items():
+            self._tracker.log_figure(name, figure, step)
         self._report(counters)
         value = evaluation.metrics.get(self._best_metric or "")
         if value is None:

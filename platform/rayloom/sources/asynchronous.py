@@ -2,11 +2,11 @@
 
     next() --publish(version), take--> pool: every worker has `in_flight` rollouts in work or waiting
            <--trajectories [T, n, ...] with the version that they were ordered with--
-           --prepare--> rows of one environment each --> stock, oldest version first --> batch of B rows
+           --prepare--> rows of one environment each --> pending, oldest version first --> batch of B rows
                                                           `-> dropped, when older than max_lag
 
 The version is the number of batches drawn so far, and a row's lag is that number when it is learnt from less that when
-it was ordered. With W workers of n = N / W environments and F rollouts in flight, at most B - 1 + n rows lie in stock
+it was ordered. With W workers of n = N / W environments and F rollouts in flight, at most B - 1 + n rows are pending
 when a rollout is ordered, W F - 1 rollouts come before it, and its own last row is the n-th, so that in fixed order
 
     lag <= ceil((B - 1 + n + (W F - 1) n + n) / B) - 1 = ceil((F N + n - 1) / B).
@@ -35,7 +35,7 @@ from rayloom.sources.base import RolloutSource
 
 
 @dataclass
-class _Stock:
+class _Pending:
     """Rows of one rollout that wait to be learnt from."""
 
     rows: dict[str, Tensor]
@@ -46,11 +46,11 @@ class _Stock:
     def __len__(self) -> int:
         return len(self.steps)
 
-    def split(self, count: int) -> tuple[_Stock, _Stock]:
+    def split(self, count: int) -> tuple[_Pending, _Pending]:
         """Return the first `count` rows and the rest."""
         first = {name: value[:count] for name, value in self.rows.items()}
         rest = {name: value[count:] for name, value in self.rows.items()}
-        return _Stock(first, self.steps[:count], self.version), _Stock(rest, self.steps[count:], self.version)
+        return _Pending(first, self.steps[:count], self.version), _Pending(rest, self.steps[count:], self.version)
 
 
 class AsynchronousSource(RolloutSource):
@@ -68,7 +68,7 @@ class AsynchronousSource(RolloutSource):
         """`config` and `batch_size`, which counts trajectories of one environment, are this learner's share."""
         super().__init__(pool, algorithm, batch_size, device, group)
         self._config = config
-        self._stock: list[_Stock] = []  # by version, in order of arrival where that is equal
+        self._pending: list[_Pending] = []  # by version, in order of arrival where that is equal
         self._draws = 0
         self._lags: Counter[int] = Counter()  # rows learnt from since the last report, by lag
         self._dropped = 0
@@ -76,7 +76,7 @@ class AsynchronousSource(RolloutSource):
     def next(self) -> Batch:
         """Return the oldest rows that are not too old, as soon as there are enough for a batch."""
         self._drop_stale()
-        while sum(map(len, self._stock)) < self._batch_size:
+        while sum(map(len, self._pending)) < self._batch_size:
             self._receive(self._take(self._config.rollout_steps, self._draws))
             self._drop_stale()
         parts = self._oldest(self._batch_size)
@@ -99,30 +99,30 @@ class AsynchronousSource(RolloutSource):
             rows = self._algorithm.prepare(trajectory)
         steps = rollout.arrays["valid"].sum(axis=0)
         assert all(len(value) == len(steps) for value in rows.values()), "a row is one environment's trajectory"
-        self._stock.append(_Stock(rows, steps, rollout.version))
-        self._stock.sort(key=lambda stock: stock.version)  # stable, and all but sorted
+        self._pending.append(_Pending(rows, steps, rollout.version))
+        self._pending.sort(key=lambda pending: pending.version)  # stable, and all but sorted
 
     def _drop_stale(self) -> None:
         """Drop what is older than `max_lag` updates; it counts as environment steps all the same."""
         oldest = self._draws - self._config.max_lag
-        while self._stock and self._stock[0].version < oldest:
-            stale = self._stock.pop(0)
+        while self._pending and self._pending[0].version < oldest:
+            stale = self._pending.pop(0)
             self._count(stale)
             self._dropped += len(stale)
 
-    def _count(self, stock: _Stock) -> None:
+    def _count(self, pending: _Pending) -> None:
         # Steps count once they are learnt from or dropped: a run of so many steps stops after whole updates, whatever
         # else is in flight.
-        self._env_steps += int(stock.steps.sum())
+        self._env_steps += int(pending.steps.sum())
 
-    def _oldest(self, count: int) -> list[_Stock]:
-        """Remove and return the first `count` rows of the stock."""
+    def _oldest(self, count: int) -> list[_Pending]:
+        """Remove and return the first `count` rows of those that are pending."""
         parts = []
         while count:
-            part = self._stock.pop(0)
+            part = self._pending.pop(0)
             if len(part) > count:
                 part, rest = part.split(count)
-                self._stock.insert(0, rest)
+                self._pending.insert(0, rest)
             parts.append(part)
             count -= len(part)
         return parts
@@ -145,9 +145,9 @@ class AsynchronousSource(RolloutSource):
         """Return counters, the workers, unreported lags and all rows that are still to be learnt from."""
         return {
             **super().state_dict(),
-            "stock": [
-                {"rows": dict(stock.rows), "steps": stock.steps.copy(), "version": stock.version}
-                for stock in self._stock
+            "pending": [
+                {"rows": dict(pending.rows), "steps": pending.steps.copy(), "version": pending.version}
+                for pending in self._pending
             ],
             "draws": self._draws,
             "lags": dict(self._lags),
@@ -157,13 +157,13 @@ class AsynchronousSource(RolloutSource):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         super().load_state_dict(state)
-        self._stock = [
-            _Stock(
+        self._pending = [
+            _Pending(
                 {str(name): value.to(self._device) for name, value in saved["rows"].items()},
                 np.asarray(saved["steps"]),
                 int(saved["version"]),
             )
-            for saved in state["stock"]
+            for saved in state["pending"]
         ]
         self._draws = int(state["draws"])
         self._lags = Counter({int(lag): int(rows) for lag, rows in state["lags"].items()})

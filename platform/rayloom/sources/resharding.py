@@ -276,15 +276,15 @@ class _Dealer:
         count = self.count
         drained = [rollout for source in sources for rollout in source["drained"]]
         drained.sort(key=lambda rollout: int(rollout["version"]))
-        stocks: list[list[State]] = [[] for _ in range(count)]
+        pending_rows: list[list[State]] = [[] for _ in range(count)]
         dealt = 0
-        for version, rows, steps in _by_version([stock for source in sources for stock in source["stock"]]):
+        for version, rows, steps in _by_version([pending for source in sources for pending in source["pending"]]):
             for rank in range(count):
                 mine = np.arange((rank - dealt) % count, len(steps), count)
                 if len(mine):
                     index = torch.from_numpy(mine)
                     own = {name: value.index_select(0, index.to(value.device)) for name, value in rows.items()}
-                    stocks[rank].append({"rows": own, "steps": steps[mine], "version": version})
+                    pending_rows[rank].append({"rows": own, "steps": steps[mine], "version": version})
             dealt += len(steps)
         lags: dict[int, list[int]] = {}
         for lag in sorted({int(lag) for source in sources for lag in source["lags"]}):
@@ -293,7 +293,7 @@ class _Dealer:
         return [
             {
                 "drained": drained[rank::count],
-                "stock": stocks[rank],
+                "pending": pending_rows[rank],
                 "lags": {lag: shares[rank] for lag, shares in lags.items() if shares[rank]},
                 "dropped": dropped[rank],
             }
@@ -301,9 +301,9 @@ class _Dealer:
         ]
 
 
-def _by_version(stocks: Sequence[State]) -> Iterator[tuple[int, dict[str, torch.Tensor], Array]]:
+def _by_version(pending_rows: Sequence[State]) -> Iterator[tuple[int, dict[str, torch.Tensor], Array]]:
     """Yield each policy's version with the rows that it collected and their numbers of steps, oldest first."""
-    for version in sorted({int(stock["version"]) for stock in stocks}):
-        same = [stock for stock in stocks if int(stock["version"]) == version]
-        rows = {name: torch.cat([stock["rows"][name] for stock in same]) for name in same[0]["rows"]}
-        yield version, rows, np.concatenate([np.asarray(stock["steps"]) for stock in same])
+    for version in sorted({int(pending["version"]) for pending in pending_rows}):
+        same = [pending for pending in pending_rows if int(pending["version"]) == version]
+        rows = {name: torch.cat([pending["rows"][name] for pending in same]) for name in same[0]["rows"]}
+        yield version, rows, np.concatenate([np.asarray(pending["steps"]) for pending in same])

@@ -18,7 +18,7 @@ from rayloom.tracking import journal
 from rayloom.tracking.journal import Acknowledgement, Journal, read_metrics
 
 if TYPE_CHECKING:
-    from rayloom.contract import Exhibit
+    from rayloom.contract import Figure
 
 STATUSES = ("FINISHED", "FAILED", "KILLED")
 MODEL_LOADER = "rayloom.launch.export:load_inference"
@@ -137,20 +137,20 @@ class Tracker:
             order = {} if updates is None else {"updates": int(updates)}
             self._append({"kind": "metrics", "time": journal.now_ms(), "step": int(step), **order, "values": new})
 
-    def log_exhibit(self, name: str, exhibit: Exhibit, step: int) -> None:
+    def log_figure(self, name: str, figure: Figure, step: int) -> None:
         """Record something to look at; the writer draws it. UserError when its data do not fit its kind."""
-        if (step, 0) <= self._before.get(_exhibit_key(name), _NOWHERE):
+        if (step, 0) <= self._before.get(_figure_key(name), _NOWHERE):
             return
-        data, reference = exhibit_arrays(name, exhibit)
-        stem = f"exhibits/{name}/step_{step:09d}"
+        data, reference = figure_arrays(name, figure)
+        stem = f"figures/{name}/step_{step:09d}"
         target = self.run_dir / f"{stem}.npz"
         target.parent.mkdir(parents=True, exist_ok=True)
         aside = target.with_suffix(".new.npz")
         arrays: dict[str, Any] = {"data": data} if reference is None else {"data": data, "reference": reference}
         np.savez(aside, **arrays)
         os.replace(aside, target)
-        record = {"kind": "exhibit", "name": name, "step": int(step), "stem": stem, "draw": exhibit.kind}
-        self._append({**record, "labels": list(exhibit.labels), "columns": exhibit.columns})
+        record = {"kind": "figure", "name": name, "step": int(step), "stem": stem, "draw": figure.kind}
+        self._append({**record, "labels": list(figure.labels), "columns": figure.columns})
 
     def log_text(self, name: str, text: str) -> None:
         """Record a text file, for instance config.yaml, as an artifact of that name."""
@@ -336,39 +336,39 @@ def _journal_id(run_dir: Path) -> str:
     return uuid.uuid4().hex
 
 
-def _exhibit_key(name: str) -> str:
-    return f"exhibit {name}"
+def _figure_key(name: str) -> str:
+    return f"figure {name}"
 
 
 def _last_places(run_dir: Path) -> dict[str, tuple[int, int]]:
-    """Return (step, updates) of the last point that the journal has of every metric and exhibit."""
+    """Return (step, updates) of the last point that the journal has of every metric and figure."""
     last: dict[str, tuple[int, int]] = {}
     for record, _ in journal.read_records(run_dir):
         if record["kind"] == "metrics":
             place = (record["step"], record.get("updates", sys.maxsize))
             for key in record["values"]:
                 last[key] = max(place, last.get(key, _NOWHERE))
-        elif record["kind"] == "exhibit":
-            key = _exhibit_key(record["name"])
+        elif record["kind"] == "figure":
+            key = _figure_key(record["name"])
             last[key] = max((record["step"], 0), last.get(key, _NOWHERE))
     return last
 
 
-def exhibit_arrays(name: str, exhibit: Exhibit) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None]:
+def figure_arrays(name: str, figure: Figure) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None]:
     """Return the data (images as bytes) and the reference points as arrays."""
-    shape = tuple(exhibit.data.shape)
+    shape = tuple(figure.data.shape)
     fits = {
         "images": len(shape) == 4 and shape[1] in (1, 3) and 0 not in shape,
         "matrix": len(shape) == 2 and 0 not in shape,
         "points": len(shape) == 2 and shape[1] == 2,
-    }[exhibit.kind]
+    }[figure.kind]
     if not fits:
         from rayloom.errors import UserError
 
-        wanted = {"images": "[M, 1 or 3, H, W]", "matrix": "[R, C]", "points": "[M, 2]"}[exhibit.kind]
-        raise UserError(f"the exhibit {name!r} of kind {exhibit.kind} needs data {wanted}, not {list(shape)}")
-    data = exhibit.data.detach().float().cpu().numpy()
-    if exhibit.kind == "images":
+        wanted = {"images": "[M, 1 or 3, H, W]", "matrix": "[R, C]", "points": "[M, 2]"}[figure.kind]
+        raise UserError(f"the figure {name!r} of kind {figure.kind} needs data {wanted}, not {list(shape)}")
+    data = figure.data.detach().float().cpu().numpy()
+    if figure.kind == "images":
         data = (np.nan_to_num(data, nan=0.0).clip(0.0, 1.0) * 255.0).round().astype(np.uint8)
-    reference = exhibit.reference
+    reference = figure.reference
     return data, None if reference is None else reference.detach().float().cpu().numpy()

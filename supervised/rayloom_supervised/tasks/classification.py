@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from annotated_types import Ge, Gt, Lt
 from torch import Tensor, nn
 
-from rayloom.contract import Algorithm, AlgorithmConfig, Batch, Exhibit, Loss, Phase, Spec, TensorSpec, UserError
+from rayloom.contract import Algorithm, AlgorithmConfig, Batch, Figure, Loss, Phase, Spec, TensorSpec, UserError
 from rayloom_supervised.layers.activations import Activation
 from rayloom_supervised.metrics import classification as metrics
 from rayloom_supervised.networks.convolutional import ConvolutionalNetwork, LeNet5
@@ -169,7 +169,7 @@ class Classifier(Algorithm):
             "_label": label,
         }
 
-    def summarize(self, outputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Exhibit]]:
+    def summarize(self, outputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Figure]]:
         """Return macro and micro scores over the split and the confusion matrix (rows: labels)."""
         confusion = metrics.confusion_matrix(outputs["_prediction"], outputs["_label"], self.num_classes)
         scores = {
@@ -180,7 +180,7 @@ class Classifier(Algorithm):
             "micro_f1": metrics.micro_f1(confusion),
         }
         names = self.config.class_names or tuple(str(index) for index in range(self.num_classes))
-        return scores, {"confusion_matrix": Exhibit("matrix", confusion.float(), labels=names)}
+        return scores, {"confusion_matrix": Figure("matrix", confusion.float(), labels=names)}
 
     def inference_module(self) -> nn.Module:
         """Return the module that maps raw images [B, ...], in the data set's own range, to logits [B, K].

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from places import FAKES
-from rayloom.contract import Exhibit
+from rayloom.contract import Figure
 from rayloom.errors import UserError
 from rayloom.tracking import journal
 from rayloom.tracking.journal import is_delivered
@@ -43,11 +43,11 @@ def test_everything_of_a_run_arrives(output: Path, store: StoreView) -> None:
     tracker.log_metrics(many, 5)
     tracker.log_metrics({"evaluate/return_mean": float("nan"), "train/loss": float("inf")}, 5)
     tracker.log_metrics({"evaluate/return_mean": 2.5, "bad|name//x": 1.0}, 6)
-    tracker.log_exhibit("samples", Exhibit("images", torch.rand(10, 1, 8, 8)), 5)
-    tracker.log_exhibit("confusion", Exhibit("matrix", torch.eye(3), labels=("a", "b", "c")), 5)
-    tracker.log_exhibit("plane", Exhibit("points", torch.rand(9, 2), reference=torch.rand(9, 2)), 5)
+    tracker.log_figure("samples", Figure("images", torch.rand(10, 1, 8, 8)), 5)
+    tracker.log_figure("confusion", Figure("matrix", torch.eye(3), labels=("a", "b", "c")), 5)
+    tracker.log_figure("plane", Figure("points", torch.rand(9, 2), reference=torch.rand(9, 2)), 5)
     with pytest.raises(UserError, match=r"'samples' of kind images needs data \[M, 1 or 3, H, W\], not \[8, 8\]"):
-        tracker.log_exhibit("samples", Exhibit("images", torch.rand(8, 8)), 6)
+        tracker.log_figure("samples", Figure("images", torch.rand(8, 8)), 6)
     tracker.set_tags({"late": "1"})
     assert tracker.finish("FINISHED", timeout_s=DEADLINE_S)
     assert tracker.problem is None
@@ -80,13 +80,13 @@ def test_everything_of_a_run_arrives(output: Path, store: StoreView) -> None:
         "source/diff.patch",
         "environment.json",
         "curves.png",
-        "exhibits/samples/step_000000005.png",
-        "exhibits/confusion/step_000000005.png",
-        "exhibits/plane/step_000000005.png",
+        "figures/samples/step_000000005.png",
+        "figures/confusion/step_000000005.png",
+        "figures/plane/step_000000005.png",
     }
     assert (artifacts / "config.yaml").read_text() == "name: run\n"
     assert "mlflow" in journal.read_json(artifacts / "environment.json")["packages"]
-    for name in ("curves.png", "exhibits/plane/step_000000005.png"):
+    for name in ("curves.png", "figures/plane/step_000000005.png"):
         assert (artifacts / name).read_bytes().startswith(b"\x89PNG")
 
 
@@ -131,14 +131,14 @@ def test_resume_goes_on_with_the_same_run(output: Path, store: StoreView) -> Non
     tracker = start(output, params={"stop": 10, "seed": 1})
     for step in range(10):
         tracker.log_metrics({"train/loss": 1.0 / (step + 1)}, step)
-    tracker.log_exhibit("samples", Exhibit("images", torch.zeros(1, 1, 4, 4)), 8)
+    tracker.log_figure("samples", Figure("images", torch.zeros(1, 1, 4, 4)), 8)
     assert tracker.finish("FAILED", timeout_s=DEADLINE_S)
     run_id = tracker.run_id
     assert run_id and store.status(run_id) == "FAILED" and store.points(run_id) == losses(0, 10)
 
     tracker = start(output, params={"stop": 20, "seed": 1}, resume=True)
     wait_for(lambda: store.status(run_id) == "RUNNING", "the run going on")
-    tracker.log_exhibit("samples", Exhibit("images", torch.ones(1, 1, 4, 4)), 8)
+    tracker.log_figure("samples", Figure("images", torch.ones(1, 1, 4, 4)), 8)
     for step in range(6, 15):
         tracker.log_metrics({"train/loss": 1.0 / (step + 1)}, step)
     assert tracker.finish("FINISHED", timeout_s=DEADLINE_S)

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from places import FAKES
-from rayloom.contract import Exhibit
+from rayloom.contract import Figure
 from rayloom.errors import UserError
 from rayloom.runs.folders import find_run_folder
 from rayloom.tracking import journal, tracker
@@ -201,8 +201,8 @@ def test_what_is_wrong_with_one_trial_does_not_stop_the_others(
 
     study = start_study(output)
     broken = start_trial(output, 0)
-    broken.log_exhibit("samples", Exhibit("matrix", torch.eye(2)), 1)
-    (picture,) = (trial_dir(output, 0) / "exhibits").rglob("*.npz")
+    broken.log_figure("samples", Figure("matrix", torch.eye(2)), 1)
+    (picture,) = (trial_dir(output, 0) / "figures").rglob("*.npz")
     picture.write_bytes(b"PK no archive")
     broken.finish("FINISHED")
     start_trial(output, 1)
@@ -229,7 +229,7 @@ def test_what_is_wrong_with_one_trial_does_not_stop_the_others(
     parent = journal.read_json(output / "study" / journal.BINDING)["run_id"]
     assert store.points(id_of(output, 3)) == losses(0, 2)
     assert [store.status(run_id) for run_id in (parent, id_of(output, 0), id_of(output, 3))] == ["FINISHED"] * 3
-    assert store.tags(id_of(output, 0))["rayloom.refused"].startswith("exhibit: ")
+    assert store.tags(id_of(output, 0))["rayloom.refused"].startswith("figure: ")
     assert store.tags(parent)["rayloom.refused"].startswith("trial 000")
     errors = capfd.readouterr().err
     assert "leaving the trial 0001: KeyError" in errors and "leaving the trial 0002: " in errors

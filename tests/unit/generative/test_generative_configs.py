@@ -22,7 +22,7 @@ def test_every_shipped_run_is_tested() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_shipped_run_takes_a_step(name: str) -> None:
-    run = config.load(str(FOLDER / f"{name}.yaml"))
+    run = config.load(name)
     torch.manual_seed(0)
     if run.source.dataset == "fashion-mnist":
         spec, batch = FASHION, {"image": torch.randint(0, 256, (128, 1, 28, 28), dtype=torch.uint8)}

@@ -502,7 +502,7 @@ def test_trajectories_that_wait_are_dealt_out_by_age() -> None:
     old, new = run_of("impala", 2), run_of("impala", 4)
     states = []
     for rank in range(2):
-        stock = [
+        pending = [
             {
                 "rows": {"row": torch.arange(count) + 100 * rank + 10 * version},
                 "steps": np.arange(count) + 100 * rank + 10 * version,
@@ -514,20 +514,20 @@ def test_trajectories_that_wait_are_dealt_out_by_age() -> None:
         statistics = {"returns": [], "lengths": [], "episodes": 1}
         drained = [{"version": 7 - rank, "number": 10 * rank + number} for number in range(3)]
         source = {"pool": pool, "statistics": statistics, "env_steps": 11, "samples": 9, "drained": drained, "draws": 7}
-        source.update(stock=stock, lags={0: 3, 2 + rank: 5}, dropped=rank)
+        source.update(pending=pending, lags={0: 3, 2 + rank: 5}, dropped=rank)
         states.append({"learner": {"updates": 7}, "source": source, "random": {}, "totals": None})
     dealt = [state["source"] for state in reshard(old, new, states)]
-    everything = [[int(row) for stock in source["stock"] for row in stock["rows"]["row"]] for source in dealt]
+    everything = [[int(row) for pending in source["pending"] for row in pending["rows"]["row"]] for source in dealt]
     assert sorted(row for rows in everything for row in rows) == sorted(
-        int(row) for state in states for stock in state["source"]["stock"] for row in stock["rows"]["row"]
+        int(row) for state in states for pending in state["source"]["pending"] for row in pending["rows"]["row"]
     )
     assert [len(rows) for rows in everything] == [6, 5, 5, 5]
     for source in dealt:
-        versions = [stock["version"] for stock in source["stock"]]
+        versions = [pending["version"] for pending in source["pending"]]
         assert versions == sorted(set(versions))
-        for stock in source["stock"]:
-            assert stock["rows"]["row"].tolist() == stock["steps"].tolist(), "rows keep their numbers of steps"
-            assert all(row % 100 // 10 == stock["version"] for row in stock["steps"].tolist())
+        for pending in source["pending"]:
+            assert pending["rows"]["row"].tolist() == pending["steps"].tolist(), "rows keep their numbers of steps"
+            assert all(row % 100 // 10 == pending["version"] for row in pending["steps"].tolist())
         assert source["draws"] == 7
     assert [[rollout["number"] for rollout in source["drained"]] for source in dealt] == [[10, 1], [11, 2], [12], [0]]
     lags = sum((Counter(source["lags"]) for source in dealt), Counter())

@@ -25,7 +25,7 @@ from ray.exceptions import RayError
 
 from rayloom.cluster.nodes.connection import extend_search_path
 from rayloom.cluster.nodes.processes import own_process
-from rayloom.cluster.pools.supervisor import ActorOptions, ActorPool, Crew, Worker
+from rayloom.cluster.pools.supervisor import ActorOptions, ActorPool, Supervisor, Worker
 from rayloom.config.load import from_tree
 from rayloom.config.schema import RunConfig
 from rayloom.config.shares import environment_share
@@ -120,11 +120,11 @@ class CentralPool(ActorPool):
         self._config = config
         self._algorithm = algorithm
         self._version = -1
-        super().__init__(Crew(config, rank, placement, EnvironmentActor))
-        workers = self._crew.workers
+        super().__init__(Supervisor(config, rank, placement, EnvironmentActor))
+        workers = self._supervisor.workers
         share, first = environment_share(config, workers[0].index)
         algorithm.num_environments = config.source.num_envs  # type: ignore[union-attr]
-        self._example = self._crew.call("observe", lambda worker: ())[0][0]  # of one environment: shape and type
+        self._example = self._supervisor.call("observe", lambda worker: ())[0][0]  # of one environment: shape and type
         number = min(_HALVES, len(workers))
         bounds = [len(workers) * half // number for half in range(number + 1)]
         self._halves = [
@@ -157,15 +157,15 @@ class CentralPool(ActorPool):
 
     def _collect(self, num_steps: int) -> list[Rollout]:
         started = time.perf_counter()
-        away = [worker for worker in self._crew.workers if worker.away]
-        present = self._crew.present()
+        away = [worker for worker in self._supervisor.workers if worker.away]
+        present = self._supervisor.present()
         back = [worker for worker in away if not worker.away]
         for half in self._halves:
             half.storage, half.cuts = {}, []
             if half.observation is None or any(worker in back for worker in half.workers):
                 self._observe(half)
             self._choose(half)
-        spent = dict.fromkeys((worker.index for worker in self._crew.workers), 0.0)
+        spent = dict.fromkeys((worker.index for worker in self._supervisor.workers), 0.0)
         for t in range(num_steps):
             for half in self._halves:
                 self._record(half, t, num_steps, self._receive(half), spent)
@@ -213,22 +213,22 @@ class CentralPool(ActorPool):
     def _answer(self, worker: Worker) -> Any:
         deadline_s = self._config.cluster.deadline_s
         while worker.orders and not worker.away:
-            patience = self._crew.late_at(worker) - time.monotonic()
+            patience = self._supervisor.late_at(worker) - time.monotonic()
             ready, _ = ray.wait([worker.orders[0]], timeout=max(0.0, patience))
             if ready:
                 try:
                     answer = ray.get(worker.orders.popleft())
                 except RayError as error:
-                    self._crew.fail(worker, error)
+                    self._supervisor.fail(worker, error)
                 else:
                     worker.failures = 0 if isinstance(answer, tuple) else worker.failures
                     return answer
-            elif time.monotonic() < self._crew.late_at(worker):
+            elif time.monotonic() < self._supervisor.late_at(worker):
                 continue  # it has only just started
-            elif self._crew.is_up(worker):
-                self._crew.replace(worker, f"it did not answer within {deadline_s:g} s (cluster.deadline_s)")
+            elif self._supervisor.is_up(worker):
+                self._supervisor.replace(worker, f"it did not answer within {deadline_s:g} s (cluster.deadline_s)")
             else:
-                self._crew.leave(worker)
+                self._supervisor.leave(worker)
                 return None
             self._order(worker, "observe")
         return None
@@ -315,8 +315,8 @@ class CentralPool(ActorPool):
 
     def barrier(self) -> None:
         """Restart every environment."""
-        self._crew.barriers += 1
-        self._crew.call("restart", lambda worker: (self._crew.barriers,))
+        self._supervisor.barriers += 1
+        self._supervisor.call("restart", lambda worker: (self._supervisor.barriers,))
         self._forget()
 
     def _forget(self) -> None:
@@ -327,14 +327,14 @@ class CentralPool(ActorPool):
     def state_dict(self) -> dict[str, Any]:
         """Return the state of every worker, and of the generators that explore for them."""
         return {
-            "workers": self._crew.states(),
+            "workers": self._supervisor.states(),
             "turn": 0,
             "explorers": [half.generator.get_state() for half in self._halves],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore every worker; generators of other halves, after a change of their number, begin anew."""
-        self._crew.load_states(state["workers"])
+        self._supervisor.load_states(state["workers"])
         explorers = list(state.get("explorers", []))
         if len(explorers) == len(self._halves):
             for half, saved in zip(self._halves, explorers, strict=True):

@@ -21,7 +21,7 @@ from typing import Any
 import ray
 from ray.exceptions import ObjectStoreFullError, OutOfDiskError, RayError
 
-from rayloom.cluster.pools.supervisor import ActorOptions, ActorPool, Crew, Worker
+from rayloom.cluster.pools.supervisor import ActorOptions, ActorPool, Supervisor, Worker
 from rayloom.config.schema import RunConfig
 from rayloom.config.shares import environment_share
 from rayloom.contract import Algorithm
@@ -49,7 +49,7 @@ class RayPool(ActorPool):
         self._weights: Any = None
         self._turn = 0
         self._num_steps = 0
-        super().__init__(Crew(config, rank, placement))
+        super().__init__(Supervisor(config, rank, placement))
 
     # --- orders ----------------------------------------------------------------------------------------------------
 
@@ -88,7 +88,7 @@ class RayPool(ActorPool):
         """
         while True:
             heads = {worker.orders[0]: worker for worker in workers}
-            patience = min(self._crew.late_at(worker) for worker in workers) - time.monotonic()
+            patience = min(self._supervisor.late_at(worker) for worker in workers) - time.monotonic()
             ready, _ = ray.wait(list(heads), num_returns=1, timeout=max(0.0, patience))
             if not ready:
                 if self._give_up_on_late(workers):
@@ -99,7 +99,7 @@ class RayPool(ActorPool):
             try:
                 rollout: Rollout = ray.get(worker.orders[0])
             except RayError as error:
-                self._crew.fail(worker, error)
+                self._supervisor.fail(worker, error)
                 for _ in range(count):
                     self._order(worker)
                 continue
@@ -109,15 +109,17 @@ class RayPool(ActorPool):
         """Replace workers that are hung; leave those away that could not even start. Return whether there were some."""
         away = False
         for worker in workers:
-            if time.monotonic() < self._crew.late_at(worker):
+            if time.monotonic() < self._supervisor.late_at(worker):
                 continue
-            if self._crew.is_up(worker):
+            if self._supervisor.is_up(worker):
                 count = len(worker.orders)
-                self._crew.replace(worker, f"it did not answer within {self._deadline_s:g} s (cluster.deadline_s)")
+                self._supervisor.replace(
+                    worker, f"it did not answer within {self._deadline_s:g} s (cluster.deadline_s)"
+                )
                 for _ in range(count):
                     self._order(worker)
             else:
-                self._crew.leave(worker)
+                self._supervisor.leave(worker)
                 away = True
         return away
 
@@ -136,9 +138,9 @@ class RayPool(ActorPool):
                     f"cluster.worker_memory_mib: {worker.name} needs {rollout.memory_mib:.0f} MiB for its first "
                     f"rollout already; raise the limit of {limit:g}"
                 )
-            self._crew.events.append(f"{worker.name} was replaced: it had grown to {rollout.memory_mib:.0f} MiB")
+            self._supervisor.events.append(f"{worker.name} was replaced: it had grown to {rollout.memory_mib:.0f} MiB")
             count = len(worker.orders)
-            self._crew.renew(worker)
+            self._supervisor.renew(worker)
             for _ in range(count):
                 self._order(worker)
         # The arrays are read-only views that pin objects in the store: copies let them go.
@@ -152,7 +154,7 @@ class RayPool(ActorPool):
         self._num_steps = num_steps
         rollouts: dict[int, Rollout] = {}
         while not rollouts:
-            waiting = self._crew.present()
+            waiting = self._supervisor.present()
             for worker in waiting:
                 self._order(worker)
             while waiting:
@@ -167,7 +169,7 @@ class RayPool(ActorPool):
         assert self._in_flight > 0
         self._num_steps = num_steps
         while True:
-            present = self._crew.present()
+            present = self._supervisor.present()
             for worker in present:
                 while len(worker.orders) < self._in_flight:
                     self._order(worker)
@@ -175,33 +177,33 @@ class RayPool(ActorPool):
             if received is None:
                 continue
             worker, rollout = received
-            self._turn = self._crew.workers.index(worker) + 1
+            self._turn = self._supervisor.workers.index(worker) + 1
             self._order(worker)
             return rollout
 
     def order(self, num_steps: int, worker: int) -> None:
         """Order another rollout from a worker, one of whose was kept at a barrier and is used now."""
         self._num_steps = num_steps
-        for present in self._crew.present():
+        for present in self._supervisor.present():
             if present.index == worker and len(present.orders) < self._in_flight:
                 self._order(present)
 
     def _next_in_turn(self) -> Worker:
-        number = len(self._crew.workers)
-        turns = (self._crew.workers[(self._turn + offset) % number] for offset in range(number))
+        number = len(self._supervisor.workers)
+        turns = (self._supervisor.workers[(self._turn + offset) % number] for offset in range(number))
         return next(worker for worker in turns if not worker.away)
 
     def ready(self) -> bool:
         """Return whether some worker's rollout waits to be taken."""
-        heads = [worker.orders[0] for worker in self._crew.workers if worker.orders and not worker.away]
+        heads = [worker.orders[0] for worker in self._supervisor.workers if worker.orders and not worker.away]
         return bool(heads) and bool(ray.wait(heads, num_returns=1, timeout=0)[0])
 
     def drain(self) -> list[Rollout]:
         """Return what is in flight, in turn."""
         rollouts = []
-        while any(worker.orders and not worker.away for worker in self._crew.workers):
+        while any(worker.orders and not worker.away for worker in self._supervisor.workers):
             turn = self._next_in_turn()
-            self._turn = self._crew.workers.index(turn) + 1
+            self._turn = self._supervisor.workers.index(turn) + 1
             if turn.orders:
                 received = self._receive([turn])
                 rollouts += [] if received is None else [received[1]]
@@ -211,22 +213,22 @@ class RayPool(ActorPool):
 
     def barrier(self) -> None:
         """Restart every environment."""
-        assert not any(worker.orders for worker in self._crew.workers), "a barrier needs an empty stream"
-        self._crew.barriers += 1
-        self._crew.call("restart", lambda worker: (self._crew.barriers,))
+        assert not any(worker.orders for worker in self._supervisor.workers), "a barrier needs an empty stream"
+        self._supervisor.barriers += 1
+        self._supervisor.call("restart", lambda worker: (self._supervisor.barriers,))
         self._mark_restarted()
 
     def _mark_restarted(self) -> None:
         """In a stream the rollouts from before a barrier are used after it: tell where the new ones begin."""
-        for worker in self._crew.workers:
+        for worker in self._supervisor.workers:
             worker.replaced |= self._in_flight > 0
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of every worker; one that is away will begin anew."""
-        return {"workers": self._crew.states(), "turn": self._turn}
+        return {"workers": self._supervisor.states(), "turn": self._turn}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore every worker."""
-        self._crew.load_states(list(state["workers"]))
+        self._supervisor.load_states(list(state["workers"]))
         self._turn = int(state["turn"])
         self._mark_restarted()

@@ -73,7 +73,7 @@ def _in_one_line(error: Exception) -> str:
     return how_it_died(error)
 
 
-class Crew:
+class Supervisor:
     """Keeps every place among a learner's rollout workers filled. Used by one thread."""
 
     def __init__(
@@ -277,24 +277,24 @@ class Crew:
 
 
 class ActorPool:
-    """What pools have in common whose workers are a crew."""
+    """What pools have in common whose workers are a supervisor."""
 
-    def __init__(self, crew: Crew) -> None:
-        self._crew = crew
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
 
     @property
     def restarts(self) -> int:
         """Workers replaced so far, in runs that this one continues too."""
-        return self._crew.restarts
+        return self._supervisor.restarts
 
     def events(self) -> list[str]:
         """Return and forget one line for everything that befell the workers."""
-        return self._crew.take_events()
+        return self._supervisor.take_events()
 
     def processes(self) -> list[Process]:
         """Return the processes of the workers that have started."""
-        return self._crew.processes()
+        return self._supervisor.processes()
 
     def close(self) -> None:
         """End the actors."""
-        self._crew.close()
+        self._supervisor.close()

@@ -1,4 +1,4 @@
-"""Draws exhibits and learning curves as PNG files, in the writer process."""
+"""Draws figures and learning curves as PNG files, in the writer process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 matplotlib.use("Agg")
 
 from matplotlib import image as matplotlib_image
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Canvas
 
 from rayloom.tracking.journal import Record
 
@@ -24,8 +24,8 @@ _ANNOTATED_ROWS = 20
 Array = np.ndarray[Any, Any]
 
 
-def draw_exhibit(record: Record, run_dir: Path) -> Path:
-    """Draw the exhibit of a journal record beside its data and return the PNG."""
+def draw_figure(record: Record, run_dir: Path) -> Path:
+    """Draw the figure of a journal record beside its data and return the PNG."""
     target = run_dir / f"{record['stem']}.png"
     with np.load(run_dir / f"{record['stem']}.npz", allow_pickle=False) as arrays:
         data = arrays["data"]
@@ -71,10 +71,10 @@ def image_grid(images: Array, columns: int) -> Array:
     return grid.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
-def _matrix(data: Array, labels: Sequence[str], title: str) -> Figure:
+def _matrix(data: Array, labels: Sequence[str], title: str) -> Canvas:
     rows, columns = data.shape
     side = max(4.0, min(14.0, 0.45 * max(rows, columns) + 2.0))
-    figure = Figure(figsize=(side, side), layout="constrained")
+    figure = Canvas(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
     shown = axes.imshow(data, cmap="Blues")
     figure.colorbar(shown, ax=axes, shrink=0.7)
@@ -91,8 +91,8 @@ def _matrix(data: Array, labels: Sequence[str], title: str) -> Figure:
     return figure
 
 
-def _points(data: Array, reference: Array | None, title: str) -> Figure:
-    figure = Figure(figsize=(6, 6), layout="constrained")
+def _points(data: Array, reference: Array | None, title: str) -> Canvas:
+    figure = Canvas(figsize=(6, 6), layout="constrained")
     axes = figure.subplots()
     if reference is not None:
         axes.scatter(reference[:, 0], reference[:, 1], s=4, color="lightgrey", label="reference")
@@ -119,7 +119,7 @@ def draw_curves(metrics: Sequence[tuple[int, str, float]], target: Path) -> bool
         return False
     columns = min(3, len(curves))
     rows = math.ceil(len(curves) / columns)
-    figure = Figure(figsize=(5 * columns, 3.2 * rows), layout="constrained")
+    figure = Canvas(figsize=(5 * columns, 3.2 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).flatten()
     for panel, (name, points) in zip(panels, curves.items(), strict=False):
         panel.plot(*zip(*points, strict=True), marker="." if len(points) < 30 else None)

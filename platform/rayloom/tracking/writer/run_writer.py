@@ -229,10 +229,10 @@ class Writer:
                 name = Path(record["name"])
                 folder = None if name.parent == Path() else name.parent.as_posix()
                 store.log_file(self._run_dir / "artifacts" / name, folder)
-            elif kind == "exhibit":
-                from rayloom.tracking.writer.pictures import draw_exhibit
+            elif kind == "figure":
+                from rayloom.tracking.writer.pictures import draw_figure
 
-                store.log_file(draw_exhibit(record, self._run_dir), f"exhibits/{record['name']}")
+                store.log_file(draw_figure(record, self._run_dir), f"figures/{record['name']}")
             elif kind == "model" and end > self._start_end:
                 self._take_model(store, record, end)
             elif kind == "unreadable":

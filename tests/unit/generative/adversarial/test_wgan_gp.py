@@ -288,9 +288,9 @@ def test_pictures_of_images(network: Any, side: int) -> None:
     algorithm = WGANGP(WGANGPConfig(latent_size=4, hidden_sizes=(8,), channels=2, network=network), spec)
     batch = algorithm.prepare({"image": torch.zeros(3, 1, side, side, dtype=torch.uint8)})
     with torch.no_grad():
-        shown = algorithm.exhibits(batch)["samples"]
+        shown = algorithm.figures(batch)["samples"]
         torch.manual_seed(9)
-        assert torch.equal(shown.data, algorithm.exhibits(batch)["samples"].data)
+        assert torch.equal(shown.data, algorithm.figures(batch)["samples"].data)
     assert (shown.kind, shown.data.shape) == ("images", (64, 1, side, side))
     drawn = algorithm.sample(5, torch.Generator().manual_seed(1))
     assert drawn.data.shape == (5, 1, side, side)
@@ -307,14 +307,14 @@ def test_points_are_shown_before_held_out_ones_and_their_modes_counted() -> None
         algorithm.generator = nn.Identity()
         batch["code"] = batch["point"]  # a perfect generator
         found = algorithm.evaluate(batch)
-        shown = algorithm.exhibits(batch)["samples"]
-        scores, exhibits = algorithm.summarize({"_generated": found["_generated"]})
+        shown = algorithm.figures(batch)["samples"]
+        scores, figures = algorithm.summarize({"_generated": found["_generated"]})
     torch.testing.assert_close(found["wasserstein"], torch.zeros(2000))
     assert (shown.kind, shown.data.shape) == ("points", (1000, 2))
     assert shown.reference is not None and torch.equal(shown.reference, data["point"][:1000])
     assert float(scores["good_fraction"]) > 0.995
     assert float(scores["modes_covered"]) == 25
-    assert exhibits == {}
+    assert figures == {}
     assert set(plane().evaluate(batch)) == {"wasserstein"}
     assert plane().summarize({}) == ({}, {})
 

@@ -219,9 +219,9 @@ def test_pictures() -> None:
     algorithm = small()
     batch = algorithm.prepare(digits(20))
     with torch.no_grad():
-        first = algorithm.exhibits(batch)
+        first = algorithm.figures(batch)
         torch.manual_seed(9)
-        second = algorithm.exhibits(batch)
+        second = algorithm.figures(batch)
         reconstructed = algorithm.decode(algorithm.encoder(batch["image"])[0])
     assert torch.equal(first["samples"].data, second["samples"].data)
     assert first["samples"].data.shape == (64, 1, 8, 8)
@@ -236,14 +236,14 @@ def test_pictures() -> None:
 
 def test_samples_follow_the_model() -> None:
     algorithm, model, _ = exact()
-    exhibit = algorithm.sample(40_000, torch.Generator().manual_seed(1))
-    assert exhibit.kind == "matrix"
+    figure = algorithm.sample(40_000, torch.Generator().manual_seed(1))
+    assert figure.kind == "matrix"
     expected = model.weight @ model.weight.T + model.variance * torch.eye(5)
     scale = float(expected.abs().max())
-    torch.testing.assert_close(exhibit.data.T.cov(), expected, rtol=0, atol=0.03 * scale)
-    torch.testing.assert_close(exhibit.data.mean(0), model.mean, rtol=0, atol=0.03 * scale**0.5)
+    torch.testing.assert_close(figure.data.T.cov(), expected, rtol=0, atol=0.03 * scale)
+    torch.testing.assert_close(figure.data.mean(0), model.mean, rtol=0, atol=0.03 * scale**0.5)
     again = algorithm.sample(40_000, torch.Generator().manual_seed(1))
-    assert torch.equal(exhibit.data, again.data)
+    assert torch.equal(figure.data, again.data)
 
 
 def test_samples_of_images_and_points_in_the_plane() -> None:
@@ -251,9 +251,9 @@ def test_samples_of_images_and_points_in_the_plane() -> None:
     assert (images.kind, images.data.shape) == ("images", (5, 1, 8, 8))
     plane = VAE(VAEConfig(likelihood="gaussian", hidden_sizes=(4,)), points_spec(2))
     assert plane.sample(5, torch.Generator().manual_seed(0)).kind == "points"
-    exhibit = plane.exhibits(plane.prepare({"point": torch.zeros(6, 2)}))["samples"]
-    assert (exhibit.kind, exhibit.data.shape) == ("points", (1000, 2))
-    assert exhibit.reference is not None and exhibit.reference.shape == (6, 2)
+    figure = plane.figures(plane.prepare({"point": torch.zeros(6, 2)}))["samples"]
+    assert (figure.kind, figure.data.shape) == ("points", (1000, 2))
+    assert figure.reference is not None and figure.reference.shape == (6, 2)
 
 
 def test_the_decoder_mirrors_the_encoder() -> None:

@@ -145,12 +145,12 @@ def test_evaluate_and_summarize() -> None:
     )
     assert torch.equal(outputs["error"], 1 - outputs["accuracy"])
     assert torch.equal(outputs["_label"], batch["label"])
-    scores, exhibits = algorithm.summarize({name: value for name, value in outputs.items() if name[0] == "_"})
+    scores, figures = algorithm.summarize({name: value for name, value in outputs.items() if name[0] == "_"})
     expected = f1_score(outputs["_label"], outputs["_prediction"], average="macro", labels=range(10), zero_division=0)
     assert float(scores["macro_f1_class_mean"]) == pytest.approx(expected)
     assert float(scores["micro_f1"]) == pytest.approx(float(outputs["accuracy"].mean()))
     assert float(scores["macro_f1_harmonic"]) > expected
-    matrix = exhibits["confusion_matrix"]
+    matrix = figures["confusion_matrix"]
     assert matrix.kind == "matrix"
     assert matrix.labels == tuple("zyxwvutsrq")
     assert torch.equal(matrix.data.sum(1).long(), outputs["_label"].bincount(minlength=10))

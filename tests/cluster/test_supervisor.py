@@ -1,4 +1,4 @@
-"""A crew whose workers find no room any more: the others go on without them, or wait until there is room again."""
+"""A supervisor whose workers find no room any more: the others go on without them, or wait until there is room."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ def configured(inference: str, tmp_path: Path) -> RunConfig:
 def take_room(pool: Any, victims: list[int], occupants: list[Any], start_s: float = 8.0) -> None:
     """Kill workers while others wait for every CPU that is or becomes free, so that no successor finds room.
 
-    From now on the crew waits `start_s` seconds for a process that is starting.
+    From now on the supervisor waits `start_s` seconds for a process that is starting.
     """
-    pool._crew._start_s = start_s
+    pool._supervisor._start_s = start_s
     occupants += [Occupant.options(num_cpus=1).remote() for _ in range(2 + len(victims))]
     standing, _ = ray.wait([actor.ready.remote() for actor in occupants], num_returns=2, timeout=60)
     assert len(standing) == 2
@@ -96,12 +96,12 @@ def test_the_others_go_on_without_a_worker_until_there_is_room(
         # Its process began before the barrier, but its episodes are of the seeds after it.
         number, first = environment_share(config, 1)
         environment = make_environment(config.source, number, first_index=first, worker=1)  # type: ignore[arg-type]
-        expected = environment.reset(restart_seed(config.seed, 1, 1, pool._crew.workers[1].restarts))
+        expected = environment.reset(restart_seed(config.seed, 1, 1, pool._supervisor.workers[1].restarts))
         np.testing.assert_array_equal(back.arrays["observation"][0], expected)
 
 
 @both
-def test_a_crew_without_anybody_waits_for_the_first_who_is_back(
+def test_a_supervisor_without_anybody_waits_for_the_first_who_is_back(
     inference: str, tmp_path: Path, occupants: list[Any]
 ) -> None:
     with opened(configured(inference, tmp_path)) as pool:
@@ -111,7 +111,7 @@ def test_a_crew_without_anybody_waits_for_the_first_who_is_back(
 
         def make_room() -> None:
             deadline = time.monotonic() + 120
-            while not all(worker.away for worker in pool._crew.workers):
+            while not all(worker.away for worker in pool._supervisor.workers):
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
             for actor in occupants:
@@ -128,7 +128,7 @@ def test_a_crew_without_anybody_waits_for_the_first_who_is_back(
 
 
 @both
-def test_a_crew_without_anybody_gives_up(inference: str, tmp_path: Path, occupants: list[Any]) -> None:
+def test_a_supervisor_without_anybody_gives_up(inference: str, tmp_path: Path, occupants: list[Any]) -> None:
     with opened(configured(inference, tmp_path)) as pool:
         pool.publish(0)
         pool.collect(10)
