@@ -36,7 +36,7 @@ class ActorCritic(Algorithm):
                 f"algorithm: {type(self).__name__} needs discrete or vector actions, not actions of shape "
                 f"{action.shape}"
             )
-        outputs = action.num_values if action.num_values is not None else action.shape[0]
+        outputs = action.categories if action.num_values is not None else action.shape[0]
         self.policy = FeedForward((inputs, *hidden_sizes, outputs), activation, output_gain=0.01)
         self.value = FeedForward((inputs, *hidden_sizes, 1), activation, output_gain=1.0)
         self.log_std = None if self.discrete else nn.Parameter(torch.zeros(outputs))

@@ -72,7 +72,7 @@ class DQN(Algorithm):
                 "algorithm: DQN needs a discrete action space; for continuous actions use "
                 "rayloom_agents.policy_gradient.ppo:PPO"
             )
-        self.num_actions = action.num_values
+        self.num_actions = action.categories
         sizes = (observation_size(spec["observation"]), *config.hidden_sizes, self.num_actions)
         self.online = FeedForward(sizes, config.activation)
         self.target = FeedForward(sizes, config.activation).requires_grad_(False)

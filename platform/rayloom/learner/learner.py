@@ -33,10 +33,13 @@ class Learner:
         assert phases, "an algorithm needs at least one phase"
         seen: set[int] = set()
         for phase in phases:
+            assert isinstance(phase, Phase)
             ids = {id(parameter) for parameter in phase.parameters}
             assert not ids & seen, f"phase {phase.name} shares parameters with an earlier phase"
             seen |= ids
-        self.phases = [self._make_phase(phase, config, group or SingleLearner()) for phase in phases]
+        self.phases = [
+            self._make_phase(phase, config, group or SingleLearner()) for phase in phases if isinstance(phase, Phase)
+        ]
         self._prefixes = ["" if len(phases) == 1 else f"{phase.name}_" for phase in phases]
 
     @staticmethod

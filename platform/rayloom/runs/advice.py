@@ -67,7 +67,7 @@ class _Case:
 
 
 @dataclass(frozen=True)
-class Rule:
+class Advice:
     """When to give a piece of advice, and which."""
 
     name: str
@@ -151,7 +151,7 @@ def _idle(case: _Case) -> str:
 
 
 RULES = (
-    Rule(
+    Advice(
         "checkpoint",
         lambda case: case.share("driver", "checkpoint") >= CHECKPOINT_PERCENT,
         ("driver", "checkpoint"),
@@ -159,13 +159,13 @@ RULES = (
             f"checkpoints took {SHARE} of the run: raise {case.now('checkpoint.every', 'a tenth of the budget')}"
         ),
     ),
-    Rule(
+    Advice(
         "evaluate",
         lambda case: case.share("driver", "evaluate") >= EVALUATE_PERCENT and _evaluations_help(case),
         ("driver", "evaluate"),
         _evaluate,
     ),
-    Rule(
+    Advice(
         "log",
         lambda case: case.share("driver", "log") >= LOG_PERCENT,
         ("driver", "log"),
@@ -173,7 +173,7 @@ RULES = (
             f"logging took {SHARE} of the run: raise {case.now('tracking.every', 'a hundredth of the budget')}"
         ),
     ),
-    Rule(
+    Advice(
         "reduce",
         lambda case: case.share("learner", "reduce") >= REDUCE_PERCENT,
         ("learner", "reduce"),
@@ -182,7 +182,7 @@ RULES = (
             f"{case.now('learner.count')} or raise {case.now('learner.batch_size')}"
         ),
     ),
-    Rule(
+    Advice(
         "transfer",
         lambda case: case.starved and case.share("rollout", "transfer") >= TRANSFER_PERCENT,
         ("rollout", "transfer"),
@@ -191,7 +191,7 @@ RULES = (
             f"that they come less often"
         ),
     ),
-    Rule(
+    Advice(
         "inference",
         lambda case: case.starved and case.share("rollout", "inference") >= INFERENCE_PERCENT,
         ("rollout", "inference"),
@@ -200,14 +200,14 @@ RULES = (
             f"each call serves more environments"
         ),
     ),
-    Rule("turns", _ahead, ("learner", "wait"), _turns),
-    Rule(
+    Advice("turns", _ahead, ("learner", "wait"), _turns),
+    Advice(
         "exchange",
         lambda case: case.starved and case.share("rollout", "wait") >= IDLE_PERCENT,
         ("learner", "wait"),
         _exchange,
     ),
-    Rule(
+    Advice(
         "wait",
         lambda case: case.share("learner", "wait") >= WAIT_PERCENT,
         ("learner", "wait"),
@@ -216,19 +216,19 @@ RULES = (
             f"{case.now('source.num_envs')}"
         ),
     ),
-    Rule(
+    Advice(
         "idle",
         lambda case: case.share("rollout", "wait") >= IDLE_PERCENT,
         ("rollout", "wait"),
         _idle,
     ),
-    Rule(
+    Advice(
         "local step",
         lambda case: case.share("learner", "step") >= STEP_PERCENT and case.step_s >= SLOW_STEP_S,
         ("learner", "step"),
         _step,
     ),
-    Rule(
+    Advice(
         "local inference",
         lambda case: case.share("learner", "inference") >= INFERENCE_PERCENT,
         ("learner", "inference"),

@@ -105,7 +105,7 @@ class Classifier(Algorithm):
         super().__init__(config, spec)
         if "image" not in spec or "label" not in spec or spec["label"].num_values is None:
             raise UserError(f"source.dataset: a classifier needs the fields image and label, not {sorted(spec)}")
-        self.num_classes = spec["label"].num_values
+        self.num_classes = spec["label"].categories
         if config.class_names and len(config.class_names) != self.num_classes:
             raise UserError(
                 f"algorithm.class_names: give {self.num_classes} names, one for each class, "

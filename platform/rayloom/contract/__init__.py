@@ -1,0 +1,56 @@
+"""The contract between the engine and those who write for it: what an author of anything reads.
+
+An algorithm is a `torch.nn.Module` that proposes losses; the engine does everything else. One training *update* is
+
+    for phase in algorithm.phases():              # skipped unless update % phase.every == 0 and phase.when(progress)
+        for each of phase.repeat steps:           # every repetition draws a fresh batch, a new phase reuses the last
+            loss = phase.loss(batch)              # per-example losses [B]
+            step = sum(weight * loss.per_example) / sum of loss.count over all learners  # by the learner
+            backward, all-reduce, clip, optimiser step                                   # by the learner
+    algorithm.after_update(update)                # target networks
+
+so that K shards of a batch give the same update as the whole batch. A `Rule` in place of a phase gathers sums and
+applies them, without a gradient. Batches come from a source: a data set (`kind: dataset`), fresh rollouts
+(`kind: on_policy`), rollouts of slightly older policies (`kind: asynchronous`), a replay buffer (`kind: replay`), or
+one of your own (`import: "my_module:MySource"`).
+
+Conventions: B examples of a batch, T time steps and N environments of a trajectory. Termination is a discount, never a
+branch: gamma^n where the return bootstraps, 0 after a terminal state; a truncated episode bootstraps from its true
+last observation. This package imports torch and the standard library only.
+"""
+
+from __future__ import annotations
+
+from rayloom.contract.algorithm import Action, Algorithm, AlgorithmConfig, Input, Observation, replace_rows
+from rayloom.contract.data import Batch, Metric, Spec, Table, TensorSpec, Trajectory
+from rayloom.contract.figures import Figure
+from rayloom.contract.noise import GlobalNoise, Noise
+from rayloom.contract.source import Source
+from rayloom.contract.steps import Condition, Gathered, Loss, Phase, Progress, Rule
+from rayloom.errors import UserError
+
+__all__ = [
+    "Action",
+    "Algorithm",
+    "AlgorithmConfig",
+    "Batch",
+    "Condition",
+    "Figure",
+    "Gathered",
+    "GlobalNoise",
+    "Input",
+    "Loss",
+    "Metric",
+    "Noise",
+    "Observation",
+    "Phase",
+    "Progress",
+    "Rule",
+    "Source",
+    "Spec",
+    "Table",
+    "TensorSpec",
+    "Trajectory",
+    "UserError",
+    "replace_rows",
+]
