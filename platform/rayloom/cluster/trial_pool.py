@@ -30,7 +30,7 @@ from rayloom.cluster.nodes.connection import (
 from rayloom.config.schema import RunConfig
 from rayloom.errors import UserError
 from rayloom.runs.plan import Plan, make_plan
-from rayloom.search.trials import Event, Judgements, Order, RoleFactory, TrialHost
+from rayloom.search.trials import Event, Order, PruningDecisions, RoleFactory, TrialHost
 
 _PAUSE_S = 5.0
 _START_DEADLINE_S = 120.0
@@ -45,9 +45,9 @@ class _TrialActor:
         extend_search_path(paths)
         self._host = TrialHost(make_role)
 
-    def work(self, begin: Sequence[Order], judgements: Judgements, pause_s: float) -> list[Event]:
+    def work(self, begin: Sequence[Order], decisions: PruningDecisions, pause_s: float) -> list[Event]:
         """Let the host work."""
-        return self._host.work(begin, judgements, pause_s)
+        return self._host.work(begin, decisions, pause_s)
 
 
 @dataclass
@@ -145,14 +145,14 @@ class RayTrialPool:
             )
         slot.actor = ray.remote(_TrialActor).options(**options).remote(search_path(), self._make_role)
 
-    def submit(self, slot: int, begin: Sequence[Order], judgements: Judgements) -> None:
+    def submit(self, slot: int, begin: Sequence[Order], decisions: PruningDecisions) -> None:
         """Let an idle slot begin trials, and judge those that wait there."""
         asked = self._slots[slot]
         assert asked.ref is None
-        self._ask(asked, begin, judgements)
+        self._ask(asked, begin, decisions)
 
-    def _ask(self, slot: _Slot, begin: Sequence[Order], judgements: Judgements) -> None:
-        slot.ref = slot.actor.work.remote(list(begin), dict(judgements), _PAUSE_S)
+    def _ask(self, slot: _Slot, begin: Sequence[Order], decisions: PruningDecisions) -> None:
+        slot.ref = slot.actor.work.remote(list(begin), dict(decisions), _PAUSE_S)
         slot.asked_at = time.monotonic()
 
     def wait(self, timeout_s: float) -> list[tuple[int, list[Event] | str]]:
@@ -185,7 +185,7 @@ class RayTrialPool:
         self._start_actor(slot)
         return reason
 
-    def close(self, judgements: Judgements | None = None) -> None:
+    def close(self, decisions: PruningDecisions | None = None) -> None:
         """End the actors, and Ray if this study started it: the driver records what became of trials. Idempotent."""
         for slot in self._slots:
             if slot.actor is not None:

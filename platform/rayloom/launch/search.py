@@ -249,7 +249,7 @@ def _drive(study: Study, space: Space, observer: StudyObserver, resumed: bool) -
             driver.run()
             pool.close()
         except BaseException as error:
-            pool.close(driver.judgements())
+            pool.close(driver.decisions())
             driver.interrupted()
             stopped = isinstance(error, KeyboardInterrupt | Terminated)
             _end(study, ledger, tracker, observer, driver, "KILLED" if stopped else "FAILED", began)

@@ -1,6 +1,6 @@
-"""The study's driver: fills slots with trials, judges their evaluations, and records what came of them.
+"""The study's driver: fills slots with trials, decides on their evaluations, and records what came of them.
 
-    ledger --ask--> orders --> pool of slots --events--> judge, tell --> ledger, tracker, observer
+    ledger --ask--> orders --> pool of slots --events--> decide, tell --> ledger, tracker, observer
 
 One driver owns a study: nobody else writes to its ledger, and nothing else decides which trial goes on.
 """
@@ -75,9 +75,9 @@ class Driver:
         for entry in self._ledger.entries:
             if entry.state is None:
                 self._record_end(entry.number, "KILLED", "interrupted")
-        self._record_pruned(self.judgements())
+        self._record_pruned(self.decisions())
 
-    def judgements(self) -> dict[int, bool]:
+    def decisions(self) -> dict[int, bool]:
         """Return the pruned trials, of which some may not know it yet."""
         return {entry.number: True for entry in self._ledger.entries if entry.state == "PRUNED"}
 
@@ -87,7 +87,7 @@ class Driver:
         for entry in entries:
             self._show(entry, earlier=True)
         if entries:
-            self._record_pruned(self.judgements())
+            self._record_pruned(self.decisions())
             self._log_standing()
         failed, limit = self._ledger.counts()["FAILED"], self._study.settings.max_failures
         if failed > limit:
@@ -100,22 +100,22 @@ class Driver:
 
     # --- beginning trials -----------------------------------------------------------------------------------------
 
-    def _begin(self, slot: int, judgements: dict[int, bool]) -> None:
+    def _begin(self, slot: int, decisions: dict[int, bool]) -> None:
         """Give an idle slot its next trials; it also learns which of its own were pruned."""
         entries = self._next_entries()
-        if not entries and not judgements:
+        if not entries and not decisions:
             return
         self._idle = [other for other in self._idle if other != slot]
         self._busy[slot] = [entry.number for entry in entries]
-        self._submit(slot, [self._order(entry) for entry in entries], judgements)
+        self._submit(slot, [self._order(entry) for entry in entries], decisions)
         for entry in entries:
             self._began[entry.number] = time.monotonic()
             self._fractions.setdefault(entry.number, 0.0)
             self._show(entry)
 
-    def _submit(self, slot: int, orders: list[Order], judgements: dict[int, bool]) -> None:
-        self._told[slot] = judgements
-        self._pool.submit(slot, orders, judgements)
+    def _submit(self, slot: int, orders: list[Order], decisions: dict[int, bool]) -> None:
+        self._told[slot] = decisions
+        self._pool.submit(slot, orders, decisions)
 
     def _next_entries(self) -> list[TrialEntry]:
         """Return interrupted trials, or else new ones, as many as train together.
@@ -140,22 +140,22 @@ class Driver:
         if isinstance(answer, str):
             self._bury(slot, answer)
             return
-        judgements: dict[int, bool] = {}
+        decisions: dict[int, bool] = {}
         for event in answer:
             if event.kind == "failed":
                 self._fail(event)
             elif event.kind == "finished":
                 self._complete(event)
             else:
-                judgements[event.number] = self._judge(event)
+                decisions[event.number] = self._decide(event)
         running = [n for n in self._busy[slot] if self._ledger.entries[n].state is None]
         if running:
             self._busy[slot] = running
-            self._submit(slot, [], judgements)
+            self._submit(slot, [], decisions)
             return
         del self._busy[slot]
         self._idle.append(slot)
-        self._begin(slot, judgements)
+        self._begin(slot, decisions)
 
     def _bury(self, slot: int, reason: str) -> None:
         """A slot's process has died: its trials continue from their checkpoints, unless they keep killing it."""
@@ -176,7 +176,7 @@ class Driver:
         self._record_pruned(number for number, prune in self._told[slot].items() if prune)
         self._begin(slot, {})
 
-    def _judge(self, event: Event) -> bool:
+    def _decide(self, event: Event) -> bool:
         values = self._values(event)
         prune = self._ledger.report(event.number, event.evaluation, values)
         self._fractions[event.number] = event.fraction

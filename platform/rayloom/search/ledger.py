@@ -184,7 +184,7 @@ class Ledger:
     def report(self, number: int, evaluation: int, values: Sequence[float]) -> bool:
         """Record the values of a trial's n-th evaluation, n >= 1; return whether to prune the trial.
 
-        An evaluation that was judged before, by this driver or a dead one, keeps its judgement.
+        An evaluation that was judged before, by this driver or a dead one, keeps its decision.
         """
         entry = self.entries[number]
         if evaluation in entry.reports:

@@ -137,10 +137,10 @@ class Standing:
             if view.state != "FAILED" and view.elapsed_s > 0:
                 self._durations.append(view.elapsed_s)
             if view.state == "COMPLETE" and view.values and all(map(math.isfinite, view.values)):
-                self._judge(view.number, view.values)
+                self._decide(view.number, view.values)
         self.counts["RUNNING"] = len(self.running)
 
-    def _judge(self, number: int, values: tuple[float, ...]) -> None:
+    def _decide(self, number: int, values: tuple[float, ...]) -> None:
         def at_least(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
             return all(sign * a >= sign * b for sign, a, b in zip(self._signs, one, other, strict=True))
 

@@ -1,6 +1,6 @@
-"""Trials as a process runs them: whole runs that stop at every evaluation and wait for the study's judgement.
+"""Trials as a process runs them: whole runs that stop at every evaluation and wait for the study's decision.
 
-    driver --work(begin, judgements)--> TrialHost: [ session.advance ]* --events--> driver
+    driver --work(begin, decisions)--> TrialHost: [ session.advance ]* --events--> driver
 
 The host is an object in the driver's process (`--local`), or lives in an actor that is used for one trial after the
 other, so that imports and start-up are paid once. It does not know Optuna.
@@ -71,7 +71,7 @@ class Event:
 
 RoleFactory = Callable[[RunConfig, Plan], Role]
 """Makes a trial's learner role, in this process or as actors."""
-Judgements = Mapping[int, bool]
+PruningDecisions = Mapping[int, bool]
 """Trial number to whether the trial is to be pruned."""
 
 
@@ -80,14 +80,14 @@ class TrialPool(Protocol):
 
     slots: int
 
-    def submit(self, slot: int, begin: Sequence[Order], judgements: Judgements) -> None:
+    def submit(self, slot: int, begin: Sequence[Order], decisions: PruningDecisions) -> None:
         """Let an idle slot begin trials, and judge those that wait there. Returns at once."""
 
     def wait(self, timeout_s: float) -> list[tuple[int, list[Event] | str]]:
         """Return the answers of slots that have worked: events, or why the slot died."""
 
-    def close(self, judgements: Judgements | None = None) -> None:
-        """End all slots. An interrupted study gives its judgements: trials that were not pruned can go on later."""
+    def close(self, decisions: PruningDecisions | None = None) -> None:
+        """End all slots. An interrupted study gives its decisions: trials that were not pruned can go on later."""
 
 
 class LocalTrialPool:
@@ -99,12 +99,12 @@ class LocalTrialPool:
         """Answer at least every `pause_s` seconds."""
         self._host = TrialHost(make_role)
         self._pause_s = pause_s
-        self._task: tuple[Sequence[Order], Judgements] | None = None
+        self._task: tuple[Sequence[Order], PruningDecisions] | None = None
 
-    def submit(self, slot: int, begin: Sequence[Order], judgements: Judgements) -> None:
+    def submit(self, slot: int, begin: Sequence[Order], decisions: PruningDecisions) -> None:
         """Remember what to do."""
         assert slot == 0 and self._task is None
-        self._task = (begin, judgements)
+        self._task = (begin, decisions)
 
     def wait(self, timeout_s: float) -> list[tuple[int, list[Event] | str]]:
         """Do it."""
@@ -113,9 +113,9 @@ class LocalTrialPool:
         task, self._task = self._task, None
         return [(0, self._host.work(*task, self._pause_s))]
 
-    def close(self, judgements: Judgements | None = None) -> None:
+    def close(self, decisions: PruningDecisions | None = None) -> None:
         """End the trial that runs."""
-        self._host.close(judgements)
+        self._host.close(decisions)
 
 
 class TrialHost:
@@ -125,14 +125,14 @@ class TrialHost:
         self._make_role = make_role
         self._group: TrialGroup | None = None
 
-    def work(self, begin: Sequence[Order], judgements: Judgements, pause_s: float) -> list[Event]:
-        """Judge the trials that wait, begin others, and train until one has something to tell.
+    def work(self, begin: Sequence[Order], decisions: PruningDecisions, pause_s: float) -> list[Event]:
+        """Decide on the trials that wait, begin others, and train until one has something to tell.
 
         Returns no events when `pause_s` seconds have passed or no trial is left. An exception of a trial is an event;
         an exception of the host itself passes through.
         """
         if self._group is not None:
-            self._group.judge(judgements)
+            self._group.decide(decisions)
             if not self._group.members:
                 self._leave()
         events: list[Event] = []
@@ -153,14 +153,14 @@ class TrialHost:
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             torch.cuda.empty_cache()
 
-    def close(self, judgements: Judgements | None = None) -> None:
+    def close(self, decisions: PruningDecisions | None = None) -> None:
         """Give up the trials that run: they are recorded as interrupted, and can be continued.
 
-        An interruption may come between a judgement and its execution; `judgements` are carried out first.
+        An interruption may come between a pruning decision and its execution; `decisions` are carried out first.
         """
         if self._group is not None:
-            if judgements is not None:
-                self._group.judge(judgements)
+            if decisions is not None:
+                self._group.decide(decisions)
                 self._group.interrupt()
             self._leave()
 
@@ -223,12 +223,12 @@ class TrialGroup:
         if loaded is None:
             return []
         session.restore(loaded)
-        # The evaluation before the checkpoint once more: its judgement may have been lost on the way.
+        # The evaluation before the checkpoint once more: its decision may have been lost on the way.
         return self._tell(order.number, LoopStep(session.loop.evaluations > 0, session.loop.already_stopped()))
 
-    def judge(self, judgements: Judgements) -> None:
+    def decide(self, decisions: PruningDecisions) -> None:
         """End the trials that the study prunes."""
-        for number, prune in judgements.items():
+        for number, prune in decisions.items():
             session = self.members.get(number)
             if session is None or not prune:
                 continue

@@ -105,7 +105,7 @@ def test_a_study_killed_between_any_two_facts_ends_with_the_same_trials(tmp_path
         "Ledger.report:before:2",  # an evaluation that only the checkpoint knows
         "Session.finish:after:1",  # a finished trial that the study thinks is running
         "Ledger.end:after:1",  # an ended trial that nobody has heard of
-        "Ledger.report:after:3",  # a judgement that was not carried out: prune trial 1
+        "Ledger.report:after:3",  # a pruning decision that was not carried out: prune trial 1
         "Ledger.end:after:1",  # a pruned trial that does not know
         "CheckpointStore.save:after:1",
         "Session.end:before:1",

@@ -163,7 +163,7 @@ def test_every_grid_point_is_given_exactly_once(moves: list[tuple[int, int, bool
     assert points == Counter(map(repr, expected))
 
 
-def test_a_judgement_stands() -> None:
+def test_a_pruning_decision_stands() -> None:
     game = Game("random", "median", pruner_options={"n_startup_trials": 1}, evaluations=2)
     log = Log()
     ledger = game.open(log)
