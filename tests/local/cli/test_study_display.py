@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
-import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -464,13 +461,3 @@ def test_the_terminal_is_given_back_after_a_failure() -> None:
     shown = stream.getvalue()
     assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")
     assert "in /runs/study" in shown
-
-
-def test_nothing_heavy_is_imported_for_lines() -> None:
-    code = (
-        "import io, json, sys; from rayloom.cli.study_display import make_study_observer\n"
-        "display = make_study_observer(False, io.StringIO()); display.study_id('x')\n"
-        "print(json.dumps([name in sys.modules for name in ('rich', 'torch', 'optuna', 'matplotlib')]))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    assert json.loads(done.stdout) == [False] * 4

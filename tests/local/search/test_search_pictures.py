@@ -6,8 +6,6 @@ import csv
 import json
 import math
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -248,18 +246,6 @@ def test_a_picture_is_renamed_when_it_is_whole(tmp_path: Path) -> None:
     assert target.read_text() == "old"
     pictures._write(target, lambda file: file.write("new"))
     assert target.read_text() == "new"
-
-
-def test_the_process_prints_what_it_left_out_and_nothing_else(ask: Callable[..., Request], tmp_path: Path) -> None:
-    request = ask(varied(3))
-    path = tmp_path / "request.json"
-    tree = {**vars(request), "folder": str(request.folder)}
-    path.write_text(json.dumps(tree))
-    command = [sys.executable, "-m", "rayloom.search.pictures", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    assert done.stdout == ""
-    assert done.stderr == "importances.png: fewer than 4 trials were complete\n"
-    assert "history.png" in files(request)
 
 
 def test_drawing_leaves_the_cores_to_the_trials(

@@ -8,8 +8,6 @@ import hashlib
 import io
 import os
 import struct
-import subprocess
-import sys
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -67,15 +65,6 @@ def test_digits_splits_are_a_stratified_partition_of_the_scaled_images() -> None
 def test_the_split_of_digits_never_changes() -> None:
     found = [hashlib.sha256(rows(datasets.load("digits", seed, {}).test).tobytes()).hexdigest() for seed in (0, 5)]
     assert found == ["4ba88a9493591b5ad52e6a13fdda1f44f2be90760699d811a9703fd2b1fcde54"] * 2
-
-
-def test_digits_are_loaded_without_importing_scikit_learn() -> None:
-    code = (
-        "import sys; from rayloom import datasets; datasets.load('digits', 0, {});"
-        "print(sorted({'sklearn', 'pooch', 'requests'} & set(sys.modules)))"
-    )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
-    assert found.stdout.strip() == "[]"
 
 
 # --- Fashion-MNIST -------------------------------------------------------------------------------------------------

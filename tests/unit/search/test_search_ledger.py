@@ -47,13 +47,14 @@ def name(game: Game) -> str:
     return f"{game.sampler}-{game.pruner}-{len(game.space)}-{len(game.directions)}-{options}"
 
 
+@pytest.mark.parametrize("stride", [11, pytest.param(1, marks=pytest.mark.full)])
 @pytest.mark.parametrize("game", EVERY_WRITE, ids=name)
-def test_a_study_killed_at_any_write_goes_on_exactly(game: Game) -> None:
+def test_a_study_killed_at_any_write_goes_on_exactly(game: Game, stride: int) -> None:
     whole = Log()
     expected, kept = facts(game.play(game.open(whole))), stored(whole)
     counts = game.open(whole).counts()
     assert counts["PRUNED"] and counts["COMPLETE"] and counts["FAILED"], "the study shows too little"
-    for writes in range(len(whole.lines)):
+    for writes in range(0, len(whole.lines), stride):
         log = Log()
         log.left = writes
         with pytest.raises(KilledError):
@@ -122,15 +123,28 @@ PARALLEL = [
 ]
 
 
-@pytest.mark.parametrize("game", PARALLEL, ids=name)
-@settings(max_examples=10, deadline=None, derandomize=True)
-@given(moves=MOVES)
-def test_parallel_trials_survive_crashes_exactly(game: Game, moves: list[tuple[int, int, bool]]) -> None:
+def check_crashes(game: Game, moves: list[tuple[int, int, bool]]) -> None:
+    """Check that a driver that is replaced here and there gives the same study."""
     calm, calm_log = run_interleaved(game, moves, crashes=False)
     shaken, shaken_log = run_interleaved(game, moves, crashes=True)
     assert [entry.number for entry in shaken.entries] == list(range(len(shaken.entries)))
     assert facts(shaken) == facts(calm)
     assert stored(shaken_log) == stored(calm_log)
+
+
+@pytest.mark.parametrize("game", PARALLEL, ids=name)
+@settings(max_examples=2, deadline=None, derandomize=True)
+@given(moves=MOVES)
+def test_parallel_trials_survive_crashes_exactly(game: Game, moves: list[tuple[int, int, bool]]) -> None:
+    check_crashes(game, moves)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("game", PARALLEL, ids=name)
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(moves=MOVES)
+def test_parallel_trials_survive_all_kinds_of_crashes_exactly(game: Game, moves: list[tuple[int, int, bool]]) -> None:
+    check_crashes(game, moves)
 
 
 def test_the_order_of_ends_is_repeated() -> None:
@@ -151,7 +165,7 @@ def test_the_order_of_ends_is_repeated() -> None:
     assert runs[0] == runs[1]
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=10, deadline=None, derandomize=True)
 @given(moves=MOVES)
 def test_every_grid_point_is_given_exactly_once(moves: list[tuple[int, int, bool]]) -> None:
     game = Game("grid", "hyperband", GRID, trials=9, evaluations=3)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -13,7 +12,7 @@ import pytest
 
 from rayloom.errors import UserError
 from rayloom.tracking import journal as journals
-from rayloom.tracking.journal import Acknowledgement, Journal, is_alive, locked, own_process, read_metrics, read_records
+from rayloom.tracking.journal import Acknowledgement, Journal, is_alive, own_process, read_metrics, read_records
 from rayloom.tracking.location import resolve_uri
 from rayloom.tracking.tracker import Tracker
 from rayloom.tracking.writer.stale import find_stale
@@ -136,27 +135,6 @@ def test_a_folder_where_another_process_trains_is_refused(tmp_path: Path) -> Non
         quiet(tmp_path / "run", resume=True)
     journals.write_json(tmp_path / "run" / "process.json", {**other, "created": 0.0})
     quiet(tmp_path / "run", resume=True)
-
-
-def _hold(path: Path, ready: object, release: object) -> None:
-    with locked(path, 0.0) as held:
-        assert held
-        ready.set()  # type: ignore[attr-defined]
-        release.wait(30)  # type: ignore[attr-defined]
-
-
-def test_a_lock_excludes_other_processes(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    ready, release = context.Event(), context.Event()
-    holder = context.Process(target=_hold, args=(tmp_path / "lock", ready, release))
-    holder.start()
-    assert ready.wait(60)
-    with locked(tmp_path / "lock", 0.1) as held:
-        assert not held
-    release.set()
-    with locked(tmp_path / "lock", 30.0) as held:
-        assert held
-    holder.join(30)
 
 
 def test_stale_runs_are_those_of_dead_drivers_on_this_machine(tmp_path: Path) -> None:
