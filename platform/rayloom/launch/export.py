@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from rayloom.checkpoint.store import CheckpointStore
 from rayloom.errors import UserError
 from rayloom.runs.folders import load_run_config
 from rayloom.runs.learner_role import load_run_dataset, source_spec
+from rayloom.runs.session import checkpoint_store
 
 
 def load_inference(run_dir: Path) -> tuple[nn.Module, np.ndarray[Any, Any], str] | None:
@@ -21,7 +21,7 @@ def load_inference(run_dir: Path) -> tuple[nn.Module, np.ndarray[Any, Any], str]
     None for an algorithm that has nothing to deploy. Raises UserError when the run has no checkpoint.
     """
     config = load_run_config(run_dir)
-    loaded = CheckpointStore(run_dir / "checkpoints", config.checkpoint.keep, config.checkpoint.mode).load_latest()
+    loaded = checkpoint_store(config, run_dir).load_latest()
     if loaded is None:
         raise UserError(f"the run in {run_dir} has no checkpoint yet")
     spec = source_spec(config, load_run_dataset(config))
