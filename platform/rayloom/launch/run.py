@@ -212,35 +212,3 @@ def survey_cluster(config: RunConfig, local: bool = False) -> tuple[str, str | N
     from rayloom.cluster.nodes.survey import survey
 
     return survey(config, plan)
-
-
-def evaluate(
-    run_id: str, *, output: str = "rayloom-runs", split: str | None = None, episodes: int | None = None
-) -> dict[str, float]:
-    """Evaluate the last weights of a run and return the metrics."""
-    with trained_role(run_id, output) as role:
-        return role.evaluate(split, episodes).metrics
-
-
-@contextlib.contextmanager
-def trained_role(run_id: str, output: str) -> Iterator[LearnerRole]:
-    """Yield the run's role in this process with its last weights."""
-    folder = find_run_folder(Path(output).absolute(), run_id)
-    config = load_run_config(folder)
-    loaded = checkpoint_store(config, folder).load_latest()
-    if loaded is None:
-        raise UserError(f"the run {run_id} has no checkpoint yet")
-    role = LearnerRole(config)
-    try:
-        role.learner.load_state_dict(loaded.state["role"]["learner"])
-        yield role
-    finally:
-        role.close()
-
-
-def sample(run_id: str, *, output: str = "rayloom-runs", count: int = 64, destination: Path) -> Path:
-    """Write samples of a generative model, or frames of an agent's episode (a .gif shows all), and return the file."""
-    from rayloom.launch.showing import sample_picture
-
-    with trained_role(run_id, output) as role:
-        return sample_picture(role, count, destination)
