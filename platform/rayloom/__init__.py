@@ -6,12 +6,16 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rayloom.config.schema import RunConfig
+    from rayloom.launch.trained import Evaluated, Trained, Written
     from rayloom.runs.observer import Observer, Result
+    from rayloom.runs.weights import Which
     from rayloom.search.observer import StudyObserver, StudyResult
 
 __version__ = "0.1.0"
-__all__ = ["resume", "resume_study", "run", "run_study"]
+__all__ = ["evaluate", "export", "load", "resume", "resume_study", "run", "run_study", "sample"]
 
 
 def run(
@@ -54,3 +58,50 @@ def resume_study(
     from rayloom.launch.search import resume_study as resume_search
 
     return resume_search(study_id, *overrides, output=output, observer=observer)
+
+
+def load(run_id: str, *, weights: Which | None = None, output: str = "rayloom-runs") -> Trained:
+    """Return what a run has learnt, ready to act, predict and sample; see `rayloom.launch.trained.Trained`.
+
+    `weights` are "best", "last" or a number of updates; None: the best where the run kept some, else the last.
+    """
+    from rayloom.launch.trained import load as load_trained
+
+    return load_trained(run_id, weights=weights, output=output)
+
+
+def evaluate(
+    run_id: str,
+    *,
+    weights: Which | None = None,
+    output: str = "rayloom-runs",
+    split: str | None = None,
+    episodes: int | None = None,
+) -> Evaluated:
+    """Evaluate a run's weights anew; see `rayloom.launch.trained.evaluate`."""
+    from rayloom.launch.trained import evaluate as evaluate_trained
+
+    return evaluate_trained(run_id, weights=weights, output=output, split=split, episodes=episodes)
+
+
+def sample(
+    run_id: str,
+    *,
+    weights: Which | None = None,
+    output: str = "rayloom-runs",
+    count: int = 64,
+    destination: str | Path,
+) -> Written:
+    """Write samples, or frames of an episode, to an image file; see `rayloom.launch.trained.sample`."""
+    from rayloom.launch.trained import sample as sample_trained
+
+    return sample_trained(run_id, weights=weights, output=output, count=count, destination=destination)
+
+
+def export(
+    run_id: str, *, weights: Which | None = None, output: str = "rayloom-runs", destination: str | Path
+) -> Written:
+    """Write a run's module to deploy as a .pt2 file; see `rayloom.launch.trained.export`."""
+    from rayloom.launch.trained import export as export_trained
+
+    return export_trained(run_id, weights=weights, output=output, destination=destination)

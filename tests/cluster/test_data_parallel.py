@@ -18,7 +18,7 @@ from rayloom.cluster.process_group import MissingLearnersError, ProcessGroup
 from rayloom.config.schema import RunConfig
 from rayloom.config.shares import environment_share, learner_share
 from rayloom.errors import UserError
-from rayloom.launch.run import evaluate
+from rayloom.launch.trained import evaluate
 from rayloom.runs.learner_role import LearnerRole
 from rayloom.runs.observer import Result
 from rayloom.runs.plan import make_plan
@@ -97,7 +97,7 @@ def test_two_killed_learners_resume_to_the_same_bits(tmp_path: Path) -> None:
 def test_a_run_of_two_learners_is_evaluated_in_one_process(tmp_path: Path) -> None:
     for name in ("softmax_regression", "ppo"):
         result = rayloom.run(two(name, tmp_path))
-        again = evaluate(result.run_dir.name, output=str(tmp_path))
+        again = evaluate(result.run_dir.name, output=str(tmp_path)).metrics
         assert again and again.items() <= result.metrics.items()
 
 

@@ -12,12 +12,12 @@ import rayloom
 from conftest import require_fashion_mnist
 from rayloom.config.load import load
 from rayloom.datasets import load as load_dataset
-from rayloom.launch.run import evaluate
+from rayloom.launch.trained import evaluate
 from rayloom.runs.observer import Result
 
 
 def _accuracy(result: Result, tmp_path: Path) -> float:
-    metrics = evaluate(result.run_dir.name, output=str(tmp_path), split="test")
+    metrics = evaluate(result.run_dir.name, output=str(tmp_path), split="test").metrics
     return metrics["evaluate/accuracy"]
 
 

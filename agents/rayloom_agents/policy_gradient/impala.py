@@ -14,14 +14,15 @@ Departures from the paper:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
-from rayloom.contract import Action, AlgorithmConfig, Batch, Loss, Phase, Spec, Trajectory
+from rayloom.contract import Action, AlgorithmConfig, Batch, Loss, Metric, Phase, Spec, Trajectory
 from rayloom_agents.equations.returns import vtrace
 from rayloom_agents.networks.feed_forward import Activation
 from rayloom_agents.policies.actor_critic import ActorCritic
@@ -31,6 +32,12 @@ class IMPALA(ActorCritic):
     """Importance-weighted actor-learner architecture."""
 
     sources = frozenset({"asynchronous"})
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        "value_loss": Metric(better="min", unit="squared return"),
+        "entropy": Metric(unit="nats", meaning="of the policy"),
+        "advantage": Metric(unit="return", meaning="of V-trace"),
+        "importance_ratio": Metric(meaning="of the policy to that which collected the trajectory"),
+    }
 
     @dataclass(frozen=True, kw_only=True)
     class Config(AlgorithmConfig):

@@ -9,14 +9,15 @@ Departures from the paper, each the usual practice of published implementations:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
-from rayloom.contract import AlgorithmConfig, Batch, Loss, Phase, Spec, Trajectory
+from rayloom.contract import AlgorithmConfig, Batch, Loss, Metric, Phase, Spec, Trajectory
 from rayloom_agents.equations.objectives import clipped_surrogate
 from rayloom_agents.equations.returns import generalized_advantages
 from rayloom_agents.networks.feed_forward import Activation, as_rows
@@ -27,6 +28,13 @@ class PPO(ActorCritic):
     """Proximal policy optimisation with a clipped surrogate."""
 
     sources = frozenset({"on_policy"})
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        "surrogate": Metric(meaning="clipped surrogate of the advantage"),
+        "value_loss": Metric(better="min", unit="squared return"),
+        "entropy": Metric(unit="nats", meaning="of the policy"),
+        "kl": Metric(unit="nats", meaning="divergence from the policy that collected the rollout"),
+        "clip_fraction": Metric(meaning="share of steps whose ratio lies outside the clip range"),
+    }
 
     @dataclass(frozen=True, kw_only=True)
     class Config(AlgorithmConfig):

@@ -15,14 +15,15 @@ the paper's 0.4 is constant (`exploration_start` = `exploration_end`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 
-from rayloom.contract import Action, Algorithm, AlgorithmConfig, Batch, Loss, Phase, Spec, Trajectory, UserError
+from rayloom.contract import Action, Algorithm, AlgorithmConfig, Batch, Loss, Metric, Phase, Spec, Trajectory, UserError
 from rayloom_agents.equations.objectives import huber
 from rayloom_agents.equations.returns import double_q_values, n_step_targets
 from rayloom_agents.networks.feed_forward import Activation, FeedForward, NumpyForward, as_rows, observation_size
@@ -32,6 +33,10 @@ class DQN(Algorithm):
     """Deep Q-network."""
 
     sources = frozenset({"replay"})
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        "q_value": Metric(unit="return", meaning="of the action taken"),
+        "td_error": Metric(better="min", unit="return", meaning="size of the temporal-difference error"),
+    }
 
     @dataclass(frozen=True, kw_only=True)
     class Config(AlgorithmConfig):

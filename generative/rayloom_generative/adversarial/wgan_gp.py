@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
-from rayloom.contract import Algorithm, AlgorithmConfig, Batch, Figure, Loss, Phase, Spec, UserError
+from rayloom.contract import Algorithm, AlgorithmConfig, Batch, Figure, Loss, Metric, Phase, Spec, UserError
 from rayloom.datasets.gaussian import GridOptions, RingOptions, grid_centers, ring_centers
 from rayloom_generative.evaluation.mode_quality import mode_quality
 from rayloom_generative.fields import data_field, drawn, shown_latents, unit_range
@@ -63,6 +64,14 @@ class WGANGP(Algorithm):
 
     Config = WGANGPConfig
     sources = frozenset({"dataset"})
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        "wasserstein": Metric(meaning="the critic's estimate of the distance"),
+        "penalty": Metric(better="min", meaning="squared departure of the critic's slope from 1"),
+        "slope": Metric(meaning="norm of the critic's gradient between real and fake"),
+        "good_fraction": Metric(better="max", meaning="share of the samples that are close to a mode"),
+        "modes_covered": Metric(better="max", meaning="modes with a good sample"),
+        "mode_divergence": Metric(better="min", unit="nats", meaning="of the good samples' modes from the uniform"),
+    }
 
     def __init__(self, config: WGANGPConfig, spec: Spec) -> None:
         """Build critic and generator for the field `image` [C, H, W] or `point` [D]."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
-from rayloom.contract import Algorithm, AlgorithmConfig, Batch, Figure, Loss, Phase, Spec, UserError
+from rayloom.contract import Algorithm, AlgorithmConfig, Batch, Figure, Loss, Metric, Phase, Spec, UserError
 from rayloom_generative.equations.densities import (
     bernoulli_log_density,
     gaussian_log_density,
@@ -77,6 +78,12 @@ class VAE(Algorithm):
 
     Config = VAEConfig
     sources = frozenset({"dataset"})
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        "loss": Metric(better="min", unit="nats", meaning="negative evidence lower bound"),
+        "reconstruction": Metric(better="min", unit="nats", meaning="-log p(x|z)"),
+        "kl": Metric(unit="nats", meaning="divergence of the code from its prior"),
+        "nll_iw*": Metric(better="min", unit="nats", meaning="importance-weighted bound on -log p(x)"),
+    }
 
     def __init__(self, config: VAEConfig, spec: Spec) -> None:
         """Build encoder and decoder for the field `image` [C, H, W] or `point` [D]."""

@@ -115,6 +115,14 @@ class CheckpointStore:
         """
         return self._first_intact([entry.path for entry in self._ranked(self._entries())])
 
+    def steps(self) -> list[int]:
+        """Return the steps of which there is a checkpoint, in order."""
+        return sorted({entry.step for entry in self._entries()})
+
+    def load_step(self, step: int) -> Loaded:
+        """Return the newest checkpoint of a step that `steps` names; raise UserError when it is damaged."""
+        return self.load([entry.path for entry in self._entries() if entry.step == step][-1])
+
     def load(self, path: Path) -> Loaded:
         """Return one checkpoint; raise UserError when it is missing or damaged."""
         try:

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from rayloom.cli.run_display import Display
     from rayloom.cli.study_display import StudyDisplay
     from rayloom.config.schema import RunConfig
+    from rayloom.launch.trained import Written
     from rayloom.runs.observer import Result
+    from rayloom.runs.weights import Weights, Which
 
 _T = TypeVar("_T")
 
@@ -162,23 +164,64 @@ def search_command(options: argparse.Namespace) -> int:
 
 def evaluate_command(options: argparse.Namespace) -> int:
     from rayloom.cli.run_display import format_table, format_value
-    from rayloom.launch.run import evaluate
+    from rayloom.launch.trained import evaluate
 
-    metrics = evaluate(options.run_id, output=options.output, split=options.split, episodes=options.episodes)
-    print(format_table({name: format_value(value) for name, value in metrics.items()}), file=human_stream(options))
+    found = evaluate(
+        options.run_id,
+        weights=_weights(options),
+        output=options.output,
+        split=options.split,
+        episodes=options.episodes,
+    )
+    rows = {name: format_value(value) for name, value in found.metrics.items()}
+    _tell_damage(found.weights)
+    print(f"{found.weights}\n{format_table(rows)}", file=human_stream(options))
     if options.json:
-        print_json({"run_id": options.run_id, "status": "FINISHED", "metrics": metrics})
+        print_json({**_of_weights(options, found.weights), "metrics": found.metrics})
     return 0
 
 
+def _weights(options: argparse.Namespace) -> Which | None:
+    """Return which weights are asked for."""
+    from rayloom.runs.weights import parse_which
+
+    return None if options.weights is None else parse_which(options.weights, "--weights")
+
+
+def _of_weights(options: argparse.Namespace, weights: Weights) -> dict[str, object]:
+    """Return what the last line of a command that used a run's weights begins with."""
+    return {"run_id": options.run_id, "status": "FINISHED", "weights": weights.which, "update": weights.step}
+
+
 def sample_command(options: argparse.Namespace) -> int:
-    from rayloom.launch.run import sample
+    from rayloom.launch.trained import sample
 
     destination = options.destination or Path(f"sample-{options.run_id}.png")
-    written = sample(options.run_id, output=options.output, count=options.count, destination=destination)
-    print(written, file=human_stream(options))
+    written = sample(
+        options.run_id, weights=_weights(options), output=options.output, count=options.count, destination=destination
+    )
+    return _written(options, written)
+
+
+def export_command(options: argparse.Namespace) -> int:
+    from rayloom.launch.trained import export
+
+    destination = options.destination or Path(f"model-{options.run_id}.pt2")
+    written = export(options.run_id, weights=_weights(options), output=options.output, destination=destination)
+    return _written(options, written)
+
+
+def _tell_damage(weights: Weights) -> None:
+    """Say which checkpoints were passed over since they are damaged."""
+    for note in weights.loaded.notes:
+        print(note, file=sys.stderr)
+
+
+def _written(options: argparse.Namespace, written: Written) -> int:
+    _tell_damage(written.weights)
+    print(f"{written.path} ({written.weights})", file=human_stream(options))
     if options.json:
-        print_json({"run_id": options.run_id, "status": "FINISHED", "file": str(written)})
+        print_json({**_of_weights(options, written.weights), "file": str(written.path)})
     return 0
 
 

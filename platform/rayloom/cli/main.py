@@ -81,14 +81,20 @@ def build_parser() -> argparse.ArgumentParser:
     _add_output(search, "with --resume")
     _add_json(search)
     _add_run_arguments(add("resume", do.resume_command, "continue an interrupted run exactly"))
-    evaluate = add("evaluate", do.evaluate_command, "evaluate a run's last weights anew")
+    evaluate = add("evaluate", do.evaluate_command, "evaluate a run's weights anew")
     _add_run_arguments(evaluate)
+    _add_weights(evaluate)
     evaluate.add_argument("--split", choices=("validation", "test"), help="data to read (default: the config's)")
     evaluate.add_argument("--episodes", type=_positive, metavar="N", help="episodes (default: the config's)")
     sample = add("sample", do.sample_command, "draw samples of a generative model, or frames of an agent's episode")
     _add_run_arguments(sample)
+    _add_weights(sample)
     sample.add_argument("--count", type=_positive, default=64, metavar="N", help="samples (default: 64)")
     sample.add_argument("--destination", type=Path, metavar="FILE", help="image file (default: sample-RUN_ID.png)")
+    export = add("export", do.export_command, "write a run's module to deploy as a program of torch.export")
+    _add_run_arguments(export)
+    _add_weights(export)
+    export.add_argument("--destination", type=Path, metavar="FILE", help="file (default: model-RUN_ID.pt2)")
     _add_json(add("list", do.list_command, "list shipped configs, their algorithms, data sets and sources"))
     interface = add("ui", do.ui_command, "open the MLflow UI on the run store")
     interface.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
@@ -136,6 +142,10 @@ def _add_run_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("run_id", metavar="RUN_ID", help="id that `rayloom run` printed")
     _add_output(command)
     _add_json(command)
+
+
+def _add_weights(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--weights", metavar="WHICH", help="best, last or an update (default: best, if it was kept)")
 
 
 def _positive(text: str) -> int:

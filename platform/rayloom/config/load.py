@@ -26,6 +26,7 @@ from rayloom.config.schema import (
     EvaluateConfig,
     Interval,
     LearnerConfig,
+    Limit,
     OptimizerConfig,
     RunConfig,
     ScheduleConfig,
@@ -236,6 +237,9 @@ def _check_parts(tree: Mapping[Any, Any]) -> None:
 
 def _check_stop(stop: Mapping[str, Any]) -> None:
     for key, value in stop.items():
+        if isinstance(value, str) and key not in UNITS and "/" in key:
+            Limit.parse(value, f"stop.{key}")
+            continue
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise UserError(f"stop.{key}: {value!r} is not a number")
         if key not in UNITS and "/" not in key:

@@ -6,6 +6,7 @@ Every field is described by the docstring below it, with its unit. `rayloom.conf
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -63,6 +64,29 @@ class Interval:
         if not match or int(match[1].replace("_", "")) < 1 or (match[2] or "updates") not in UNITS:
             raise UserError(f"{key}: write a positive number and one of {', '.join(UNITS)}, not {text!r}")
         return Interval(int(match[1].replace("_", "")), match[2] or "updates")
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What a stopping condition compares a metric with, written 475 or "<= 0.2" in a config."""
+
+    number: float
+    comparison: Literal["<=", ">="] | None = None
+    """None: in the direction in which the metric improves."""
+
+    @staticmethod
+    def parse(written: float | str, key: str) -> Limit:
+        """Read a number, or a comparison with one."""
+        if not isinstance(written, str):
+            return Limit(float(written))
+        match = re.fullmatch(r"\s*(<=|>=)\s*(\S+)\s*", written)
+        try:
+            number = float(match[2]) if match else math.nan
+        except ValueError:
+            number = math.nan
+        if not match or not math.isfinite(number):
+            raise UserError(f"{key}: write a number, or a comparison as '<= 0.2' or '>= 475', not {written!r}")
+        return Limit(number, cast(Literal["<=", ">="], match[1]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,9 +185,9 @@ class CheckpointConfig:
     keep: Annotated[int, Ge(1)] = 2
     """Newest checkpoints kept; the best and the last are kept besides."""
     best: str | None = None
-    """Metric whose best value is kept too, for instance evaluate/return_mean; null: the run's first stop metric."""
-    mode: Literal["max", "min"] = "max"
-    """Whether larger or smaller is better."""
+    """Metric whose best value is kept too, for instance evaluate/return_mean; null: the first that `stop` aims at."""
+    mode: Literal["max", "min"] | None = None
+    """Whether larger or smaller is better; null: as the metric's declaration says, or its stopping condition."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,8 +259,9 @@ class RunConfig:
     """Where the run is recorded."""
     cluster: ClusterConfig = ClusterConfig()
     """How the run uses Ray."""
-    stop: Mapping[str, float]
-    """The run ends when any of these is reached: counters (updates, env_steps, samples, epochs) or metrics."""
+    stop: Mapping[str, float | str]
+    """The run ends when any of these is reached: counters (updates, env_steps, samples, epochs) or metrics, with a
+    number for those that say themselves in which direction they improve, or a comparison ("<= 0.2")."""
     output: str = "rayloom-runs"
     """Folder of runs, checkpoints and the default store."""
     search: SearchConfig | None = None

@@ -35,7 +35,7 @@ class SearchConfig:
     metric: str | Annotated[tuple[str, ...], MinLen(1)] | None = None
     """Metric that is optimised, or a list of metrics for a Pareto front; null: the run's first stop metric."""
     direction: Direction | Annotated[tuple[Direction, ...], MinLen(1)] | None = None
-    """maximize or minimize, one for each metric; null: by the metric's name (losses, errors and distances fall)."""
+    """maximize or minimize, one for each metric; null: as the metrics' declarations say."""
     value: Literal["last", "best"] = "last"
     """Which evaluation of a trial counts."""
     parallel: Annotated[int, Ge(1)] | None = None

@@ -74,9 +74,10 @@ class Algorithm(nn.Module):
     sources: ClassVar[frozenset[str]] = frozenset()
     """Kinds of source that this algorithm can learn from."""
     metrics: ClassVar[Mapping[str, Metric]] = {}
-    """What its losses, rules and evaluations report, by the name that they give it (without train/ or evaluate/): the
-    direction in which each improves, its unit and meaning. A metric that stops a run or chooses a checkpoint must have
-    a direction, here or in the config."""
+    """What its losses, rules and evaluations report, by the name that they give it (without train/ or evaluate/, and
+    without the name of the phase, which comes first where there are several; * stands for anything): the direction in
+    which each improves, its unit and meaning. A metric that stops a run or chooses a checkpoint or a trial must stand
+    here, with its direction here or in the config."""
     replay_fields: ClassVar[frozenset[str]] = frozenset()
     """Extras of `act` that replay keeps, for instance the log-probability of the action."""
     per_learner: ClassVar[frozenset[str]] = frozenset()

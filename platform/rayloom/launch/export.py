@@ -9,29 +9,48 @@ import numpy as np
 import torch
 from torch import nn
 
-from rayloom.checkpoint.store import CheckpointStore
 from rayloom.errors import UserError
 from rayloom.runs.folders import load_run_config
-from rayloom.runs.learner_role import load_run_dataset, source_spec
+from rayloom.runs.weights import TrainedAlgorithm, build_trained
+from rayloom.tracking.exporting import export_open_batch
+
+Array = np.ndarray[Any, Any]
 
 
-def load_inference(run_dir: Path) -> tuple[nn.Module, np.ndarray[Any, Any], str] | None:
-    """Return (module in evaluation mode, example input [2, ...], description) of a run's last weights.
+def load_inference(run_dir: Path) -> tuple[nn.Module, Array, str] | None:
+    """Return (module in evaluation mode, example input [2, ...], description) of a run: its best weights if it kept
+    some, else its last.
 
     None for an algorithm that has nothing to deploy. Raises UserError when the run has no checkpoint.
     """
-    config = load_run_config(run_dir)
-    loaded = CheckpointStore(run_dir / "checkpoints", config.checkpoint.keep, config.checkpoint.mode).load_latest()
-    if loaded is None:
-        raise UserError(f"the run in {run_dir} has no checkpoint yet")
-    spec = source_spec(config, load_run_dataset(config))
-    algorithm = config.algorithm_class()(config.algorithm, spec)
-    algorithm.load_state_dict(loaded.state["role"]["learner"]["algorithm"])
-    algorithm.eval()
-    module = algorithm.inference_module()
+    built = build_trained(load_run_config(run_dir), run_dir, device="cpu")
+    found = _inference(built)
+    if found is None:
+        return None
+    config = built.config
+    return *found, f"{config.algorithm_path} trained by {config.name}, {built.weights}"
+
+
+def save_exported(built: TrainedAlgorithm, destination: Path) -> Path:
+    """Write the module to deploy as a .pt2 file; UserError where there is none or the file cannot be written."""
+    found = _inference(built)
+    if found is None:
+        raise UserError(f"{type(built.algorithm).__name__} has no module to deploy (inference_module)")
+    if destination.suffix != ".pt2":
+        raise UserError(f"destination: {destination} must end in .pt2")
+    program = export_open_batch(*found)
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        torch.export.save(program, destination)
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"the model {destination} cannot be written ({error}); choose another file") from None
+    return destination
+
+
+def _inference(built: TrainedAlgorithm) -> tuple[nn.Module, Array] | None:
+    """Return the module to deploy and an example of its input."""
+    module = built.algorithm.inference_module()
     if module is None:
         return None
-    field = spec[algorithm.inference_input()]
-    example = torch.zeros((2, *field.shape), dtype=field.dtype).numpy()
-    name = f"{config.algorithm_path} trained by {config.name}, update {loaded.step}"
-    return module.eval(), example, name
+    field = built.spec[built.algorithm.inference_input()]
+    return module.eval(), torch.zeros((2, *field.shape), dtype=field.dtype).numpy()

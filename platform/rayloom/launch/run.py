@@ -21,6 +21,7 @@ from rayloom.runs.folders import LOCAL_MARK, find_run_folder, is_running, load_r
 from rayloom.runs.jobs import attempt, earlier_result, held
 from rayloom.runs.learner_role import LearnerRole
 from rayloom.runs.loop import Role
+from rayloom.runs.objectives import read_objectives
 from rayloom.runs.observer import Observer, Result
 from rayloom.runs.plan import Plan, check_machine, cluster_address, make_plan
 from rayloom.runs.session import Session, checkpoint_store
@@ -73,6 +74,7 @@ def run(
         return _run_job(typed, plan, job, observer, striker)
     role = make_role(typed, plan)
     try:
+        read_objectives(typed, role.parameter_counts())
         if striker is not None:
             striker.check_nodes(role)
         folder = make_run_folder(typed)
@@ -95,6 +97,7 @@ def _run_job(config: RunConfig, plan: Plan, job: str, observer: Observer, chaos:
             return _continue(config, plan, taken.folder, observer)
         role = make_role(config, plan)
         try:
+            read_objectives(config, role.parameter_counts())
             if chaos is not None:
                 chaos.check_nodes(role)
             return _train(config, plan, role, taken.folder, observer, None, chaos=chaos)
@@ -188,6 +191,7 @@ def describe(config: RunConfig, local: bool = False) -> str:
     role = LearnerRole(replace(config, learner=replace(config.learner, device="cpu")))
     try:
         counts = role.parameter_counts()
+        read_objectives(config, counts)
     finally:
         role.close()
     rows = "\n".join(f"{name:<20} {count:>12,}" for name, count in counts.items())
@@ -208,35 +212,3 @@ def survey_cluster(config: RunConfig, local: bool = False) -> tuple[str, str | N
     from rayloom.cluster.nodes.survey import survey
 
     return survey(config, plan)
-
-
-def evaluate(
-    run_id: str, *, output: str = "rayloom-runs", split: str | None = None, episodes: int | None = None
-) -> dict[str, float]:
-    """Evaluate the last weights of a run and return the metrics."""
-    with trained_role(run_id, output) as role:
-        return role.evaluate(split, episodes).metrics
-
-
-@contextlib.contextmanager
-def trained_role(run_id: str, output: str) -> Iterator[LearnerRole]:
-    """Yield the run's role in this process with its last weights."""
-    folder = find_run_folder(Path(output).absolute(), run_id)
-    config = load_run_config(folder)
-    loaded = checkpoint_store(config, folder).load_latest()
-    if loaded is None:
-        raise UserError(f"the run {run_id} has no checkpoint yet")
-    role = LearnerRole(config)
-    try:
-        role.learner.load_state_dict(loaded.state["role"]["learner"])
-        yield role
-    finally:
-        role.close()
-
-
-def sample(run_id: str, *, output: str = "rayloom-runs", count: int = 64, destination: Path) -> Path:
-    """Write samples of a generative model, or frames of an agent's episode (a .gif shows all), and return the file."""
-    from rayloom.launch.showing import sample_picture
-
-    with trained_role(run_id, output) as role:
-        return sample_picture(role, count, destination)

@@ -11,7 +11,7 @@ from typing import Any
 
 from rayloom.config.load import apply_overrides, from_tree
 from rayloom.config.schema import UNITS, Interval, RunConfig
-from rayloom.config.search import SearchConfig
+from rayloom.config.search import Direction, SearchConfig
 from rayloom.errors import UserError
 from rayloom.launch.roles import make_role
 from rayloom.launch.run import Terminated, as_config, sigterm_raises
@@ -28,8 +28,8 @@ from rayloom.runs.folders import (
     write_result,
 )
 from rayloom.runs.jobs import attempt, held, known_id
+from rayloom.runs.objectives import study_directions
 from rayloom.runs.plan import check_machine, cluster_address, make_plan
-from rayloom.runs.schedule import smaller_is_better
 from rayloom.runs.session import start_tracker
 from rayloom.search.domains import Categorical, Leaf
 from rayloom.search.driver import BEST, Driver, best_config
@@ -156,7 +156,7 @@ def _read(config: RunConfig, local: bool) -> tuple[Study, Space]:
     space.check_sampler(settings)
     space.check(config)
     metrics = _metrics(config, settings)
-    directions = _directions(settings, metrics)
+    directions = _directions(config, settings, metrics)
     if settings.pruner != "none" and config.evaluate.every is None:
         raise UserError("evaluate.every: a pruner judges evaluations on the way; set it to a fraction of the budget")
     if settings.value == "best" and len(metrics) > 1:
@@ -183,13 +183,15 @@ def _metrics(config: RunConfig, settings: SearchConfig) -> tuple[str, ...]:
     return (stops[0],)
 
 
-def _directions(settings: SearchConfig, metrics: tuple[str, ...]) -> tuple[str, ...]:
+def _directions(config: RunConfig, settings: SearchConfig, metrics: tuple[str, ...]) -> tuple[str, ...]:
     if settings.direction is None:
-        return tuple("minimize" if smaller_is_better(name) else "maximize" for name in metrics)
-    given = (settings.direction,) if isinstance(settings.direction, str) else tuple(settings.direction)
+        return study_directions(config, metrics, None)
+    given: tuple[Direction, ...] = (
+        (settings.direction,) if isinstance(settings.direction, str) else tuple(settings.direction)
+    )
     if len(given) != len(metrics):
         raise UserError(f"search.direction: give {len(metrics)}, one for each metric, not {len(given)}")
-    return given
+    return study_directions(config, metrics, given)
 
 
 def _evaluations(config: RunConfig) -> int:

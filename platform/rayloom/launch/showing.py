@@ -10,26 +10,14 @@ import numpy as np
 import torch
 
 from rayloom.config.schema import RunConfig
-from rayloom.config.sources import DatasetSourceConfig
 from rayloom.contract import Algorithm, Figure
 from rayloom.errors import UserError
-from rayloom.runs.learner_role import LearnerRole
-from rayloom.seeding import derive_seed, torch_generator
+from rayloom.seeding import derive_seed
 from rayloom.tracking.tracker import figure_arrays
 
 
-def sample_picture(role: LearnerRole, count: int, destination: Path) -> Path:
-    """Write `count` samples, or frames of one greedy episode, to an image file (.png, or .gif for episodes)."""
-    if isinstance(role.config.source, DatasetSourceConfig):
-        with torch.no_grad():
-            figure = role.algorithm.sample(count, torch_generator(role.config.seed, "sample"))
-    else:
-        frames = episode_frames(role.config, role.algorithm)
-        if destination.suffix == ".gif":
-            return _write_gif(frames, destination)
-        chosen = np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(int)
-        images = torch.from_numpy(np.stack([frames[i] for i in chosen])).permute(0, 3, 1, 2) / 255.0
-        figure = Figure("images", images)
+def sample_picture(figure: Figure, destination: Path) -> Path:
+    """Draw samples into an image file."""
     from rayloom.tracking.writer.pictures import draw
 
     data, reference = figure_arrays("sample", figure)
@@ -38,6 +26,16 @@ def sample_picture(role: LearnerRole, count: int, destination: Path) -> Path:
         return destination
     except (OSError, ValueError) as error:
         raise UserError(f"the picture {destination} cannot be written ({error}); choose another file") from None
+
+
+def episode_picture(config: RunConfig, algorithm: Algorithm, count: int, destination: Path) -> Path:
+    """Draw `count` frames of one greedy episode, or all of them into a .gif."""
+    frames = episode_frames(config, algorithm)
+    if destination.suffix == ".gif":
+        return _write_gif(frames, destination)
+    chosen = np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(int)
+    images = torch.from_numpy(np.stack([frames[i] for i in chosen])).permute(0, 3, 1, 2) / 255.0
+    return sample_picture(Figure("images", images), destination)
 
 
 def episode_frames(config: RunConfig, algorithm: Algorithm) -> list[np.ndarray[Any, Any]]:

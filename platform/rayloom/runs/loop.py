@@ -20,8 +20,9 @@ from rayloom.config.schema import Interval, RunConfig
 from rayloom.errors import Process
 from rayloom.runs.evaluator import Evaluation
 from rayloom.runs.learner_role import Advance
+from rayloom.runs.objectives import read_objectives
 from rayloom.runs.observer import Observer, Report
-from rayloom.runs.schedule import Counters, Schedule, reached, share_of_budget, smaller_is_better
+from rayloom.runs.schedule import Counters, Schedule, share_of_budget
 from rayloom.timeline import OTHER, RunTimeline
 from rayloom.tracking.tracker import Tracker
 
@@ -104,8 +105,7 @@ class Loop:
         self._started = time.perf_counter()
         self._announced = False
         self.rewind()
-        stop_metrics = [name for name in config.stop if "/" in name]
-        self._best_metric = config.checkpoint.best or (stop_metrics[0] if stop_metrics else None)
+        self._objectives = read_objectives(config, role.parameter_counts())
 
     def rewind(self) -> None:
         """Stand at the start of the run, as a new role does."""
@@ -151,7 +151,7 @@ class Loop:
         if evaluated:
             self.timeline.begin("evaluate")
             improved = self._evaluate(counters)
-            stopped_by = stopped_by or reached(self._config.stop, self.metrics)
+            stopped_by = stopped_by or self._objectives.reached(self.metrics)
         checkpointed = "checkpoint" in due or bool(stopped_by) or (improved and bool(self._config.checkpoint.best))
         if checkpointed:
             self.timeline.begin("checkpoint")
@@ -160,7 +160,7 @@ class Loop:
         return LoopStep(evaluated, stopped_by, checkpointed)
 
     def _stopped(self, counters: Counters) -> str | None:
-        return self.schedule.exhausted(counters) or reached(self._config.stop, self.metrics)
+        return self.schedule.exhausted(counters) or self._objectives.reached(self.metrics)
 
     def step_of(self, counters: Counters) -> int:
         """Return the x-axis of the metrics: environment steps where there are any, else updates."""
@@ -188,17 +188,14 @@ class Loop:
         for name, figure in evaluation.figures.items():
             self._tracker.log_figure(name, figure, step)
         self._report(counters)
-        value = evaluation.metrics.get(self._best_metric or "")
-        if value is None:
-            return False
-        down = self._config.checkpoint.mode == "min" or smaller_is_better(self._best_metric or "")
-        improved = self.best is None or (value < self.best if down else value > self.best)
+        value = self.metrics.get(self._objectives.best or "")
+        improved = self._objectives.improves(value, self.best)
         if improved:
             self.best = value
         return improved
 
     def _checkpoint(self, counters: Counters, evaluated: bool) -> None:
-        metric = self.metrics.get(self._best_metric or "") if evaluated else None
+        metric = self.metrics.get(self._objectives.best or "") if evaluated else None
         state = {
             "role": self.role.barrier_and_state(),
             "metrics": dict(self.metrics),

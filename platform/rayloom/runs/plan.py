@@ -10,6 +10,7 @@ from rayloom.config.schema import RunConfig
 from rayloom.config.shares import learner_share
 from rayloom.config.sources import DatasetSourceConfig
 from rayloom.errors import UserError
+from rayloom.runs.objectives import read_objectives
 
 RoleName = Literal["learner", "rollout", "evaluator"]
 
@@ -84,6 +85,7 @@ def make_plan(config: RunConfig, local: bool = False) -> Plan:
 
     There, one learner does the work of all: they share the batch, so that the run is the same up to rounding.
     """
+    read_objectives(config)  # refuses metrics that nobody declares, before any work
     workers = 0 if isinstance(config.source, DatasetSourceConfig) else config.source.rollout_workers
     count = 1 if local else config.learner.count
     if count > 1:

@@ -1,6 +1,6 @@
-"""When something is due: intervals over counters, and the stopping conditions. No clock is involved.
+"""When something is due: intervals over counters, and the budget. No clock is involved.
 
-Everything here depends on counters and metrics only, so an interrupted and an uninterrupted run do the same things at
+Everything here depends on counters only, so an interrupted and an uninterrupted run do the same things at
 the same points.
 """
 
@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rayloom.config.schema import UNITS, Interval
+from rayloom.config.schema import Interval
 
 Counters = dict[str, int]
-_SMALLER_IS_BETTER = ("loss", "error", "nll", "distance", "perplexity", "bits")
 
 
 class Schedule:
@@ -37,22 +36,6 @@ class Schedule:
             if counters.get(unit, 0) >= limit:
                 return f"{unit} >= {limit}"
         return None
-
-
-def smaller_is_better(metric: str) -> bool:
-    """Say whether a metric improves downwards, by its name: losses, errors, distances."""
-    return any(word in metric.rsplit("/", 1)[-1] for word in _SMALLER_IS_BETTER)
-
-
-def reached(stop: Mapping[str, float], metrics: Mapping[str, float]) -> str | None:
-    """Return the metric condition that holds, as "evaluate/return_mean >= 475", or None."""
-    for name, limit in stop.items():
-        if name in UNITS or name not in metrics:
-            continue
-        down = smaller_is_better(name)
-        if (metrics[name] <= limit) if down else (metrics[name] >= limit):
-            return f"{name} {'<=' if down else '>='} {limit:g}"
-    return None
 
 
 def share_of_budget(budget: Mapping[str, int], parts: int, updates_per_epoch: int | None) -> Interval:

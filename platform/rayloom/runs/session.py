@@ -21,6 +21,7 @@ from rayloom.runs.advice import advise
 from rayloom.runs.folders import LOCAL_MARK, RUN, forget_result, write_result
 from rayloom.runs.jobs import job_tag
 from rayloom.runs.loop import Loop, LoopStep, Role
+from rayloom.runs.objectives import read_objectives
 from rayloom.runs.observer import Observer, Result
 from rayloom.runs.plan import Plan
 from rayloom.tracking.provenance import git_state, ray_job_tag
@@ -47,7 +48,7 @@ class InjectedFaults(Protocol):
 
 def checkpoint_store(config: RunConfig, folder: Path) -> CheckpointStore:
     """Return the checkpoints of a run."""
-    return CheckpointStore(folder / "checkpoints", config.checkpoint.keep, config.checkpoint.mode)
+    return CheckpointStore(folder / "checkpoints", config.checkpoint.keep, read_objectives(config).mode)
 
 
 @dataclass(frozen=True)

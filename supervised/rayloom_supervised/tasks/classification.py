@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from annotated_types import Ge, Gt, Lt
 from torch import Tensor, nn
 
-from rayloom.contract import Algorithm, AlgorithmConfig, Batch, Figure, Loss, Phase, Spec, TensorSpec, UserError
+from rayloom.contract import Algorithm, AlgorithmConfig, Batch, Figure, Loss, Metric, Phase, Spec, TensorSpec, UserError
 from rayloom_supervised.layers.activations import Activation
 from rayloom_supervised.metrics import classification as metrics
 from rayloom_supervised.networks.convolutional import ConvolutionalNetwork, LeNet5
@@ -93,6 +93,17 @@ class Classifier(Algorithm):
 
     Config = ClassifierConfig
     sources = frozenset({"dataset"})
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        "loss": Metric(better="min", unit="nats", meaning="cross-entropy; with the penalties in training"),
+        "accuracy": Metric(better="max"),
+        "error": Metric(better="min", meaning="1 - accuracy"),
+        "penalty": Metric(meaning="weight penalties"),
+        "macro_precision": Metric(better="max"),
+        "macro_recall": Metric(better="max"),
+        "macro_f1_class_mean": Metric(better="max", meaning="mean of the classes' F1"),
+        "macro_f1_harmonic": Metric(better="max", meaning="harmonic mean of macro precision and recall"),
+        "micro_f1": Metric(better="max"),
+    }
     population_fields = frozenset({"l1", "l2", "label_smoothing"})
     population_requires: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         "network": ("softmax_regression", "mlp", "lenet5", "cnn"),  # torch's recurrent layers cannot be vectorised

@@ -16,11 +16,15 @@ from urllib.request import urlopen
 
 import pytest
 
+from rayloom.checkpoint.store import Loaded
 from rayloom.cli import main as cli
 from rayloom.config import load as config
 from rayloom.errors import UserError
 from rayloom.launch import run as execution
+from rayloom.launch import trained as trained_runs
+from rayloom.launch.trained import Evaluated, Written
 from rayloom.runs.observer import Observer, Report, Result
+from rayloom.runs.weights import Weights
 
 RESULT = Result(
     run_id="f00d",
@@ -35,7 +39,7 @@ RESULT = Result(
 
 
 class Engine:
-    """Stands in for rayloom.launch.run and notes how it was called."""
+    """Stands in for rayloom.launch and notes how it was called."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
@@ -57,13 +61,17 @@ class Engine:
     def resume(self, *arguments: Any, **options: Any) -> Result:
         return self._train("resume", arguments, options)
 
-    def evaluate(self, *arguments: Any, **options: Any) -> dict[str, float]:
+    def evaluate(self, *arguments: Any, **options: Any) -> Evaluated:
         self.calls.append(("evaluate", arguments, options))
-        return {"evaluate/accuracy": 0.91}
+        return Evaluated({"evaluate/accuracy": 0.91}, WEIGHTS)
 
-    def sample(self, run_id: str, *, destination: Path, **options: Any) -> Path:
+    def sample(self, run_id: str, *, destination: Path, **options: Any) -> Written:
         self.calls.append(("sample", (run_id, destination), options))
-        return destination
+        return Written(destination, WEIGHTS)
+
+    def export(self, run_id: str, *, destination: Path, **options: Any) -> Written:
+        self.calls.append(("export", (run_id, destination), options))
+        return Written(destination, WEIGHTS)
 
     def describe(self, *arguments: Any) -> str:
         self.calls.append(("describe", arguments, {}))
@@ -71,14 +79,18 @@ class Engine:
 
 
 PLAIN = {"job": None, "chaos": None}
+WEIGHTS = Weights("best", 40, "evaluate/accuracy", Loaded(40, {}, {}, Path("c"), ["another is damaged"]))
+OF_RUN = {"weights": None, "output": "rayloom-runs"}
 
 
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
     """Put a stand-in behind the command line."""
     engine = Engine()
-    for name in ("run", "resume", "evaluate", "sample", "describe"):
-        monkeypatch.setattr(execution, name, getattr(engine, name), raising=False)
+    for name in ("run", "resume", "describe"):
+        monkeypatch.setattr(execution, name, getattr(engine, name))
+    for name in ("evaluate", "sample", "export"):
+        monkeypatch.setattr(trained_runs, name, getattr(engine, name))
     return engine
 
 
@@ -100,15 +112,20 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
         ("run a.yaml x=-1", ("run", ("a.yaml", "x=-1"), {"local": False, **PLAIN})),
         ("resume f00d", ("resume", ("f00d",), {"output": "rayloom-runs"})),
         ("resume f00d --output o --json", ("resume", ("f00d",), {"output": "o"})),
-        ("evaluate f00d", ("evaluate", ("f00d",), {"output": "rayloom-runs", "split": None, "episodes": None})),
+        ("evaluate f00d", ("evaluate", ("f00d",), {**OF_RUN, "split": None, "episodes": None})),
         (
-            "evaluate f00d --split test --episodes 3 --output o",
-            ("evaluate", ("f00d",), {"output": "o", "split": "test", "episodes": 3}),
+            "evaluate f00d --split test --episodes 3 --output o --weights last",
+            ("evaluate", ("f00d",), {"weights": "last", "output": "o", "split": "test", "episodes": 3}),
         ),
-        ("sample f00d", ("sample", ("f00d", Path("sample-f00d.png")), {"output": "rayloom-runs", "count": 64})),
+        ("sample f00d", ("sample", ("f00d", Path("sample-f00d.png")), {**OF_RUN, "count": 64})),
         (
-            "sample f00d --count 9 --destination a/b.gif --output o",
-            ("sample", ("f00d", Path("a/b.gif")), {"output": "o", "count": 9}),
+            "sample f00d --count 9 --destination a/b.gif --output o --weights 120",
+            ("sample", ("f00d", Path("a/b.gif")), {"weights": 120, "output": "o", "count": 9}),
+        ),
+        ("export f00d", ("export", ("f00d", Path("model-f00d.pt2")), OF_RUN)),
+        (
+            "export f00d --weights best --destination m.pt2",
+            ("export", ("f00d", Path("m.pt2")), {**OF_RUN, "weights": "best"}),
         ),
     ],
 )
@@ -193,16 +210,23 @@ def test_json_is_the_only_line_on_standard_output(
 
 def test_evaluate_and_sample_print_for_people_and_programs(engine: Engine, capsys: pytest.CaptureFixture[str]) -> None:
     cli.main(["evaluate", "f00d"])
-    assert capsys.readouterr().out == "  evaluate/accuracy  0.91\n"
+    told = "best weights by evaluate/accuracy (update 40)"
+    assert capsys.readouterr() == (f"{told}\n  evaluate/accuracy  0.91\n", "another is damaged\n")
     cli.main(["evaluate", "f00d", "--json"])
     captured = capsys.readouterr()
-    assert json.loads(captured.out) == {"run_id": "f00d", "status": "FINISHED", "metrics": {"evaluate/accuracy": 0.91}}
-    assert captured.err == "  evaluate/accuracy  0.91\n"
+    about = {"run_id": "f00d", "status": "FINISHED", "weights": "best", "update": 40}
+    assert json.loads(captured.out) == {**about, "metrics": {"evaluate/accuracy": 0.91}}
+    assert captured.err == f"another is damaged\n{told}\n  evaluate/accuracy  0.91\n"
     cli.main(["sample", "f00d"])
-    assert capsys.readouterr().out == "sample-f00d.png\n"
+    assert capsys.readouterr().out == f"sample-f00d.png ({told})\n"
     cli.main(["sample", "f00d", "--json"])
     captured = capsys.readouterr()
-    assert json.loads(captured.out) == {"run_id": "f00d", "status": "FINISHED", "file": "sample-f00d.png"}
+    assert json.loads(captured.out) == {**about, "file": "sample-f00d.png"}
+
+
+def test_weights_that_cannot_be_meant_are_one_sentence(engine: Engine, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["sample", "f00d", "--weights", "newest"]) == 2
+    assert "--weights: write best, last, or the update of a checkpoint, not 'newest'" in capsys.readouterr().err
 
 
 def test_list_names_every_config_algorithm_data_set_and_source(capsys: pytest.CaptureFixture[str]) -> None:
@@ -333,7 +357,7 @@ def test_help_does_not_wait_for_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
-    for command in ("run", "resume", "evaluate", "sample", "show", "list", "ui"):
+    for command in ("run", "resume", "evaluate", "sample", "export", "show", "list", "ui"):
         assert f"\n    {command} " in done.stdout
 
 

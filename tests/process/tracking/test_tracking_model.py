@@ -75,15 +75,15 @@ def test_a_failing_export_shows_and_harms_nothing(tmp_path: Path, loaders: str) 
 def test_a_frozen_batch_dimension_is_refused(loaders: str) -> None:
     import importlib
 
-    from rayloom.tracking.writer.model import check_open_batch
+    from rayloom.tracking.exporting import export_open_batch
 
     module = importlib.import_module(loaders)
     with pytest.raises(Exception, match=r"(?i)constraint|dynamic|speciali"):
-        check_open_batch(*module.frozen(Path("run"))[:2])
+        export_open_batch(*module.frozen(Path("run"))[:2])
     with pytest.raises(TypeError, match="returns tuple; MLflow deploys one output tensor"):
-        check_open_batch(nn.LSTM(4, 3, batch_first=True), np.ones((2, 5, 4), np.float32))
+        export_open_batch(nn.LSTM(4, 3, batch_first=True), np.ones((2, 5, 4), np.float32))
     model, example, _ = module.good(Path("run"))
-    check_open_batch(model.eval(), example)
+    export_open_batch(model.eval(), example)
 
 
 def test_the_model_has_an_open_batch_and_an_interrupted_upload_is_completed(tmp_path: Path, loaders: str) -> None:

@@ -1,0 +1,184 @@
+"""What a run is after: metrics that stop it or choose its best checkpoint, and the direction in which each improves.
+
+A direction comes from the metric's declaration, the engine's or the algorithm's, or from the config; none is guessed
+from a name, and a metric that nobody declares is refused before the run begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from rayloom.config.import_path import suggest
+from rayloom.config.schema import UNITS, Limit, RunConfig
+from rayloom.config.sources import DatasetSourceConfig
+from rayloom.contract import Metric
+from rayloom.errors import UserError
+
+Direction = Literal["max", "min"]
+
+_LOSS = Metric(better="min", meaning="what the phase descends")
+_NORM = Metric(meaning="L2 norm of the gradient before it is clipped")
+EPISODES: Mapping[str, Metric] = {
+    "return_mean": Metric(better="max", unit="return", meaning="mean over episodes"),
+    "return_std": Metric(unit="return", meaning="standard deviation over episodes"),
+    "return_min": Metric(better="max", unit="return", meaning="worst episode"),
+    "return_max": Metric(better="max", unit="return", meaning="best episode"),
+    "episode_length_mean": Metric(unit="steps", meaning="mean over episodes"),
+}
+"""What evaluations in environments report, by name without evaluate/."""
+_ENGINE: Mapping[str, Metric] = {
+    "train/learning_rate": Metric(meaning="of the first phase"),
+    "throughput/env_steps_per_s": Metric(better="max", unit="1/s"),
+    "throughput/samples_per_s": Metric(better="max", unit="1/s"),
+    "throughput/updates_per_s": Metric(better="max", unit="1/s"),
+    "time/*": Metric(meaning="what a role spends its time on"),
+    "faults/*": Metric(better="min", meaning="what was lost and replaced"),
+}
+_ROLLOUTS: Mapping[str, Metric] = {
+    "train/return_mean": EPISODES["return_mean"],
+    "train/return_max": EPISODES["return_max"],
+    "train/episode_length_mean": EPISODES["episode_length_mean"],
+    "train/policy_lag_mean": Metric(better="min", unit="updates", meaning="age of the policies that are learnt from"),
+    "train/policy_lag_max": Metric(better="min", unit="updates", meaning="age of the oldest of them"),
+    "train/dropped_trajectories": Metric(better="min", meaning="too old to be learnt from"),
+}
+
+
+@dataclass(frozen=True)
+class StopCondition:
+    """A value of a metric at which the run ends."""
+
+    metric: str
+    comparison: Literal["<=", ">="]
+    limit: float
+
+    def holds(self, metrics: Mapping[str, float]) -> bool:
+        """Tell whether the newest value, where there is one, has reached the limit; NaN has not."""
+        value = metrics.get(self.metric)
+        if value is None:
+            return False
+        return value <= self.limit if self.comparison == "<=" else value >= self.limit
+
+    def __str__(self) -> str:
+        return f"{self.metric} {self.comparison} {self.limit:g}"
+
+
+@dataclass(frozen=True)
+class Objectives:
+    """The metrics that decide over a run."""
+
+    stop: tuple[StopCondition, ...]
+    best: str | None
+    """Metric that chooses the best checkpoint; None without one."""
+    mode: Direction = "max"
+    """Whether its largest or smallest value is the best."""
+    goals: Mapping[str, Direction] = field(default_factory=dict)
+    """Metrics whose stopping conditions lie in the direction in which they improve."""
+
+    def reached(self, metrics: Mapping[str, float]) -> str | None:
+        """Return the stopping condition that holds, as "evaluate/return_mean >= 475", or None."""
+        return next((str(condition) for condition in self.stop if condition.holds(metrics)), None)
+
+    def improves(self, value: float | None, best: float | None) -> bool:
+        """Tell whether a value is better than the best so far; NaN and no value at all are not, and are never best."""
+        if value is None or value != value:
+            return False
+        if best is None or best != best:
+            return True
+        return value > best if self.mode == "max" else value < best
+
+
+def declared_metrics(config: RunConfig, phases: Collection[str] | None = None) -> dict[str, Metric]:
+    """Return what is known of every metric of a run, by full name, in which * stands for anything.
+
+    `phases` are the names of the algorithm's phases; with several, each phase's metrics begin with its name. None, for
+    a config whose algorithm is not built yet, takes any name for one.
+    """
+    own = config.algorithm_class().metrics
+    known = {f"train/{name}": metric for name, metric in own.items()} | {"train/loss": _LOSS}
+    prefixes = ["*_"] if phases is None else [f"{name}_" for name in phases] if len(phases) > 1 else []
+    known["train/gradient_norm"] = _NORM
+    for prefix in prefixes:
+        parts = {**own, "loss": _LOSS, "gradient_norm": _NORM}
+        known |= {f"train/{prefix}{name}": metric for name, metric in parts.items()}
+    episodes = not isinstance(config.source, DatasetSourceConfig)
+    evaluations = EPISODES if episodes else own
+    known |= {f"evaluate/{name}": metric for name, metric in evaluations.items()}
+    return known | (dict(_ROLLOUTS) if episodes else {}) | dict(_ENGINE)
+
+
+def declaration(known: Mapping[str, Metric], name: str, key: str) -> Metric:
+    """Return what is known of a metric; UserError, which names the config's `key`, when nobody declares it."""
+    found = known.get(name) or next((metric for pattern, metric in known.items() if fnmatchcase(name, pattern)), None)
+    if found is None:
+        names = sorted(pattern for pattern in known if "*" not in pattern)
+        raise UserError(f"{key}: nothing in this run declares the metric {name!r}{suggest(name, names)}")
+    return found
+
+
+def read_objectives(config: RunConfig, phases: Collection[str] | None = None) -> Objectives:
+    """Return what a run is after; UserError for metrics that nobody declares or whose direction is not known."""
+    known = declared_metrics(config, phases)
+    conditions: list[StopCondition] = []
+    goals: dict[str, Direction] = {}
+    for name, written in config.stop.items():
+        if name in UNITS:
+            continue
+        key = f"stop.{name}"
+        limit, declared = Limit.parse(written, key), declaration(known, name, key).better
+        comparison = limit.comparison
+        if comparison is None:
+            if declared is None:
+                number = f"{limit.number:g}"
+                raise UserError(f'{key}: {name} has no direction of its own; write ">= {number}" or "<= {number}"')
+            comparison = ">=" if declared == "max" else "<="
+        conditions.append(StopCondition(name, comparison, limit.number))
+        wanted: Direction = "max" if comparison == ">=" else "min"
+        if declared in (None, wanted):  # the other way round it is a guard, not a goal
+            goals[name] = wanted
+    best = config.checkpoint.best or next(iter(goals), None)
+    if best is None:
+        return Objectives(tuple(conditions), None, goals=goals)
+    mode = direction_of(known, best, "checkpoint.best", config.checkpoint.mode, "checkpoint.mode", goals.get(best))
+    return Objectives(tuple(conditions), best, mode, goals)
+
+
+def direction_of(
+    known: Mapping[str, Metric],
+    name: str,
+    key: str,
+    given: Direction | None,
+    given_key: str,
+    implied: Direction | None = None,
+) -> Direction:
+    """Return the one direction of the metric that the config names at `key`.
+
+    `given` is what the config says at `given_key`, and `implied` what one of its stopping conditions does. UserError
+    when they contradict each other or the declaration, or when none of them says anything.
+    """
+    declared = declaration(known, name, key).better
+    standing = declared or implied
+    if given is not None and standing is not None and given != standing:
+        why = "its declaration" if declared else f"stop.{name}"
+        raise UserError(f"{given_key}: {name} improves towards its {standing} by {why}; remove {given_key}")
+    found = given or standing
+    if found is None:
+        raise UserError(f"{given_key}: {name} has no direction of its own; say here in which one it improves")
+    return found
+
+
+def study_directions(
+    config: RunConfig, metrics: Sequence[str], given: Sequence[Literal["maximize", "minimize"]] | None
+) -> tuple[Literal["maximize", "minimize"], ...]:
+    """Return the direction of each metric of a study; `given` are those that its config says, one for each."""
+    known, goals = declared_metrics(config), read_objectives(config).goals
+    words: dict[Direction, Literal["maximize", "minimize"]] = {"max": "maximize", "min": "minimize"}
+    found = []
+    for index, name in enumerate(metrics):
+        said = None if given is None else next(mode for mode, word in words.items() if word == given[index])
+        mode = direction_of(known, name, "search.metric", said, "search.direction", goals.get(name))
+        found.append(words[mode])
+    return tuple(found)

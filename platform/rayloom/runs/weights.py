@@ -1,0 +1,111 @@
+"""Which of a run's weights to use: the best that it kept, its last, or those of a step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from torch import Tensor
+
+from rayloom.checkpoint.store import Loaded
+from rayloom.config.schema import RunConfig
+from rayloom.contract import Algorithm, Progress, Spec
+from rayloom.datasets.dataset import Dataset
+from rayloom.devices import choose_device
+from rayloom.errors import UserError
+from rayloom.runs.learner_role import load_run_dataset, source_spec
+from rayloom.runs.objectives import read_objectives
+from rayloom.runs.schedule import Schedule
+from rayloom.runs.session import checkpoint_store
+
+Which = Literal["best", "last"] | int
+"""The weights with the best metric, the newest ones, or those after so many updates."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The state of a run's algorithm at one of its checkpoints."""
+
+    which: str
+    """best, last, or step."""
+    step: int
+    """Updates that led to it."""
+    metric: str | None
+    """The metric by which it is the best."""
+    loaded: Loaded
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """The state of the algorithm's module, on the CPU."""
+        found: dict[str, Tensor] = self.loaded.state["role"]["learner"]["algorithm"]
+        return found
+
+    def __str__(self) -> str:
+        by = f" by {self.metric}" if self.metric else ""
+        name = "weights" if self.which == "step" else f"{self.which} weights{by}"
+        return f"{name} (update {self.step})"
+
+
+def parse_which(text: str, key: str) -> Which:
+    """Read best, last, or a number of updates; the sentence of the error names `key`."""
+    if text == "best":
+        return "best"
+    if text == "last":
+        return "last"
+    if not text.isdecimal():
+        raise UserError(f"{key}: write best, last, or the update of a checkpoint, not {text!r}")
+    return int(text)
+
+
+def find_weights(config: RunConfig, folder: Path, which: Which | None = None) -> Weights:
+    """Return the weights of the run in `folder`; None takes the best where the run kept one, else the last.
+
+    UserError when the run has no such checkpoint.
+    """
+    store, metric = checkpoint_store(config, folder), read_objectives(config).best
+    if isinstance(which, int):
+        steps = store.steps()
+        if which not in steps:
+            there = f"there are {', '.join(map(str, steps))}" if steps else "there is none yet"
+            raise UserError(f"the run in {folder} has no checkpoint of update {which}; {there}")
+        return Weights("step", which, None, store.load_step(which))
+    if which != "last" and metric is not None:
+        best = store.load_best()
+        if best is not None:
+            return Weights("best", best.step, metric, best)
+    if which == "best":
+        why = f"none has a value of {metric}" if metric else "its config names no metric (checkpoint.best)"
+        raise UserError(f"the run in {folder} kept no best checkpoint: {why}; use its last weights")
+    last = store.load_latest()
+    if last is None:
+        raise UserError(f"the run in {folder} has no checkpoint yet; wait for its first one")
+    return Weights("last", last.step, None, last)
+
+
+@dataclass(frozen=True)
+class TrainedAlgorithm:
+    """An algorithm as a checkpoint of a run has it, in evaluation mode, without source and learner."""
+
+    config: RunConfig
+    algorithm: Algorithm
+    spec: Spec
+    dataset: Dataset | None
+    """The run's data set; None for environments."""
+    weights: Weights
+
+
+def build_trained(config: RunConfig, folder: Path, which: Which | None = None, device: str = "") -> TrainedAlgorithm:
+    """Build the run's algorithm with its weights, on its own device or on `device`."""
+    weights = find_weights(config, folder, which)
+    dataset = load_run_dataset(config)
+    spec = source_spec(config, dataset)
+    algorithm = config.algorithm_class()(config.algorithm, spec).to(device or choose_device(config))
+    algorithm.load_state_dict(weights.state)
+    counters = weights.loaded.metadata["counters"]
+    fraction = Schedule({}, config.budget()).fraction(counters)
+    algorithm.progress = Progress(
+        counters["updates"], counters.get("env_steps", 0), counters.get("epochs", 0), fraction
+    )
+    algorithm.eval()
+    return TrainedAlgorithm(config, algorithm, spec, dataset, weights)
