@@ -39,7 +39,7 @@ _IMPALA: dict[str, Any] = {
 _CLASSIFIER: dict[str, Any] = {
     "algorithm": {"import": "rayloom_supervised.tasks.classification:Classifier", "network": "softmax_regression"},
     "source": {"kind": "dataset", "dataset": "digits"},
-    "learner": {"batch_size": 64, "optimizer": {"name": "adam", "learning_rate": 1e-3}},
+    "learner": {"batch_size": 64, "optimizer": {"kind": "adam", "learning_rate": 1e-3}},
     "evaluate": {"every": "1 epochs"},
     "stop": {"epochs": 3},
 }

@@ -32,7 +32,7 @@ from rayloom.search.population_members import MemberRole
 aten = torch.ops.aten
 _FREE = ("seed", "name", "output", "tracking", "search", "learner.optimizer")
 """Keys in which members may differ, besides the algorithm's `population_fields`."""
-_FIXED = ("learner.optimizer.name",)
+_FIXED = ("learner.optimizer.kind", "learner.optimizer.import")
 _FOLD = 256
 _ALONE = "or set search.population to 1"
 

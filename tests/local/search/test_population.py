@@ -43,7 +43,7 @@ def _members(count: int, network: str = "mlp", optimizer: str = "adam", **sectio
     configs = []
     for index in range(count):
         rate = _RATES[index] * (30 if optimizer == "sgd" else 1)
-        values = {"name": optimizer, "learning_rate": rate, "weight_decay": 0.01 * index, **settings}
+        values = {"kind": optimizer, "learning_rate": rate, "weight_decay": 0.01 * index, **settings}
         penalties = {"l1": 1e-4 * (index % 2), "l2": 1e-3 * (index // 2), "label_smoothing": 0.1 * index}
         sections["algorithm"] = {"network": network, **hidden, **penalties, **own}
         sections["learner"] = {"batch_size": 32, **learner, "optimizer": values}
@@ -320,7 +320,7 @@ def _both(**sections: Any) -> list[RunConfig]:
     ("configs", "key"),
     [
         (lambda: _changed(learner={"batch_size": 32}), "learner.batch_size"),
-        (lambda: _changed(learner={"optimizer": {"name": "sgd"}}), "learner.optimizer.name"),
+        (lambda: _changed(learner={"optimizer": {"kind": "sgd"}}), "learner.optimizer.kind"),
         (lambda: _changed(learner={"schedule": {"kind": "cosine"}}), "learner.schedule.kind"),
         (lambda: _changed(algorithm={"hidden_sizes": [3]}), "algorithm.hidden_sizes"),
         (lambda: _changed(algorithm={"input_mean": 0.5}), "algorithm.input_mean"),
