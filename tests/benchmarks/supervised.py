@@ -41,7 +41,7 @@ def random_images(seed: int) -> Dataset:
 def _tree(network: dict[str, Any]) -> dict[str, Any]:
     return {
         "name": "benchmark",
-        "algorithm": {"import": "rayloom_supervised.tasks.classification:Classifier", **network},
+        "algorithm": {"import": "rayloom_supervised.tasks.classification:Classifier", "network": network},
         "source": {"kind": "dataset", "dataset": "supervised:random_images"},
         "learner": {"batch_size": BATCH, "threads": THREADS},
         "stop": {"epochs": 100},
@@ -49,8 +49,8 @@ def _tree(network: dict[str, Any]) -> dict[str, Any]:
 
 
 NETWORKS: dict[str, dict[str, Any]] = {
-    "LeNet-5": {"network": "lenet5"},
-    "MLP 784-256-128-10": {"network": "mlp", "hidden_sizes": [256, 128]},
+    "LeNet-5": {"kind": "lenet5"},
+    "MLP 784-256-128-10": {"kind": "mlp", "hidden_sizes": [256, 128]},
 }
 
 

@@ -39,7 +39,7 @@ _IMPALA: dict[str, Any] = {
 _CLASSIFIER: dict[str, Any] = {
     "algorithm": {"import": "rayloom_supervised.tasks.classification:Classifier", "network": "softmax_regression"},
     "source": {"kind": "dataset", "dataset": "digits"},
-    "learner": {"batch_size": 64, "optimizer": {"name": "adam", "learning_rate": 1e-3}},
+    "learner": {"batch_size": 64, "optimizer": {"kind": "adam", "learning_rate": 1e-3}},
     "evaluate": {"every": "1 epochs"},
     "stop": {"epochs": 3},
 }
@@ -79,10 +79,14 @@ TREES: dict[str, dict[str, Any]] = {
     "impala_continuous": _with(_IMPALA, source={"env": "Pendulum-v1"}),
     "softmax_regression": _CLASSIFIER,
     "lenet5": _with(_CLASSIFIER, algorithm={"network": "lenet5"}),
-    "cnn": _with(_CLASSIFIER, algorithm={"network": "cnn", "channels": [8, 16], "hidden_sizes": [32]}),
-    "rnn": _with(_CLASSIFIER, algorithm={"network": "rnn", "cell": "lstm", "cell_size": 32, "cell_layers": 2}),
-    "rnn_gru": _with(_CLASSIFIER, algorithm={"network": "rnn", "cell": "gru", "cell_size": 16}),
-    "mlp_dropout": _with(_CLASSIFIER, algorithm={"network": "mlp", "dropout": 0.2}, source={"augment": "shift"}),
+    "cnn": _with(_CLASSIFIER, algorithm={"network": {"kind": "cnn", "channels": [8, 16], "hidden_sizes": [32]}}),
+    "rnn": _with(
+        _CLASSIFIER, algorithm={"network": {"kind": "rnn", "cell": "lstm", "cell_size": 32, "cell_layers": 2}}
+    ),
+    "rnn_gru": _with(_CLASSIFIER, algorithm={"network": {"kind": "rnn", "cell": "gru", "cell_size": 16}}),
+    "mlp_dropout": _with(
+        _CLASSIFIER, algorithm={"network": {"kind": "mlp", "dropout": 0.2}}, source={"augment": "shift"}
+    ),
     "vae": _VAE,
     "wgan_gp": _WGAN,
 }

@@ -104,7 +104,7 @@ def choose_by_content(role: LearnerRole) -> None:
 
 def config_of(name: str, count: int) -> RunConfig:
     """Return the run that K = `count` learners share: batches and environments are the same in all."""
-    sgd = {"name": "sgd", "momentum": 0.9}
+    sgd = {"kind": "sgd", "momentum": 0.9}
     learner: dict[str, Any] = {"count": count}
     # A rectifier at its kink turns a difference in the last bit into a jump of the gradient.
     smooth = {"activation": "tanh"}

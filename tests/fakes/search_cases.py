@@ -39,9 +39,9 @@ GRID = {"algorithm.l2": [0.0, 0.001, 0.01, 0.1]}
 TPE: dict[str, Any] = {
     "space": {
         "algorithm.l2": {"float": [0.0, 1.0]},
-        "learner.optimizer.name": ["adam", "sgd"],
+        "learner.optimizer.kind": ["adam", "sgd"],
         "learner.optimizer.learning_rate": {"log": [1e-4, 1e-1]},
-        "learner.optimizer.momentum": {"float": [0.0, 0.9], "when": {"learner.optimizer.name": "sgd"}},
+        "learner.optimizer.momentum": {"float": [0.0, 0.9], "when": {"learner.optimizer.kind": "sgd"}},
     },
     "sampler": "tpe",
     "sampler_options": {"n_startup_trials": 4},

@@ -17,6 +17,7 @@ BASE: dict[str, Any] = {
     "name": "tiny",
     "algorithm": {"import": TINY, "clip": 0.1},
     "source": {"kind": "on_policy", "env": "CartPole-v1"},
+    "learner": {"schedule": {"kind": "linear"}},
     "stop": {"env_steps": 1_000, "evaluate/return_mean": 475},
 }
 CONFIG = from_tree(BASE)
@@ -52,8 +53,8 @@ momentum_kind: {choice: [a, b], when: {kind: sgd}}
 """
 FITTING = """
 learner.optimizer.learning_rate: {log: [1.0e-5, 1.0e-2]}
-learner.optimizer.name: [adam, sgd]
-learner.optimizer.momentum: {float: [0.0, 0.9], when: {learner.optimizer.name: sgd}}
+learner.optimizer.kind: [adam, sgd]
+learner.optimizer.momentum: {float: [0.0, 0.9], when: {learner.optimizer.kind: sgd}}
 learner.batch_size: {int: [4, 8], transform: power_of_two}
 learner.max_grad_norm: [null, 0.5]
 learner.compile: [true, false]

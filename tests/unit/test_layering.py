@@ -26,7 +26,7 @@ OPEN_TO_FAMILIES = ("rayloom.contract", "rayloom.datasets")
 NETWORKS = ("rayloom_supervised.networks", "rayloom_supervised.layers")
 """What agents and generative models may import from the supervised family."""
 FLOORS = (
-    ("errors", "seeding", "timeline"),
+    ("errors", "seeding", "timeline", "components"),
     ("contract",),
     ("config", "datasets"),
     ("devices",),
@@ -103,13 +103,13 @@ def check_library_owners(root: Path) -> list[str]:
 
 
 def check_contract(root: Path) -> list[str]:
-    """Find imports of the contract besides itself, torch and the standard library."""
+    """Find imports of the contract besides itself, the ground floor, torch and the standard library."""
     return [
         f"{path.relative_to(root)}:{line} imports {imported}"
         for name, path in modules(root)
         for imported, line in (imports(name, path) if inside(name, "rayloom.contract") else ())
         if imported.split(".")[0] not in {"torch", *sys.stdlib_module_names}
-        and not inside(imported, "rayloom.contract", "rayloom.errors")
+        and not inside(imported, "rayloom.contract", "rayloom.errors", "rayloom.components")
     ]
 
 

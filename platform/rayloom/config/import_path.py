@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rayloom.contract import Algorithm
+from rayloom.components import Kinds
 from rayloom.errors import UserError
+
+if TYPE_CHECKING:
+    from rayloom.contract import Algorithm
+
+ALGORITHMS = Kinds(
+    "algorithm", {}, own="a subclass of rayloom.contract.Algorithm", base="rayloom.contract.algorithm:Algorithm"
+)
+"""What trains; all are imported."""
+_RESERVED = ("kind", "import")
+"""Keys that choose a component, and so can be no setting of one."""
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
@@ -37,9 +48,29 @@ def import_object(path: str, key: str) -> Any:
     return getattr(module, name)
 
 
+def import_component(kinds: Kinds, path: Any, key: str) -> Any:
+    """Import a component of one's own; nothing is called, and what is no such component is refused."""
+    if not isinstance(path, str):
+        raise UserError(f'{key}: name the {kinds.of} as "package.module:Name", not {path!r}')
+    found = import_object(path, key)
+    if isinstance(found, type) and kinds.base is not None:
+        fits = issubclass(found, import_object(kinds.base, key))
+    else:
+        fits = callable(found) and getattr(found, "component_of", None) == kinds.of
+    if not fits:
+        raise UserError(f"{key}: {path} is no {kinds.of}; name {kinds.own}")
+    config = getattr(found, "Config", None)
+    if not isinstance(config, type) or not dataclasses.is_dataclass(config):
+        raise UserError(f"{key}: {path} needs a Config beside it, a frozen dataclass of its settings")
+    if not config.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+        raise UserError(f"{key}: the Config of {path} must be frozen: write @dataclass(frozen=True, kw_only=True)")
+    for name in _RESERVED:
+        if name in config.__dataclass_fields__:
+            raise UserError(f"{key}: {name!r} chooses a component; rename this field in the Config of {path}")
+    return found
+
+
 def import_algorithm(path: str) -> type[Algorithm]:
     """Import an algorithm class by path."""
-    found = import_object(path, "algorithm.import")
-    if not isinstance(found, type) or not issubclass(found, Algorithm):
-        raise UserError(f"algorithm.import: {path} is not a subclass of rayloom.contract.Algorithm")
+    found: type[Algorithm] = import_component(ALGORITHMS, path, "algorithm.import")
     return found

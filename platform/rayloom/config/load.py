@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import functools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_args, get_type_hints
+from typing import Any, cast
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
 
-from rayloom.config.import_path import import_algorithm, import_object, suggest
+from rayloom.config.import_path import ALGORITHMS, import_algorithm, import_object, suggest
 from rayloom.config.schema import (
     RESOLVERS,
     UNITS,
@@ -27,16 +25,12 @@ from rayloom.config.schema import (
     Interval,
     LearnerConfig,
     Limit,
-    OptimizerConfig,
     RunConfig,
-    ScheduleConfig,
     TrackingConfig,
-    plain,
 )
 from rayloom.config.search import SearchConfig
 from rayloom.config.sources import (
     SOURCE_KINDS,
-    STRICT,
     AsynchronousSourceConfig,
     DatasetSourceConfig,
     EnvironmentFields,
@@ -45,6 +39,7 @@ from rayloom.config.sources import (
     ReplaySourceConfig,
     SourceConfig,
 )
+from rayloom.config.validation import merge, named, plain, resolve, validate
 from rayloom.errors import UserError
 
 __all__ = [
@@ -60,10 +55,8 @@ __all__ = [
     "Interval",
     "LearnerConfig",
     "OnPolicySourceConfig",
-    "OptimizerConfig",
     "ReplaySourceConfig",
     "RunConfig",
-    "ScheduleConfig",
     "SearchConfig",
     "SourceConfig",
     "TrackingConfig",
@@ -80,7 +73,6 @@ __all__ = [
     "validate",
 ]
 
-_T = TypeVar("_T")
 _TAG = "tag:yaml.org,2002:"
 
 
@@ -152,9 +144,24 @@ def find_config(name: str) -> Path:
     raise UserError(f"there is no config file or shipped config {name!r}{suggest(name, shipped)}")
 
 
-def load(name: str, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read a config file or shipped name, apply overrides KEY=VALUE, and return the typed config."""
-    path = find_config(name)
+def load(name: str, words: Sequence[str] = ()) -> RunConfig:
+    """Read a config file or shipped name, lay further words over it, and return the typed config.
+
+    A word is an override KEY=VALUE or another config, whose keys win over those before it. Overrides come last.
+    """
+    overrides = [word for word in words if "=" in word]
+    tree: dict[str, Any] = {"name": find_config(name).stem, **_read(find_config(name), ())}
+    for word in words:
+        if "=" not in word:
+            shipped = shipped_configs()
+            if word not in shipped and not Path(word).exists():
+                raise UserError(f"{word!r} is neither a config nor an override KEY=VALUE{suggest(word, shipped)}")
+            tree = merge(tree, _read(find_config(word), ()))
+    return from_tree(apply_overrides(tree, overrides))
+
+
+def _read(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
+    """Return a config's tree, laid over that of the config which it extends."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -164,12 +171,24 @@ def load(name: str, overrides: Sequence[str] = ()) -> RunConfig:
         raise UserError(f"{path} is empty: write a mapping with algorithm, source and stop (see `rayloom list`)")
     if not isinstance(tree, dict):
         raise UserError(f"{path} must be a mapping of keys to values, not a {type(tree).__name__}")
-    tree.setdefault("name", path.stem)
-    return from_tree(apply_overrides(tree, overrides))
+    if "extends" not in tree:
+        return tree
+    base = tree.pop("extends")
+    if not isinstance(base, str):
+        raise UserError(f"extends: name one config that {path.name} changes, not {base!r}")
+    beside = path.parent / base
+    found = beside if beside.is_file() else find_config(base)
+    chain = (*extended_by, path.resolve())
+    if found.resolve() in chain:
+        raise UserError(f"extends: {path.name} extends {base}, which extends it; break the circle")
+    return merge(_read(found, chain), tree)
 
 
 def apply_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Return a copy of the tree with dotted overrides `KEY=VALUE` applied; values are YAML."""
+    """Return a copy of the tree with dotted overrides `KEY=VALUE` applied, each to one key; values are YAML.
+
+    A key below a bare word (`optimizer: sgd` and learner.optimizer.momentum=0.9) is a setting of that component.
+    """
     tree = cast(dict[str, Any], plain(tree))
     for override in overrides:
         key, separator, text = override.partition("=")
@@ -178,9 +197,11 @@ def apply_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str,
         value = parse_yaml(text, f"override {key}") if text else None
         node = tree
         parts = ["stop", key[5:]] if key.startswith("stop.") else key.split(".")
-        for part in parts[:-1]:
+        for depth, part in enumerate(parts[:-1]):
             if node.get(part) is None:
                 node[part] = {}
+            elif isinstance(node[part], str) and depth:
+                node[part] = named(node[part])
             if not isinstance(node[part], dict):
                 raise UserError(f"the override {key} goes through {part!r}, which is not a mapping")
             node = node[part]
@@ -189,34 +210,27 @@ def apply_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str,
 
 
 def from_tree(tree: Mapping[str, Any]) -> RunConfig:
-    """Validate plain data and return the typed config."""
+    """Validate plain data and return the typed config: the engine's own keys first, then the algorithm's."""
     tree = dict(tree)
     _check_parts(tree)
     algorithm = dict(tree.pop("algorithm"))
-    path = algorithm.pop("import", None)
+    path = algorithm.get("import")
     if not isinstance(path, str):
         raise UserError('algorithm.import: name the algorithm as "package.module:Class"')
     source = dict(tree.pop("source"))
     kind = source.get("kind")
     if not isinstance(kind, str) or kind not in SOURCE_KINDS:
         raise UserError(f"source.kind: {kind!r} is no source{suggest(str(kind), SOURCE_KINDS)}")
+    _check_stop(tree["stop"])
+    _check_intervals(tree)
+    settings = validate(SOURCE_KINDS[kind], source, "source")
+    run = validate(RunConfig, {**tree, "algorithm_path": path, "algorithm": None, "source": settings}, "")
+    # Last, because the algorithm's module imports torch: a mistake in the keys above is told at once.
     algorithm_class = import_algorithm(path)
     if kind not in algorithm_class.sources:
         fitting = ", ".join(sorted(algorithm_class.sources))
         raise UserError(f"source.kind: {algorithm_class.__name__} cannot learn from {kind!r}; use {fitting}")
-    _check_stop(tree["stop"])
-    _check_intervals(tree)
-    settings = validate(SOURCE_KINDS[kind], source, "source")
-    return validate(
-        RunConfig,
-        {
-            **tree,
-            "algorithm_path": path,
-            "algorithm": validate(algorithm_class.Config, algorithm, "algorithm"),
-            "source": settings,
-        },
-        "",
-    )
+    return dataclasses.replace(run, algorithm=resolve(ALGORITHMS, algorithm, "algorithm").settings)
 
 
 def _check_parts(tree: Mapping[Any, Any]) -> None:
@@ -259,71 +273,3 @@ def _check_intervals(tree: Mapping[str, Any]) -> None:
         every = tree[part].get("every") if isinstance(tree.get(part), Mapping) else None
         if every is not None and not isinstance(every, bool):  # `validate` has a sentence for booleans
             Interval.parse(str(every), f"{part}.every")
-
-
-@functools.cache
-def _adapter(cls: type[Any]) -> TypeAdapter[Any]:
-    """Return pydantic's validator of a class, which takes milliseconds to build."""
-    return TypeAdapter(cls)
-
-
-def validate(cls: type[_T], data: Mapping[str, Any], prefix: str) -> _T:
-    """Return `cls` built from plain data; the first mistake becomes a UserError that names key and remedy."""
-    if dataclasses.is_dataclass(cls) and "__pydantic_config__" not in vars(cls):
-        cls.__pydantic_config__ = STRICT  # type: ignore[attr-defined]
-    try:
-        built: _T = _adapter(cls).validate_python(dict(data))  # type: ignore[arg-type]  # a class is hashable
-    except ValidationError as error:
-        raise UserError(_explain(error, cls, data, prefix)) from None
-    _reject_booleans(data, built, prefix)
-    return built
-
-
-def _reject_booleans(value: Any, built: Any, key: str) -> None:
-    """Pydantic takes true for 1; a person who writes `batch_size: true` made a mistake."""
-    if isinstance(value, bool) and isinstance(built, int | float) and not isinstance(built, bool):
-        raise UserError(f"{key}: must be a number, not {value}")
-    dotted = f"{key}." if key else ""
-    if isinstance(value, Mapping):
-        for name, item in value.items():
-            part = built.get(name) if isinstance(built, Mapping) else getattr(built, str(name), None)
-            _reject_booleans(item, part, f"{dotted}{name}")
-    elif isinstance(value, list | tuple) and isinstance(built, list | tuple):
-        for index, (item, part) in enumerate(zip(value, built, strict=True)):
-            _reject_booleans(item, part, f"{dotted}{index}")
-
-
-def _explain(error: ValidationError, cls: type[Any], data: Mapping[str, Any], prefix: str) -> str:
-    problem = error.errors()[0]
-    location = _location(problem["loc"], data)
-    key = ".".join([prefix, *location] if prefix else location)
-    if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        return f"{key}: there is no such key{suggest(location[-1], _field_names(cls, location[:-1]))}"
-    if problem["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
-        return f"{key}: this key is required"
-    message = problem["msg"].removeprefix("Value error, ")
-    return f"{key}: {message[:1].lower()}{message[1:]}, not {problem['input']!r}"
-
-
-def _location(parts: Sequence[str | int], data: Any) -> list[str]:
-    """Return the keys that lead to a mistake in the data, without the types that pydantic names between them."""
-    location = []
-    for index, part in enumerate(parts):
-        last = index == len(parts) - 1 and part != "[key]"
-        if isinstance(data, Mapping) and (part in data or last):  # the last may be missing
-            data = data.get(part)
-        elif isinstance(data, list | tuple) and isinstance(part, int):
-            data = data[part] if part < len(data) else None
-        else:
-            continue
-        location.append(str(part))
-    return location
-
-
-def _field_names(cls: type[Any], location: Sequence[str]) -> list[str]:
-    """Return the fields of the dataclass that lies at `location` in `cls`, or nothing where none does."""
-    owner: Any = cls
-    for part in location:
-        hint = get_type_hints(owner).get(part) if dataclasses.is_dataclass(owner) else None
-        owner = next((kind for kind in (hint, *get_args(hint)) if dataclasses.is_dataclass(kind)), None)
-    return [field.name for field in dataclasses.fields(owner)] if dataclasses.is_dataclass(owner) else []

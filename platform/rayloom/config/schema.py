@@ -5,21 +5,26 @@ Every field is described by the docstring below it, with its unit. `rayloom.conf
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal, cast
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import yaml
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt
 
+from rayloom.components import Component
 from rayloom.config.import_path import import_algorithm
+from rayloom.config.optimizers import OPTIMIZERS
+from rayloom.config.schedules import SCHEDULES
 from rayloom.config.search import SearchConfig
 from rayloom.config.sources import STRICT, SourceConfig
-from rayloom.contract import Algorithm, AlgorithmConfig
+from rayloom.config.validation import plain
 from rayloom.errors import UserError
+
+if TYPE_CHECKING:
+    from rayloom.contract import Algorithm
 
 UNITS: tuple[str, ...] = ("updates", "env_steps", "samples", "epochs", "episodes")
 RESOLVERS: tuple[tuple[str, re.Pattern[str], Sequence[str]], ...] = (
@@ -90,44 +95,6 @@ class Limit:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimizerConfig:
-    """One of torch's optimisers."""
-
-    __pydantic_config__ = STRICT
-    name: Literal["adam", "adamw", "sgd", "rmsprop", "adagrad", "adadelta"] = "adam"
-    """The update rule."""
-    learning_rate: Annotated[float, Gt(0)] = 1e-3
-    """Step size at the start of the schedule."""
-    betas: tuple[Annotated[float, Ge(0)], Annotated[float, Ge(0)]] = (0.9, 0.999)
-    """Decay of the two moments (adam, adamw)."""
-    eps: Annotated[float, Gt(0)] = 1e-8
-    """Added to the denominator (adam, adamw, rmsprop, adagrad, adadelta)."""
-    momentum: Annotated[float, Ge(0)] = 0.0
-    """Momentum (sgd, rmsprop)."""
-    nesterov: bool = False
-    """Nesterov's form of momentum (sgd)."""
-    alpha: Annotated[float, Gt(0), Le(1)] = 0.99
-    """Smoothing constant (rmsprop)."""
-    rho: Annotated[float, Gt(0), Le(1)] = 0.9
-    """Decay of the running averages (adadelta)."""
-    weight_decay: Annotated[float, Ge(0)] = 0.0
-    """L2 penalty per step (decoupled in adamw)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScheduleConfig:
-    """How the learning rate changes over the run's budget."""
-
-    __pydantic_config__ = STRICT
-    kind: Literal["constant", "linear", "cosine"] = "constant"
-    """constant, or falling to `final` times the start by a line or half a cosine over the stopping budget."""
-    warmup: Annotated[int, Ge(0)] = 0
-    """Updates over which the rate first rises from 0 (unit: updates)."""
-    final: Annotated[float, Ge(0), Le(1)] = 0.0
-    """Rate at the end of the budget, as a share of the start."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class LearnerConfig:
     """The learner: how losses become weight changes."""
 
@@ -136,10 +103,10 @@ class LearnerConfig:
     """Data-parallel learners."""
     batch_size: Annotated[int, Ge(1)] = 128
     """Examples in one optimiser step, over all learners."""
-    optimizer: OptimizerConfig = OptimizerConfig()
+    optimizer: Annotated[Component, OPTIMIZERS] = field(default_factory=OPTIMIZERS.component)
     """The optimiser of every phase; a phase may override single settings."""
-    schedule: ScheduleConfig = ScheduleConfig()
-    """Learning-rate schedule."""
+    schedule: Annotated[Component, SCHEDULES] = field(default_factory=SCHEDULES.component)
+    """How the learning rate changes over the run's budget."""
     max_grad_norm: Annotated[float, Gt(0)] | None = None
     """Clip the gradient of each phase to this L2 norm; null: never."""
     compile: bool = False
@@ -245,8 +212,8 @@ class RunConfig:
     """Root of the seed tree."""
     algorithm_path: str
     """Import path of the algorithm, written `algorithm: {import: ...}`."""
-    algorithm: AlgorithmConfig
-    """The algorithm's own settings."""
+    algorithm: Any
+    """The algorithm's own settings: an instance of its `Config`, which this module does not import."""
     source: SourceConfig
     """Where batches come from."""
     learner: LearnerConfig = LearnerConfig()
@@ -284,17 +251,6 @@ class RunConfig:
     def to_yaml(self) -> str:
         """Return the resolved config as YAML."""
         return yaml.dump(self.to_tree(), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
-
-
-def plain(value: Any) -> Any:
-    """Return a copy made of mappings, lists and scalars alone."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return value
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -17,10 +17,14 @@ one of your own (`import: "my_module:MySource"`).
 Conventions: B examples of a batch, T time steps and N environments of a trajectory. Termination is a discount, never a
 branch: gamma^n where the return bootstraps, 0 after a terminal state; a truncated episode bootstraps from its true
 last observation. This package imports torch and the standard library only.
+
+Settings that choose among components (a network by its kind, or one of the user's own) are declared by
+`Annotated[Component, KINDS]` in a `Config`, with a table `Kinds` of those that are shipped: see `rayloom.components`.
 """
 
 from __future__ import annotations
 
+from rayloom.components import Component, Kinds, NoSettings, Shipped, component
 from rayloom.contract.algorithm import Action, Algorithm, AlgorithmConfig, Input, Observation, replace_rows
 from rayloom.contract.data import Batch, Metric, Spec, Table, TensorSpec, Trajectory
 from rayloom.contract.figures import Figure
@@ -34,23 +38,28 @@ __all__ = [
     "Algorithm",
     "AlgorithmConfig",
     "Batch",
+    "Component",
     "Condition",
     "Figure",
     "Gathered",
     "GlobalNoise",
     "Input",
+    "Kinds",
     "Loss",
     "Metric",
+    "NoSettings",
     "Noise",
     "Observation",
     "Phase",
     "Progress",
     "Rule",
+    "Shipped",
     "Source",
     "Spec",
     "Table",
     "TensorSpec",
     "Trajectory",
     "UserError",
+    "component",
     "replace_rows",
 ]

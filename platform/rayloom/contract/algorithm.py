@@ -91,7 +91,8 @@ class Algorithm(nn.Module):
     the loss takes its parameters from the modules each time. Such an algorithm has one phase, with all parameters, no
     buffers, no randomness in `prepare`, which works row by row, and in the loss."""
     population_requires: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
-    """Values that a field of `Config` must have for that: with others the loss is random or cannot be vectorised."""
+    """Values that a field of `Config` must have for that: with others the loss is random or cannot be vectorised. The
+    field of a component is "network.dropout", for those kinds that have it, and its kind "network.kind"."""
 
     def __init__(self, config: Any, spec: Spec) -> None:
         """Keep `config` (an instance of `Config`) and `spec`; raise UserError when they do not fit together."""

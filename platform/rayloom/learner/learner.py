@@ -7,13 +7,13 @@ elementwise, so this changes no number.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from rayloom.config.schedules import SCHEDULES
 from rayloom.config.schema import LearnerConfig
 from rayloom.contract import Algorithm, Batch, Loss, Phase
 from rayloom.learner.group import Group, SingleLearner
@@ -40,6 +40,8 @@ class Learner:
         self.phases = [
             self._make_phase(phase, config, group or SingleLearner()) for phase in phases if isinstance(phase, Phase)
         ]
+        constant = config.schedule == SCHEDULES.component()
+        self._schedule: Callable[[Any, float, int], float] | None = None if constant else config.schedule.load()
         self._prefixes = ["" if len(phases) == 1 else f"{phase.name}_" for phase in phases]
 
     @staticmethod
@@ -85,18 +87,9 @@ class Learner:
 
     def _rate_scale(self, number: int) -> float | None:
         """Return the schedule's factor for this update; None when the rate never changes."""
-        schedule = self.config.schedule
-        if schedule.kind == "constant" and not schedule.warmup:
+        if self._schedule is None:
             return None
-        fraction = min(1.0, self.algorithm.progress.fraction)
-        scale = 1.0
-        if schedule.kind == "linear":
-            scale = 1.0 - fraction * (1.0 - schedule.final)
-        elif schedule.kind == "cosine":
-            scale = schedule.final + (1.0 - schedule.final) * 0.5 * (1.0 + math.cos(math.pi * fraction))
-        if schedule.warmup:
-            scale *= min(1.0, number / schedule.warmup)
-        return scale
+        return float(self._schedule(self.config.schedule.settings, min(1.0, self.algorithm.progress.fraction), number))
 
     def trained(self) -> dict[str, Tensor]:
         """Return the trained parameters by name."""

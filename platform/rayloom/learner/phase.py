@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 import torch
 from torch import Tensor
 
-from rayloom.config.load import validate
-from rayloom.config.schema import LearnerConfig, OptimizerConfig
+from rayloom.config.optimizers import OPTIMIZERS
+from rayloom.config.schema import LearnerConfig
+from rayloom.config.validation import override
 from rayloom.contract import Batch, Loss, Phase
 from rayloom.learner.flat_parameters import FlatParameters
 from rayloom.learner.group import Group
@@ -23,11 +22,11 @@ class PhaseLearner:
         self.group = group
         self.config = config
         self.flat = FlatParameters(phase.parameters)
-        merged = {**asdict(config.optimizer), **phase.optimizer}
-        self.optimizer_config = validate(OptimizerConfig, merged, f"phase {phase.name}: optimizer")
-        self.optimizer = make_optimizer(self.optimizer_config, self.flat.flat)
+        where = f"phase {phase.name}: optimizer"
+        self.optimizer_config = override(OPTIMIZERS, config.optimizer, phase.optimizer, where)
+        self.optimizer = make_optimizer(self.optimizer_config, [self.flat.flat])
         self._plain_step = _undecorated(type(self.optimizer).step)
-        self._rate = self.optimizer_config.learning_rate
+        self._rate = self.optimizer.param_groups[0]["lr"]
         device = self.flat.flat.device.type
         self._autocast = config.precision == "bfloat16" and phase.compilable
         self._device_type = device

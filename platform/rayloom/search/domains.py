@@ -15,7 +15,7 @@ from fractions import Fraction
 from typing import Any, Literal
 
 from rayloom.config.import_path import suggest
-from rayloom.config.schema import plain
+from rayloom.config.validation import plain
 from rayloom.errors import UserError
 
 Transform = Literal["one_minus", "power_of_two", "power_of_ten"]

@@ -32,7 +32,7 @@ from rayloom.search.population_members import MemberRole
 aten = torch.ops.aten
 _FREE = ("seed", "name", "output", "tracking", "search", "learner.optimizer")
 """Keys in which members may differ, besides the algorithm's `population_fields`."""
-_FIXED = ("learner.optimizer.name",)
+_FIXED = ("learner.optimizer.kind", "learner.optimizer.import")
 _FOLD = 256
 _ALONE = "or set search.population to 1"
 
@@ -48,7 +48,8 @@ def check_population(configs: Sequence[RunConfig]) -> None:
     trees = [flatten(config.to_tree()) for config in configs]
     free = (*_FREE, *(f"algorithm.{name}" for name in algorithm.population_fields))
     for tree in trees[1:]:
-        for key in sorted(trees[0].keys() | tree.keys()):
+        # Another kind of component has other settings too; it is the kind that must agree.
+        for key in sorted(trees[0].keys() | tree.keys(), key=lambda key: (not _chooses_component(key), key)):
             ours, theirs = trees[0].get(key), tree.get(key)
             if ours != theirs and (key in _FIXED or not _inside(key, free)):
                 raise UserError(
@@ -57,10 +58,18 @@ def check_population(configs: Sequence[RunConfig]) -> None:
                 )
     _check_engine(first)
     for name, allowed in algorithm.population_requires.items():
-        value = getattr(first.algorithm, name)
+        key = f"algorithm.{name}"
+        imported = trees[0].get(f"{key.rpartition('.')[0]}.import") if name.endswith(".kind") else None
+        if key not in trees[0] and imported is None:
+            continue  # a kind of component that has no such setting
+        value = trees[0].get(key, imported)
         if value not in allowed:
             fitting = " or ".join(str(choice) for choice in allowed)
             raise UserError(f"algorithm.{name}: a population needs {fitting}, not {value}; change it, {_ALONE}")
+
+
+def _chooses_component(key: str) -> bool:
+    return key.rpartition(".")[2] in ("kind", "import")
 
 
 def _check_engine(config: RunConfig) -> None:

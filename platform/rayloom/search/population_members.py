@@ -81,7 +81,7 @@ class MemberPhase(PhaseLearner):
 
     def _bind(self) -> None:
         """Call the kernel of Adam directly from now on: torch's `step` takes six times as long around it."""
-        name = self.optimizer_config.name
+        name = self.optimizer_config.kind
         if name not in ("adam", "adamw"):
             return
         kernel = torch._fused_adam_ if name == "adam" else torch._fused_adamw_

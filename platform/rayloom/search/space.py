@@ -5,7 +5,7 @@ Keys are dotted config keys, as in overrides. Each is one of
     learner.optimizer.learning_rate: {log: [1.0e-5, 1.0e-2]}          # a float, uniform on a log scale
     algorithm.l2: {float: [0.0, 0.1], step: 0.01}                     # step is optional
     learner.batch_size: {int: [16, 256], log: true}                   # step or log are optional
-    learner.optimizer.name: [adam, sgd]                               # short for {choice: [adam, sgd]}
+    learner.optimizer.kind: [adam, sgd]                               # short for {choice: [adam, sgd]}
     algorithm.hidden_sizes: {list: {length: {int: [1, 3]}, item: {choice: [32, 64, 128]}}}
 
 `when: {KEY: VALUE or list of values}` beside any of them varies a key only where other keys of the space have these
@@ -23,8 +23,9 @@ from typing import Any
 
 from rayloom.config.import_path import suggest
 from rayloom.config.load import from_tree
-from rayloom.config.schema import RunConfig, plain
+from rayloom.config.schema import RunConfig
 from rayloom.config.search import SearchConfig
+from rayloom.config.validation import plain
 from rayloom.errors import UserError
 from rayloom.search.domains import (
     Categorical,
@@ -243,7 +244,8 @@ def apply(config: RunConfig, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the tree of a trial's config: the dotted keys set to their values, whole, and no search part."""
     tree = config.to_tree()
     tree["search"] = None
-    for key, value in values.items():
+    # Kinds first, which begin with their own defaults, then what else is varied of the kind.
+    for key, value in sorted(values.items(), key=lambda item: not _chooses(item[0])):
         node = tree
         *parts, last = key.split(".")
         for index, part in enumerate(parts):
@@ -253,8 +255,15 @@ def apply(config: RunConfig, values: Mapping[str, Any]) -> dict[str, Any]:
             if not isinstance(node, dict):
                 whole = ".".join(parts[: index + 1])
                 raise UserError(f"search.space.{key}: {whole} is not a mapping; vary {whole} as a whole")
+        if _chooses(key) and node.get(last) != value:
+            node.clear()
         node[last] = plain(value)
     return tree
+
+
+def _chooses(key: str) -> bool:
+    """Return whether a key says which component another one names."""
+    return key.rpartition(".")[2] in ("kind", "import")
 
 
 def _blame(message: str, key: str, values: Mapping[str, Any]) -> str:

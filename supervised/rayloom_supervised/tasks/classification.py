@@ -2,57 +2,37 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from annotated_types import Ge, Gt, Lt
 from torch import Tensor, nn
 
-from rayloom.contract import Algorithm, AlgorithmConfig, Batch, Figure, Loss, Metric, Phase, Spec, TensorSpec, UserError
-from rayloom_supervised.layers.activations import Activation
+from rayloom.contract import (
+    Algorithm,
+    AlgorithmConfig,
+    Batch,
+    Component,
+    Figure,
+    Loss,
+    Metric,
+    Phase,
+    Spec,
+    UserError,
+)
 from rayloom_supervised.metrics import classification as metrics
-from rayloom_supervised.networks.convolutional import ConvolutionalNetwork, LeNet5
-from rayloom_supervised.networks.perceptrons import MLP, Linear
-from rayloom_supervised.networks.recurrent import Cell, RecurrentNetwork
-
-Size = Annotated[int, Ge(1)]
-_SMALLEST_SIDE = {"lenet5": 4, "cnn": 1, "rnn": 1}
-_IGNORED = {
-    "softmax_regression": ("hidden_sizes", "dropout", "channels", "cell", "cell_size", "cell_layers"),
-    "mlp": ("channels", "cell", "cell_size", "cell_layers"),
-    "lenet5": ("cell", "cell_size", "cell_layers"),
-    "cnn": ("cell", "cell_size", "cell_layers"),
-    "rnn": ("channels",),
-}
-"""Settings that a network has no use for, of those whose default shows that the user left them alone."""
+from rayloom_supervised.networks.kinds import NETWORKS, build_network
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierConfig(AlgorithmConfig):
     """Settings of the classifier."""
 
-    network: Literal["softmax_regression", "mlp", "lenet5", "cnn", "rnn"] = "mlp"
-    """softmax_regression is linear; mlp is fully connected; lenet5 has two convolutions before, cnn any number; rnn
-    reads the image row by row."""
-    hidden_sizes: tuple[Size, ...] | None = None
-    """Units of the fully connected hidden layers (all but softmax_regression); null: 256, 128 (mlp), 120, 84 (lenet5),
-    128 (cnn), none (rnn)."""
-    channels: tuple[Size, ...] | None = None
-    """Feature maps of each convolution (cnn: one block each; lenet5: two); null: 32, 64 (cnn) or 6, 16 (lenet5)."""
-    cell: Cell | None = None
-    """Recurrent cell (rnn); null: lstm."""
-    cell_size: Size | None = None
-    """Units of each recurrent layer (rnn); null: 128."""
-    cell_layers: Size | None = None
-    """Recurrent layers on top of each other (rnn); null: 1."""
-    activation: Activation = "relu"
-    """Nonlinearity of the convolutions and of the fully connected hidden layers."""
-    dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
-    """Probability of dropping a unit of a fully connected hidden layer."""
+    network: Annotated[Component, NETWORKS] = field(default_factory=NETWORKS.component)
+    """What maps an image to the logits of the classes."""
     label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Share of the target's mass that is spread evenly over all classes."""
     l1: Annotated[float, Ge(0)] = 0.0
@@ -84,10 +64,10 @@ class Standardize(nn.Module):
 
 
 class Classifier(Algorithm):
-    """Softmax regression, MLP, LeNet-5, convolutional or recurrent network, minimising the cross-entropy.
+    """A network of any kind, from softmax regression to convolutional and recurrent ones, minimises the cross-entropy.
 
-    References: LeCun et al. (1998) for LeNet-5, whose departures `networks.LeNet5` lists; Srivastava et al. (2014) for
-    dropout; Szegedy et al. (2016) for label smoothing. The penalties l1 and l2 are part of the loss, unlike adamw's
+    References: LeCun et al. (1998) for LeNet-5, whose departures `LeNet5` lists; Srivastava et al. (2014) for dropout;
+    Szegedy et al. (2016) for label smoothing. The penalties l1 and l2 are part of the loss, unlike adamw's
     decoupled weight decay. Evaluation reports the plain cross-entropy, without smoothing and penalties.
     """
 
@@ -106,13 +86,14 @@ class Classifier(Algorithm):
     }
     population_fields = frozenset({"l1", "l2", "label_smoothing"})
     population_requires: ClassVar[Mapping[str, tuple[Any, ...]]] = {
-        "network": ("softmax_regression", "mlp", "lenet5", "cnn"),  # torch's recurrent layers cannot be vectorised
-        "dropout": (0,),
+        # torch's recurrent layers cannot be vectorised, and of a network of one's own nobody knows.
+        "network.kind": ("softmax_regression", "mlp", "lenet5", "cnn"),
+        "network.dropout": (0,),
         "penalty_start": (0,),
     }
 
     def __init__(self, config: ClassifierConfig, spec: Spec) -> None:
-        """Build the network for the fields `image` ([C, H, W]; any shape for softmax_regression, mlp) and `label`."""
+        """Build the network for the fields `image` ([C, H, W], or what its network takes) and `label`."""
         super().__init__(config, spec)
         if "image" not in spec or "label" not in spec or spec["label"].num_values is None:
             raise UserError(f"source.dataset: a classifier needs the fields image and label, not {sorted(spec)}")
@@ -124,12 +105,13 @@ class Classifier(Algorithm):
             )
         scale = 255.0 if spec["image"].dtype == torch.uint8 else 1.0
         self.standardize = Standardize(scale, config.input_mean, config.input_std)
-        self.network = _build_network(config, spec["image"], self.num_classes)
+        self.network = build_network(config.network, spec["image"], self.num_classes)
 
     def phases(self) -> list[Phase]:
         """Return the one phase that descends the cross-entropy."""
         # A compiled graph cannot see the penalties set in later, and would unroll a recurrent layer for a minute.
-        fixed = not self.config.penalty_start and self.config.network != "rnn"
+        recurrent = any(isinstance(module, nn.RNNBase) for module in self.network.modules())
+        fixed = not self.config.penalty_start and not recurrent
         return [Phase("classify", self.loss, tuple(self.network.parameters()), compilable=fixed)]
 
     def prepare(self, trajectory: dict[str, Tensor]) -> Batch:
@@ -208,50 +190,3 @@ class Classifier(Algorithm):
 def _is_on(coefficient: float | Tensor) -> bool:
     """Return whether a penalty is asked for; a population's coefficient is a tensor, which may be 0 for some runs."""
     return isinstance(coefficient, Tensor) or coefficient != 0
-
-
-def _build_network(config: Any, image: TensorSpec, num_classes: int) -> nn.Module:
-    _refuse_ignored(config)
-    inputs = math.prod(image.shape)
-    if config.network == "softmax_regression":
-        return Linear(inputs, num_classes)
-    if config.network == "mlp":
-        hidden = (256, 128) if config.hidden_sizes is None else config.hidden_sizes
-        return MLP((inputs, *hidden, num_classes), config.activation, config.dropout)
-    shape = _image_shape(config.network, image)
-    if config.network == "rnn":
-        size, layers, hidden = config.cell_size or 128, config.cell_layers or 1, config.hidden_sizes or ()
-        head = (hidden, config.activation, config.dropout)
-        return RecurrentNetwork(shape, num_classes, config.cell or "lstm", size, layers, *head)
-    if config.network == "cnn":
-        hidden = (128,) if config.hidden_sizes is None else config.hidden_sizes
-        channels = (32, 64) if config.channels is None else config.channels
-        if not channels:
-            raise UserError("algorithm.channels: cnn needs one block at least, as [32]; or use mlp")
-        return ConvolutionalNetwork(shape, num_classes, channels, hidden, config.activation, config.dropout)
-    hidden = (120, 84) if config.hidden_sizes is None else config.hidden_sizes
-    channels = (6, 16) if config.channels is None else config.channels
-    if len(channels) != 2:
-        raise UserError(f"algorithm.channels: lenet5 has two convolutions, not {len(channels)}; give two, or use cnn")
-    return LeNet5(shape, num_classes, (channels[0], channels[1]), hidden, config.activation, config.dropout)
-
-
-def _refuse_ignored(config: Any) -> None:
-    ignored = [name for name in _IGNORED[config.network] if getattr(config, name)]
-    if config.network == "rnn" and config.dropout and not config.hidden_sizes:
-        raise UserError("algorithm.dropout: an rnn without hidden_sizes has no units to drop; give some, or remove it")
-    if config.network == "softmax_regression" and {"hidden_sizes", "dropout"} & set(ignored):
-        raise UserError("algorithm.network: softmax_regression has no hidden layers; remove hidden_sizes and dropout")
-    if ignored:
-        raise UserError(f"algorithm.{ignored[0]}: {config.network} makes no use of it; remove {', '.join(ignored)}")
-
-
-def _image_shape(network: str, image: TensorSpec) -> tuple[int, int, int]:
-    smallest = _SMALLEST_SIDE[network]
-    if len(image.shape) != 3 or min(image.shape[1:]) < smallest:
-        raise UserError(
-            f"algorithm.network: {network} needs images (channels, height, width) with sides of {smallest} "
-            f"pixel{'s' * (smallest > 1)} or more, not {image.shape}; use mlp"
-        )
-    channels, height, width = image.shape
-    return channels, height, width

@@ -68,7 +68,7 @@ def test_a_trial_that_raises_is_recorded_and_the_study_goes_on(fault: str, reaso
 
 def test_a_trial_that_becomes_nan_has_failed(tmp_path: Path) -> None:
     space = {"learner.optimizer.learning_rate": [1e-3, 1e30, 3e-3]}
-    algorithm = {"network": "mlp", "hidden_sizes": [8]}
+    algorithm = {"network": {"kind": "mlp", "hidden_sizes": [8]}}
     config = study("s", tmp_path, {**_GRID, "space": space}, algorithm=algorithm, **_SHORT)
     assert run_study(config, local=True).counts["FAILED"] == 1
     assert _states(tmp_path) == ["COMPLETE", "FAIL", "COMPLETE"]
@@ -76,12 +76,12 @@ def test_a_trial_that_becomes_nan_has_failed(tmp_path: Path) -> None:
 
 
 def test_a_trial_that_cannot_be_built_has_failed(tmp_path: Path) -> None:
-    space = {"algorithm.network": ["softmax_regression", "lenet5", "rnn"], "algorithm.channels": [None, [4, 4]]}
-    # Each choice is right by itself; together two of them do not fit.
+    # The config is right by itself; with ten classes two trials of it do not fit.
+    space = {"algorithm.l2": [0.0, 0.1], "algorithm.class_names": [[], ["one"]]}
     result = run_study(study("s", tmp_path, {**_GRID, "space": space}, stop={"updates": 2}), local=True)
     assert result.counts["FAILED"] == 2
-    assert _states(tmp_path) == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE", "COMPLETE", "FAIL"]
-    assert "algorithm.channels: rnn makes no use of it" in _traceback(tmp_path, 5)
+    assert _states(tmp_path) == ["COMPLETE", "FAIL", "COMPLETE", "FAIL"]
+    assert "algorithm.class_names: give 10 names" in _traceback(tmp_path, 3)
 
 
 def test_a_trial_whose_config_is_refused_has_failed(tmp_path: Path) -> None:

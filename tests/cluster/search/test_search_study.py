@@ -69,8 +69,8 @@ SMALL_TPE = {
     "trials": 8,
     "space": {
         RATE: {"log": [1e-4, 1e-1]},
-        "learner.optimizer.name": ["adam", "sgd"],
-        "learner.optimizer.momentum": {"float": [0.0, 0.9], "when": {"learner.optimizer.name": "sgd"}},
+        "learner.optimizer.kind": ["adam", "sgd"],
+        "learner.optimizer.momentum": {"float": [0.0, 0.9], "when": {"learner.optimizer.kind": "sgd"}},
         "algorithm.label_smoothing": {"float": [0.0, 0.2], "step": 0.05},
     },
 }
@@ -99,9 +99,9 @@ def test_every_trial_is_a_whole_run_with_its_own_values(tmp_path: Path) -> None:
     for view in recorder.ended():
         folder = result.study_dir / "trials" / f"{view.number:04d}"
         config = load_run_config(folder)
-        assert config.learner.optimizer.learning_rate == view.parameters[RATE]
-        assert config.learner.optimizer.name == view.parameters["learner.optimizer.name"]
-        assert ("learner.optimizer.momentum" in view.parameters) == (config.learner.optimizer.name == "sgd")
+        assert config.learner.optimizer.settings.learning_rate == view.parameters[RATE]
+        assert config.learner.optimizer.kind == view.parameters["learner.optimizer.kind"]
+        assert ("learner.optimizer.momentum" in view.parameters) == (config.learner.optimizer.kind == "sgd")
         evaluations = [value for _, key, value in read_metrics(folder) if key == "evaluate/accuracy"]
         assert view.values == (evaluations[-1],)
         assert len(evaluations) == 3 or view.state == "PRUNED"
@@ -199,7 +199,7 @@ def test_pruning_saves_half_of_the_updates_at_an_equal_best_value(tmp_path: Path
     spent, best = {}, {}
     for pruner, options in (("none", {}), ("successive_halving", {"reduction_factor": 3})):
         search = {"sampler": "random", "pruner": pruner, "pruner_options": options, "trials": 27, "space": space}
-        config = study(tmp_path, search, learner={"optimizer": {"name": "sgd"}}, stop={"epochs": 9})
+        config = study(tmp_path, search, learner={"optimizer": {"kind": "sgd"}}, stop={"epochs": 9})
         recorder = Recorder()
         result = rayloom.run_study(config, local=True, observer=recorder)
         assert result.best_values is not None
@@ -220,9 +220,9 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
     ({"space": {"output": ["a", "b"]}}, "output"),
     ({"space": {"learner.batch_size": [64, "many"]}}, "learner.batch_size"),
     ({"sampler": "grid", "space": {RATE: {"log": [1e-4, 1e-1]}}}, "search.space"),
-    ({"sampler": "gp", "space": {"learner.optimizer.name": ["adam", "sgd"],
-      "learner.optimizer.momentum": {"float": [0, 1], "when": {"learner.optimizer.name": "sgd"}}}}, "search.sampler"),
-    ({"sampler": "cmaes", "space": {"learner.optimizer.name": ["adam", "sgd"]}}, "search.sampler"),
+    ({"sampler": "gp", "space": {"learner.optimizer.kind": ["adam", "sgd"],
+      "learner.optimizer.momentum": {"float": [0, 1], "when": {"learner.optimizer.kind": "sgd"}}}}, "search.sampler"),
+    ({"sampler": "cmaes", "space": {"learner.optimizer.kind": ["adam", "sgd"]}}, "search.sampler"),
     ({"trials": None}, "search.trials"),
     ({"pruner": "median", "metric": ["evaluate/loss", "evaluate/accuracy"]}, "search.pruner"),
     ({"sampler_options": {"n_startup": 3}}, "n_startup_trials"),

@@ -25,7 +25,7 @@ from rayloom.cli.study_display import (
 )
 from rayloom.search.observer import Standing, StudyObserver, StudyResult, TrialView, short_names
 
-RATE, NAME = "learner.optimizer.learning_rate", "learner.optimizer.name"
+RATE, NAME = "learner.optimizer.learning_rate", "learner.optimizer.kind"
 
 
 @pytest.fixture(autouse=True)
@@ -123,7 +123,7 @@ def test_parameters_are_short(value: Any, text: str) -> None:
 def test_names_are_as_short_as_they_can_be() -> None:
     names = [RATE, NAME, "algorithm.network.name", "algorithm.hidden_sizes/0", "source.size", "x.source.size", "seed"]
     assert list(short_names(names).values()) == [
-        "learning_rate", "optimizer.name", "network.name", "hidden_sizes/0", "source.size", "x.source.size", "seed",
+        "learning_rate", "optimizer.kind", "network.name", "hidden_sizes/0", "source.size", "x.source.size", "seed",
     ]  # fmt: skip
     assert short_names(["name", "a.kind"]) == {"name": "name", "a.kind": "a.kind"}
     assert short_names([]) == {}
@@ -215,9 +215,9 @@ def test_lines_of_trials() -> None:
     many = {f"algorithm.p{i}": i for i in range(8)}
     display.trial(view(2, "PRUNED", 0.25, parameters=many))
     assert stream.getvalue().splitlines()[2:] == [
-        "trial 0  COMPLETE  evaluate/accuracy 0.5  learning_rate 0.001235  optimizer.name adam  "
+        "trial 0  COMPLETE  evaluate/accuracy 0.5  learning_rate 0.001235  optimizer.kind adam  "
         "best 0.5 (trial 0)  1/10  45s left",
-        "trial 1  FAILED  ValueError: no  learning_rate 0.001235  optimizer.name adam  "
+        "trial 1  FAILED  ValueError: no  learning_rate 0.001235  optimizer.kind adam  "
         "best 0.5 (trial 0)  2/10  40s left",
         "trial 2  PRUNED  evaluate/accuracy 0.25  p0 0  p1 1  p2 2  p3 3  p4 4  p5 5  and 2 more  "
         "best 0.5 (trial 0)  3/10  35s left",
@@ -286,7 +286,7 @@ def test_the_closing_table_says_everything() -> None:
             "  best evaluate/accuracy           0.9877 (maximize)",
             "  best trial                       7",
             "  learner.optimizer.learning_rate  0.00123456789",
-            "  learner.optimizer.name           adam",
+            "  learner.optimizer.kind           adam",
             "  algorithm.hidden_sizes           [64, 64]",
             "  trials                           8 complete, 2 pruned",
             "  status                           FINISHED",
@@ -391,7 +391,7 @@ def test_the_table_has_running_and_finished_trials() -> None:
     display = filled(3, 1, clock)
     clock.now += 3
     assert table_of(display, 100) == [
-        "trial  state     evaluate/accuracy  done  time  learning_rate  optimizer.name",
+        "trial  state     evaluate/accuracy  done  time  learning_rate  optimizer.kind",
         "    0  COMPLETE                  0  100%   10s       0.001235            adam",
         "    1  PRUNED                  0.1  100%   10s       0.001235            adam",
         "   *2  COMPLETE                0.2  100%   10s       0.001235            adam",
@@ -409,7 +409,7 @@ def test_columns_go_as_far_as_the_width_allows() -> None:
     assert wide[2].endswith("[b]")  # not taken for a style
     narrow = table_of(display, 62)
     assert narrow[0].split() == ["trial", "state", "evaluate/accuracy", "done", "time", "learning_rate"]
-    assert narrow[-1] == "not shown: optimizer.name, sizes, x"
+    assert narrow[-1] == "not shown: optimizer.kind, sizes, x"
     assert all(len(line) <= 62 for line in narrow)
     assert all(len(line) <= 20 for line in table_of(display, 20))
 

@@ -40,7 +40,7 @@ def _refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (DIGITS, "source.options={sise: 3}", ["sise"]),
         (DIGITS, "learner.batch_size=5000", ["batch_size"]),
         (DIGITS, "tracking.uri=file:./mlruns", ["tracking.uri", "sqlite:///"]),
-        (DIGITS, "algorithm.network=lenet6", ["algorithm.network", "lenet5"]),
+        (DIGITS, "algorithm.network=lenet6", ["algorithm.network.kind", "lenet5"]),
     ],
 )
 def test_a_mistake_is_one_sentence_and_leaves_no_run(

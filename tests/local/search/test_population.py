@@ -40,12 +40,13 @@ def _members(count: int, network: str = "mlp", optimizer: str = "adam", **sectio
     learner = sections.pop("learner", {})
     settings = learner.pop("optimizer", {})
     hidden = {} if network == "softmax_regression" else {"hidden_sizes": [16]}
+    maps = {"channels": [3, 4]} if network in ("lenet5", "cnn") else {}
     configs = []
     for index in range(count):
         rate = _RATES[index] * (30 if optimizer == "sgd" else 1)
-        values = {"name": optimizer, "learning_rate": rate, "weight_decay": 0.01 * index, **settings}
+        values = {"kind": optimizer, "learning_rate": rate, "weight_decay": 0.01 * index, **settings}
         penalties = {"l1": 1e-4 * (index % 2), "l2": 1e-3 * (index // 2), "label_smoothing": 0.1 * index}
-        sections["algorithm"] = {"network": network, **hidden, **penalties, **own}
+        sections["algorithm"] = {"network": {"kind": network, **hidden, **maps}, **penalties, **own}
         sections["learner"] = {"batch_size": 32, **learner, "optimizer": values}
         tree = case("softmax_regression", **sections).to_tree()
         configs.append(from_tree({**tree, "seed": index % 3, "name": f"member {index}"}))
@@ -99,8 +100,7 @@ def _assert_equal(member: LearnerRole, alone: LearnerRole, tolerance: float = 1e
     ],
 )
 def test_a_population_equals_its_runs_alone(network: str, optimizer: str, learner: dict[str, Any]) -> None:
-    own = {"channels": (3, 4)} if network in ("lenet5", "cnn") else {}
-    configs = _members(4, network, optimizer, learner=learner, algorithm=own)
+    configs = _members(4, network, optimizer, learner=learner)
     population = Population(configs)
     _train(population, 60)
     for role, config in zip(population.roles, configs, strict=True):
@@ -320,15 +320,16 @@ def _both(**sections: Any) -> list[RunConfig]:
     ("configs", "key"),
     [
         (lambda: _changed(learner={"batch_size": 32}), "learner.batch_size"),
-        (lambda: _changed(learner={"optimizer": {"name": "sgd"}}), "learner.optimizer.name"),
+        (lambda: _changed(learner={"optimizer": {"kind": "sgd"}}), "learner.optimizer.kind"),
         (lambda: _changed(learner={"schedule": {"kind": "cosine"}}), "learner.schedule.kind"),
-        (lambda: _changed(algorithm={"hidden_sizes": [3]}), "algorithm.hidden_sizes"),
+        (lambda: _changed(algorithm={"network": {"hidden_sizes": [3]}}), "algorithm.network.hidden_sizes"),
         (lambda: _changed(algorithm={"input_mean": 0.5}), "algorithm.input_mean"),
         (lambda: _changed(stop={"epochs": 4}), "stop.epochs"),
         (lambda: _changed(stop={"updates": 4}), "stop.updates"),
-        (lambda: _both(algorithm={"dropout": 0.1}), "algorithm.dropout"),
+        (lambda: _both(algorithm={"network": {"dropout": 0.1}}), "algorithm.network.dropout"),
         (lambda: _both(algorithm={"l1": 0.1, "penalty_start": 1}), "algorithm.penalty_start"),
-        (lambda: _both(algorithm={"network": "rnn"}), "algorithm.network"),
+        (lambda: _both(algorithm={"network": "rnn"}), "algorithm.network.kind"),
+        (lambda: _both(algorithm={"network": "rayloom_supervised.networks.kinds:cnn"}), "algorithm.network.kind"),
         (lambda: _both(learner={"compile": True}), "learner.compile"),
         (lambda: _both(learner={"precision": "bfloat16"}), "learner.precision"),
         (lambda: _both(learner={"count": 2}), "learner.count"),
@@ -356,8 +357,6 @@ def test_seed_name_output_tracking_and_optimiser_numbers_may_differ() -> None:
     trees = [config.to_tree() for config in _both()]
     trees[1].update(seed=3, name="other", output="elsewhere")
     trees[1]["tracking"].update(every="7 updates", experiment="mine")
-    trees[1]["learner"]["optimizer"].update(
-        learning_rate=0.5, betas=[0.5, 0.6], eps=1e-3, weight_decay=0.1, momentum=0.3, alpha=0.5, rho=0.4
-    )
+    trees[1]["learner"]["optimizer"].update(learning_rate=0.5, betas=[0.5, 0.6], eps=1e-3, weight_decay=0.1)
     trees[1]["algorithm"].update(l1=0.1, l2=0.2, label_smoothing=0.3)
     check_population([from_tree(tree) for tree in trees])

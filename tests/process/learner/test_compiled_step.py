@@ -25,7 +25,7 @@ def _trained(name: str, compiled: bool, updates: int) -> tuple[LearnerRole, dict
 def test_penalties_on_the_weights_are_compiled_with_the_loss() -> None:
     weights = {}
     for compiled in (False, True):
-        penalized = {"network": "mlp", "hidden_sizes": [16], "l2": 0.5, "l1": 0.01}
+        penalized = {"network": {"kind": "mlp", "hidden_sizes": [16]}, "l2": 0.5, "l1": 0.01}
         role = LearnerRole(case("softmax_regression", algorithm=penalized, learner={"compile": compiled}))
         for _ in range(10):
             role.learner.update(role.source.next, role.source.feedback)

@@ -190,14 +190,14 @@ def test_signals_end_a_run_with_a_true_status(number: int, code: int, tmp_path: 
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
-    learner = {"optimizer": {"name": "sgd", "learning_rate": 1e30}}
+    learner = {"optimizer": {"kind": "sgd", "learning_rate": 1e30}}
     with pytest.raises(FloatingPointError, match=r"learner\.optimizer\.learning_rate"):
         rayloom.run(case("vae", str(tmp_path), learner=learner))
 
 
 def test_the_newest_and_the_best_checkpoints_are_kept(tmp_path: Path) -> None:
     checkpoint = {"every": "1 epochs", "keep": 2, "best": "evaluate/accuracy"}
-    learner: dict[str, Any] = {"optimizer": {"name": "sgd", "learning_rate": 0.5}}
+    learner: dict[str, Any] = {"optimizer": {"kind": "sgd", "learning_rate": 0.5}}
     config = case("softmax_regression", str(tmp_path), checkpoint=checkpoint, learner=learner, stop={"epochs": 8})
     result = rayloom.run(config)
     kept = sorted((result.run_dir / "checkpoints").glob("step_*"))

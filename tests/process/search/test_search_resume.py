@@ -211,7 +211,7 @@ def test_a_killed_population_ends_with_the_values_of_trials_alone(tmp_path: Path
     part = {"space": space, "sampler": "grid", "metric": "evaluate/loss"}
 
     def population(name: str, size: int) -> RunConfig:
-        config = case("mlp_dropout", str(tmp_path / name), algorithm={"dropout": 0.0, "hidden_sizes": [16]},
+        config = case("mlp_dropout", str(tmp_path / name), algorithm={"network": {"kind": "mlp", "hidden_sizes": [16]}},
                       source={"augment": "none"}, stop={"epochs": 8}, checkpoint={"every": "2 epochs"},
                       search={**part, "population": size})  # fmt: skip
         return replace(config, name="p")

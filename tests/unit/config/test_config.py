@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from rayloom.config import load as config
+from rayloom.config.optimizers import OPTIMIZERS
 from rayloom.config.schema import Interval
 from rayloom.errors import UserError
 from tiny_algorithm import BASE, TINY, Load, Tiny, TinyConfig, loader, refusal
@@ -32,7 +33,7 @@ def test_a_small_config_gets_the_documented_defaults(load: Load) -> None:
     assert isinstance(run.source, config.OnPolicySourceConfig)
     assert (run.source.env, run.source.num_envs, run.source.rollout_workers) == ("CartPole-v1", 8, 0)
     assert (run.learner.count, run.learner.batch_size, run.learner.max_grad_norm) == (1, 128, None)
-    assert run.learner.optimizer == config.OptimizerConfig(name="adam", learning_rate=1e-3, betas=(0.9, 0.999))
+    assert run.learner.optimizer == OPTIMIZERS.component("adam", learning_rate=1e-3, betas=(0.9, 0.999))
     assert run.evaluate.split == "validation"  # never the test set by default
     assert run.stop == {"env_steps": 100_000, "evaluate/return_mean": 475}
     assert run.budget() == {"env_steps": 100_000}
@@ -41,7 +42,9 @@ def test_a_small_config_gets_the_documented_defaults(load: Load) -> None:
 
 def test_a_config_is_frozen_all_the_way_down(load: Load) -> None:
     run = load()
-    for part, name in ((run, "seed"), (run.learner, "count"), (run.learner.optimizer, "name"), (run.algorithm, "clip")):
+    optimizer = run.learner.optimizer
+    parts = ((run, "seed"), (run.learner, "count"), (optimizer, "kind"), (optimizer.settings, "eps"))
+    for part, name in (*parts, (run.algorithm, "clip")):
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(part, name, 1)
 
@@ -50,9 +53,9 @@ def test_a_config_is_frozen_all_the_way_down(load: Load) -> None:
     ("override", "read"),
     [
         ("learner.batch_size=64", lambda run: run.learner.batch_size == 64),
-        ("learner.optimizer.learning_rate=1e-4", lambda run: run.learner.optimizer.learning_rate == 1e-4),
-        ("learner.optimizer={name: sgd, momentum: 0.9}", lambda run: run.learner.optimizer.momentum == 0.9),
-        ("learner.optimizer.betas=[0.5, 0.9]", lambda run: run.learner.optimizer.betas == (0.5, 0.9)),
+        ("learner.optimizer.learning_rate=1e-4", lambda run: run.learner.optimizer.settings.learning_rate == 1e-4),
+        ("learner.optimizer={kind: sgd, momentum: 0.9}", lambda run: run.learner.optimizer.settings.momentum == 0.9),
+        ("learner.optimizer.betas=[0.5, 0.9]", lambda run: run.learner.optimizer.settings.betas == (0.5, 0.9)),
         ("learner.max_grad_norm=null", lambda run: run.learner.max_grad_norm is None),
         ("learner.compile=true", lambda run: run.learner.compile is True),
         ("algorithm.sizes=[32]", lambda run: run.algorithm.sizes == (32,)),
@@ -86,8 +89,9 @@ def test_later_overrides_win_and_the_tree_is_not_changed(load: Load) -> None:
 
 
 def test_an_override_of_one_learner_key_leaves_the_others(load: Load) -> None:
-    run = load("learner: {batch_size: 32, optimizer: {name: sgd, momentum: 0.5}}\n", "learner.optimizer.momentum=0.9")
-    assert (run.learner.batch_size, run.learner.optimizer.name, run.learner.optimizer.momentum) == (32, "sgd", 0.9)
+    run = load("learner: {batch_size: 32, optimizer: {kind: sgd, momentum: 0.5}}\n", "learner.optimizer.momentum=0.9")
+    assert run.learner.batch_size == 32
+    assert run.learner.optimizer == OPTIMIZERS.component("sgd", momentum=0.9)
 
 
 @pytest.mark.parametrize(

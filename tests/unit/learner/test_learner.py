@@ -9,7 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from rayloom.config.schema import LearnerConfig, OptimizerConfig, ScheduleConfig
+from rayloom.components import Component
+from rayloom.config.optimizers import OPTIMIZERS
+from rayloom.config.schedules import SCHEDULES
+from rayloom.config.schema import LearnerConfig
 from rayloom.contract import Algorithm, AlgorithmConfig, Batch, Loss, Phase
 from rayloom.learner.learner import Learner
 from rayloom.learner.metric_sums import MetricSums
@@ -50,9 +53,8 @@ def _batch(rows: int = 17, weighted: bool = False) -> Batch:
 @pytest.mark.parametrize("limit", [None, 0.05, 1e6])
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "rmsprop", "adagrad", "adadelta"])
 def test_steps_equal_a_plain_torch_loop(name: Any, limit: float | None, weighted: bool) -> None:
-    optimizer = OptimizerConfig(
-        name=name, learning_rate=0.05, momentum=0.9 if name == "sgd" else 0.0, weight_decay=0.01
-    )
+    momentum = {"momentum": 0.9} if name == "sgd" else {}
+    optimizer = OPTIMIZERS.component(name, learning_rate=0.05, weight_decay=0.01, **momentum)
     algorithm, plain = _Regression(), _Regression()
     learner = Learner(algorithm, LearnerConfig(optimizer=optimizer, max_grad_norm=limit))
     classes = {
@@ -80,7 +82,7 @@ def test_steps_equal_a_plain_torch_loop(name: Any, limit: float | None, weighted
 
 def test_a_clipped_step_has_the_norm_of_the_limit() -> None:
     algorithm = _Regression()
-    config = LearnerConfig(optimizer=OptimizerConfig(name="sgd", learning_rate=1.0), max_grad_norm=0.01)
+    config = LearnerConfig(optimizer=OPTIMIZERS.component("sgd", learning_rate=1.0), max_grad_norm=0.01)
     before = [p.detach().clone() for p in algorithm.parameters()]
     Learner(algorithm, config).update(_batch, lambda loss: None)
     moved = torch.cat([(a - b).flatten() for a, b in zip(algorithm.parameters(), before, strict=True)])
@@ -130,7 +132,7 @@ def test_a_phase_overrides_single_optimiser_settings() -> None:
         parameters = tuple(algorithm.parameters())
         return [Phase("all", algorithm.loss, parameters, optimizer={"learning_rate": 0.5, "betas": (0.0, 0.9)})]
 
-    learner = Learner(_Regression(make), LearnerConfig(optimizer=OptimizerConfig(eps=1e-3)))
+    learner = Learner(_Regression(make), LearnerConfig(optimizer=OPTIMIZERS.component(eps=1e-3)))
     group = learner.phases[0].optimizer.param_groups[0]
     assert (group["lr"], group["betas"], group["eps"]) == (0.5, (0.0, 0.9), 1e-3)
 
@@ -138,18 +140,18 @@ def test_a_phase_overrides_single_optimiser_settings() -> None:
 @pytest.mark.parametrize(
     ("schedule", "fraction", "update", "expected"),
     [
-        (ScheduleConfig(kind="linear"), 0.25, 1, 0.75),
-        (ScheduleConfig(kind="linear", final=0.2), 1.0, 1, 0.2),
-        (ScheduleConfig(kind="cosine"), 0.5, 1, 0.5),
-        (ScheduleConfig(kind="cosine", final=0.1), 0.0, 1, 1.0),
-        (ScheduleConfig(warmup=4), 0.5, 1, 0.25),
-        (ScheduleConfig(warmup=4), 0.5, 9, 1.0),
-        (ScheduleConfig(kind="linear", warmup=10), 0.5, 5, 0.25),
+        (SCHEDULES.component("linear"), 0.25, 1, 0.75),
+        (SCHEDULES.component("linear", final=0.2), 1.0, 1, 0.2),
+        (SCHEDULES.component("cosine"), 0.5, 1, 0.5),
+        (SCHEDULES.component("cosine", final=0.1), 0.0, 1, 1.0),
+        (SCHEDULES.component(warmup=4), 0.5, 1, 0.25),
+        (SCHEDULES.component(warmup=4), 0.5, 9, 1.0),
+        (SCHEDULES.component("linear", warmup=10), 0.5, 5, 0.25),
     ],
 )
-def test_learning_rate_schedules(schedule: ScheduleConfig, fraction: float, update: int, expected: float) -> None:
+def test_learning_rate_schedules(schedule: Component, fraction: float, update: int, expected: float) -> None:
     algorithm = _Regression()
-    learner = Learner(algorithm, LearnerConfig(optimizer=OptimizerConfig(learning_rate=0.5), schedule=schedule))
+    learner = Learner(algorithm, LearnerConfig(optimizer=OPTIMIZERS.component(learning_rate=0.5), schedule=schedule))
     learner.updates = update - 1
     algorithm.progress.fraction = fraction
     learner.update(_batch, lambda loss: None)
@@ -173,7 +175,7 @@ class _TwoLearners:
 def test_the_gradient_is_summed_over_the_group_before_clipping_and_stepping() -> None:
     batch, plain = _batch(), _Regression()
     algorithm = _Regression()
-    config = LearnerConfig(optimizer=OptimizerConfig(name="sgd", learning_rate=1.0))
+    config = LearnerConfig(optimizer=OPTIMIZERS.component("sgd", learning_rate=1.0))
     Learner(algorithm, config, _TwoLearners()).update(lambda: batch, lambda loss: None)
     examples = len(plain.loss(batch).per_example) + 3
     (plain.loss(batch).per_example.sum() / examples).backward()

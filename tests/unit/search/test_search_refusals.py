@@ -226,7 +226,7 @@ UNFIT: list[tuple[str, str]] = [
     (FITTING, "source.env_options2.x: the value 1 does not fit: source.env_options2: there is no such key"),
     (
         "learner.optimizer.learnin_rate: {log: [1e-4, 1e-3]}",
-        "learner.optimizer.learnin_rate: there is no such key; did you mean 'learning_rate'?",
+        "learner.optimizer.learnin_rate: adam has no such setting; did you mean 'learning_rate'?",
     ),
     (
         "learnr.count: [1]",
@@ -235,8 +235,8 @@ UNFIT: list[tuple[str, str]] = [
     ("seed.x: [1]", "seed.x: seed is not a mapping; vary seed as a whole"),
     ("algorithm.sizes.0: [1]", "algorithm.sizes.0: algorithm.sizes is not a mapping; vary algorithm.sizes as a whole"),
     (
-        "learner.optimizer.name: [adam, sgd, adma]",
-        "learner.optimizer.name: input should be 'adam', 'adamw', 'sgd', 'rmsprop', 'adagrad' or 'adadelta', not",
+        "learner.optimizer.kind: [adam, sgd, adma]",
+        "learner.optimizer.kind: 'adma' is no optimizer; did you mean 'adam'?",
     ),
     ("learner.batch_size: {int: [0, 8]}", "learner.batch_size: input should be greater than or equal to 1, not 0"),
     (
@@ -278,7 +278,7 @@ UNFIT: list[tuple[str, str]] = [
         "learner.precision: input should be 'float32' or 'bfloat16', not 'x'",
     ),
     (
-        "learner.optimizer.name: [adam, sgd]\nsource.num_envs: {choice: [1, 2], when: {learner.optimizer.name: sgd}}\n"
+        "learner.optimizer.kind: [adam, sgd]\nsource.num_envs: {choice: [1, 2], when: {learner.optimizer.kind: sgd}}\n"
         "source.epochs: {int: [0, 1], when: {source.num_envs: 2}}",
         "source.epochs: input should be greater than or equal to 1, not 0",
     ),

@@ -268,14 +268,16 @@ def test_search_settings_survive_the_round_trip_through_yaml() -> None:
 
 
 def test_apply_sets_keys_whole_and_drops_the_search() -> None:
-    config = from_tree({**BASE, "search": {"space": {"seed": [1]}}, "learner": {"optimizer": {"momentum": 0.5}}})
+    config = from_tree(
+        {**BASE, "search": {"space": {"seed": [1]}}, "learner": {"optimizer": {"kind": "rmsprop", "momentum": 0.5}}}
+    )
     before = config.to_tree()
-    tree = apply(config, {"learner.optimizer": {"name": "sgd"}, "source.env_options.a": [1], "seed": 3})
-    assert tree["learner"]["optimizer"] == {"name": "sgd"}
+    tree = apply(config, {"learner.optimizer": {"kind": "sgd"}, "source.env_options.a": [1], "seed": 3})
+    assert tree["learner"]["optimizer"] == {"kind": "sgd"}
     assert tree["search"] is None
     assert config.to_tree() == before
     made = from_tree(tree)
-    assert (made.learner.optimizer.name, made.learner.optimizer.momentum, made.seed) == ("sgd", 0.0, 3)
+    assert (made.learner.optimizer.kind, made.learner.optimizer.settings.momentum, made.seed) == ("sgd", 0.0, 3)
     assert made.source.env_options == {"a": [1]}  # type: ignore[union-attr]
 
 
@@ -293,18 +295,18 @@ def trees(draw: st.DrawFn) -> dict[str, Any]:
     if span > 1:
         whole["step"] = draw(st.integers(1, span))
     tree: dict[str, Any] = {
-        "learner.optimizer.name": names,
+        "learner.optimizer.kind": names,
         "learner.batch_size": {**whole, "transform": draw(st.sampled_from([None, "power_of_two"]))},
-        "learner.optimizer.momentum": {"float": [0.1, 0.9], "step": draw(st.sampled_from([0.3, 0.4, 0.8]))},
+        "learner.optimizer.weight_decay": {"float": [0.1, 0.9], "step": draw(st.sampled_from([0.3, 0.4, 0.8]))},
         "algorithm.sizes": {"list": {"length": {"int": [0, draw(st.integers(1, 2))]}, "item": draw(SIZES)}},
         "learner.compile": {"choice": [True, False]},
     }
     if draw(st.booleans()):
-        tree["learner.optimizer.momentum"]["when"] = {"learner.optimizer.name": draw(st.sampled_from(names))}
+        tree["learner.optimizer.weight_decay"]["when"] = {"learner.optimizer.kind": draw(st.sampled_from(names))}
     if draw(st.booleans()):
         wanted = Range("int", low, low + span, whole.get("step"), False, tree["learner.batch_size"]["transform"])
         tree["learner.compile"]["when"] = {
-            "learner.batch_size": wanted.draw("", lambda leaf: low), "learner.optimizer.name": names,
+            "learner.batch_size": wanted.draw("", lambda leaf: low), "learner.optimizer.kind": names,
         }  # fmt: skip
     if draw(st.booleans()) and "when" in tree["learner.compile"]:
         tree["algorithm.sizes"]["when"] = {"learner.compile": [True]}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,20 +13,30 @@ import torch
 import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
+from torch import nn
 
 from rayloom import datasets
 from rayloom.config.load import load as load_config
 from rayloom.config.load import validate
-from rayloom.contract import TensorSpec
+from rayloom.contract import TensorSpec, component
 from rayloom.errors import UserError
+from rayloom_supervised.networks.kinds import NETWORKS
 from rayloom_supervised.tasks.classification import Classifier, ClassifierConfig
 
 SPEC = datasets.load("digits", 0, {}).spec
-NETWORKS = ("softmax_regression", "mlp", "lenet5", "cnn", "rnn")
+KINDS = ("softmax_regression", "mlp", "lenet5", "cnn", "rnn")
 
 
-def build(**settings: Any) -> Classifier:
-    return Classifier(ClassifierConfig(**settings), SPEC)
+def build(network: str = "mlp", of_network: Mapping[str, Any] | None = None, **settings: Any) -> Classifier:
+    component = NETWORKS.component(network, **(of_network or {}))
+    return Classifier(ClassifierConfig(network=component, **settings), SPEC)
+
+
+def refused(settings: Mapping[str, Any]) -> str:
+    """Return the sentence with which settings of the classifier are refused."""
+    with pytest.raises(UserError) as caught:
+        validate(ClassifierConfig, settings, "algorithm")
+    return str(caught.value)
 
 
 def digits_batch(algorithm: Classifier, count: int = 32) -> dict[str, torch.Tensor]:
@@ -49,7 +62,7 @@ def test_images_that_are_already_real_are_not_scaled() -> None:
     assert torch.equal(algorithm.prepare({"image": image, "label": torch.zeros(2).long()})["image"], image)
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", KINDS)
 def test_loss_is_the_cross_entropy_of_each_example(network: str) -> None:
     algorithm = build(network=network)
     for parameter in algorithm.parameters():
@@ -118,19 +131,19 @@ def test_penalties_set_in_after_the_given_epochs() -> None:
 
 
 def test_defaults_of_the_architectures() -> None:
-    def sizes(**settings: Any) -> list[tuple[int, ...]]:
-        return [tuple(p.shape) for p in build(**settings).network.parameters() if p.ndim > 1]
+    def sizes(network: str, **settings: Any) -> list[tuple[int, ...]]:
+        return [tuple(p.shape) for p in build(network, settings).network.parameters() if p.ndim > 1]
 
-    assert sizes(network="lenet5") == [(6, 1, 5, 5), (16, 6, 3, 3), (120, 64), (84, 120), (10, 84)]
-    assert sizes(network="cnn") == [(32, 1, 3, 3), (64, 32, 3, 3), (128, 256), (10, 128)]
-    assert sizes(network="cnn", channels=(4,), hidden_sizes=()) == [(4, 1, 3, 3), (10, 64)]
-    assert sizes(network="rnn") == [(512, 8), (512, 128), (10, 128)]
-    gru = sizes(network="rnn", cell="gru", cell_size=5, cell_layers=2, hidden_sizes=(7,), dropout=0.1)
+    assert sizes("lenet5") == [(6, 1, 5, 5), (16, 6, 3, 3), (120, 64), (84, 120), (10, 84)]
+    assert sizes("cnn") == [(32, 1, 3, 3), (64, 32, 3, 3), (128, 256), (10, 128)]
+    assert sizes("cnn", channels=(4,), hidden_sizes=()) == [(4, 1, 3, 3), (10, 64)]
+    assert sizes("rnn") == [(512, 8), (512, 128), (10, 128)]
+    gru = sizes("rnn", cell="gru", cell_size=5, cell_layers=2, hidden_sizes=(7,), dropout=0.1)
     assert gru == [(15, 8), (15, 5), (15, 5), (15, 5), (7, 5), (10, 7)]
 
 
 def test_one_phase_owns_every_parameter_once() -> None:
-    for network in NETWORKS:
+    for network in KINDS:
         algorithm = build(network=network)
         (phase,) = algorithm.phases()
         assert [id(p) for p in phase.parameters] == [id(p) for p in algorithm.parameters()]
@@ -158,7 +171,7 @@ def test_evaluate_and_summarize() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:The tensor attributes:UserWarning")  # of torch's own recurrent layers
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", KINDS)
 def test_inference_takes_raw_images(network: str) -> None:
     algorithm = build(network=network, input_mean=0.3, input_std=0.4).eval()
     for parameter in algorithm.parameters():
@@ -175,7 +188,7 @@ def test_inference_takes_raw_images(network: str) -> None:
 
 
 def test_the_loss_does_not_synchronise_with_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    algorithm = build(network="lenet5", l1=0.1, l2=0.1, dropout=0.5, label_smoothing=0.1)
+    algorithm = build("lenet5", {"dropout": 0.5}, l1=0.1, l2=0.1, label_smoothing=0.1)
     batch = digits_batch(algorithm)
 
     def refuse(*_: Any) -> None:
@@ -187,61 +200,98 @@ def test_the_loss_does_not_synchronise_with_the_host(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("network", "sentence"),
     [
-        ({"network": "softmax_regression", "hidden_sizes": (3,)}, "has no hidden layers"),
-        ({"network": "softmax_regression", "dropout": 0.5}, "has no hidden layers"),
-        ({"network": "softmax_regression", "channels": (4,)}, r"algorithm\.channels: softmax_regression makes no use"),
-        ({"network": "mlp", "channels": (6, 16)}, r"algorithm\.channels: mlp makes no use of it; remove channels"),
-        ({"network": "mlp", "cell": "gru", "cell_layers": 1}, r"algorithm\.cell: .*; remove cell, cell_layers"),
-        ({"network": "lenet5", "cell_size": 8}, r"algorithm\.cell_size: lenet5"),
-        ({"network": "lenet5", "channels": (8,)}, r"algorithm\.channels: lenet5 has two convolutions, not 1"),
-        ({"network": "lenet5", "channels": (8, 9, 10)}, r"algorithm\.channels: lenet5 has two convolutions, not 3"),
-        ({"network": "cnn", "channels": ()}, r"algorithm\.channels: cnn needs one block"),
-        ({"network": "cnn", "cell_layers": 2}, r"algorithm\.cell_layers: cnn"),
-        ({"network": "rnn", "channels": (4,)}, r"algorithm\.channels: rnn"),
-        ({"network": "rnn", "dropout": 0.5}, r"algorithm\.dropout: an rnn without hidden_sizes"),
-        ({"class_names": ("a", "b")}, r"algorithm\.class_names: give 10 names.*not 2"),
+        ({"kind": "softmax_regression", "hidden_sizes": [3]}, ".hidden_sizes: softmax_regression has no such setting"),
+        ({"kind": "mlp", "channels": [6, 16]}, ".channels: mlp has no such setting; the choices are hidden_sizes, act"),
+        ({"kind": "mlp", "cell": "gru"}, ".cell: mlp has no such setting"),
+        ({"kind": "lenet5", "chanels": [6, 16]}, ".chanels: lenet5 has no such setting; did you mean 'channels'?"),
+        ({"kind": "lenet5", "channels": [8]}, ".channels.1: this key is required"),
+        ({"kind": "lenet5", "channels": [8, 9, 10]}, ".channels: tuple should have at most 2 items"),
+        ({"kind": "cnn", "channels": []}, ".channels: tuple should have at least 1 item"),
+        ({"kind": "rnn", "channels": [4]}, ".channels: rnn has no such setting"),
+        ({"kind": "rnn", "dropout": 0.5}, ": an rnn without hidden_sizes has no units to drop; give some"),
+        ({"dropout": 1.0}, ".dropout: input should be less than 1"),
+        ({"hidden_sizes": [0]}, ".hidden_sizes.0: input should be greater than or equal to 1"),
+        ({"kind": "cnn", "channels": [8, 0]}, ".channels.1: input should be greater than or equal to 1"),
+        ({"kind": "rnn", "cell": "elman"}, ".cell: input should be 'rnn', 'lstm' or 'gru', not 'elman'"),
+        ({"kind": "rnn", "cell_size": 0}, ".cell_size: input"),
+        ({"kind": "rnn", "cell_layers": 0}, ".cell_layers: input"),
+        ("lenet", ".kind: 'lenet' is no network; did you mean 'lenet5'?"),
+        ("torch.nn:Linear", ".import: torch.nn:Linear needs a Config beside it"),
+        ("os:system", ".import: os:system is no network; name a torch.nn.Module built from (config, spec, outputs)"),
     ],
 )
-def test_settings_that_do_not_fit(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        build(**settings)
+def test_a_network_takes_its_own_settings_only(network: Any, sentence: str) -> None:
+    assert refused({"network": network}).startswith(f"algorithm.network{sentence}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlobConfig:
+    """Settings of a network of one's own."""
+
+    scale: float = 1.0
+
+
+class Blob(nn.Module):
+    """Sums the pixels."""
+
+    Config = BlobConfig
+
+    def __init__(self, config: BlobConfig, spec: TensorSpec, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((math.prod(spec.shape), outputs), config.scale))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return [B, outputs]."""
+        return images.flatten(1) @ self.weight
+
+
+@component("network", BlobConfig)
+def no_network(config: BlobConfig, spec: TensorSpec, outputs: int) -> Any:
+    """Return something else."""
+    return [outputs]
+
+
+def test_ones_own_network_trains() -> None:
+    own = {"import": f"{__name__}:Blob", "scale": 0.5}
+    config = validate(ClassifierConfig, {"network": own}, "algorithm")
+    algorithm = Classifier(config, SPEC)
+    assert isinstance(algorithm.network, Blob)
+    assert torch.equal(algorithm.network.weight, torch.full((64, 10), 0.5))
+    loss = algorithm.loss(digits_batch(algorithm))
+    torch.testing.assert_close(loss.per_example, torch.full((32,), math.log(10)))  # all logits alike
+    config = validate(ClassifierConfig, {"network": f"{__name__}:no_network"}, "algorithm")
+    with pytest.raises(UserError, match=r"no_network must return a torch\.nn\.Module, not list$"):
+        Classifier(config, SPEC)
+
+
+def test_class_names_are_counted() -> None:
+    with pytest.raises(UserError, match=r"algorithm\.class_names: give 10 names.*not 2"):
+        build(class_names=("a", "b"))
 
 
 def test_data_that_do_not_fit() -> None:
     with pytest.raises(UserError, match="needs the fields image and label"):
         Classifier(ClassifierConfig(), {"point": TensorSpec(shape=(2,), dtype=torch.float32)})
     flat = {**SPEC, "image": TensorSpec(shape=(64,), dtype=torch.uint8)}
-    Classifier(ClassifierConfig(network="mlp"), flat)
+    Classifier(ClassifierConfig(network=NETWORKS.component("mlp")), flat)
     for network in ("lenet5", "cnn", "rnn"):
         with pytest.raises(UserError, match=rf"{network} needs images"):
-            Classifier(ClassifierConfig(network=network), flat)
+            Classifier(ClassifierConfig(network=NETWORKS.component(network)), flat)
     line = {**SPEC, "image": TensorSpec(shape=(1, 1, 1), dtype=torch.uint8)}
     for network in ("cnn", "rnn"):
-        assert Classifier(ClassifierConfig(network=network), line).network(torch.ones(2, 1, 1, 1)).shape == (2, 10)
+        assert Classifier(ClassifierConfig(network=NETWORKS.component(network)), line).network(
+            torch.ones(2, 1, 1, 1)
+        ).shape == (2, 10)
     small = {**SPEC, "image": TensorSpec(shape=(1, 3, 9), dtype=torch.uint8)}
     with pytest.raises(UserError, match="sides of 4 pixels"):
-        Classifier(ClassifierConfig(network="lenet5"), small)
+        Classifier(ClassifierConfig(network=NETWORKS.component("lenet5")), small)
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"dropout": 1.0},
-        {"l2": -1.0},
-        {"input_std": 0},
-        {"hidden_sizes": [0]},
-        {"network": "lenet"},
-        {"channels": [8, 0]},
-        {"cell": "elman"},
-        {"cell_size": 0},
-        {"cell_layers": 0},
-    ],
-)
+@pytest.mark.parametrize("settings", [{"l2": -1.0}, {"input_std": 0}, {"label_smoothing": 1.0}])
 def test_values_out_of_range_name_their_key(settings: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match=rf"algorithm\.{next(iter(settings))}"):
-        validate(ClassifierConfig, settings, "algorithm")
+    assert refused(settings).startswith(f"algorithm.{next(iter(settings))}: input should be")
 
 
 def test_full_batch_descent_reaches_scikit_learns_optimum() -> None:
@@ -269,7 +319,7 @@ def test_full_batch_descent_reaches_scikit_learns_optimum() -> None:
     assert np.abs(algorithm.network.output.weight.detach().numpy() - expected.coef_).max() < 2e-3
 
 
-CONFIGS = [f"{network}_{data}" for network in NETWORKS for data in ("digits", "fashion_mnist")]
+CONFIGS = [f"{network}_{data}" for network in KINDS for data in ("digits", "fashion_mnist")]
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -277,6 +327,6 @@ def test_shipped_configs_are_complete(name: str) -> None:
     config = load_config(name)
     assert config.algorithm_class() is Classifier
     assert isinstance(config.algorithm, ClassifierConfig)
-    assert config.algorithm.network == name.rsplit("_fashion", 1)[0].rsplit("_digits", 1)[0]
+    assert config.algorithm.network.kind == name.rsplit("_fashion", 1)[0].rsplit("_digits", 1)[0]
     assert set(config.stop) == {"epochs"}
     assert config.evaluate.every == "1 epochs"

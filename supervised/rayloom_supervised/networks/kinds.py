@@ -1,0 +1,152 @@
+"""The networks that a config names, from the specification of their input to outputs [B, outputs].
+
+One of your own is a torch.nn.Module with a frozen dataclass `Config` and `__init__(self, config, spec, outputs)`, or a
+function marked @component("network", Config) that returns one: `network: {import: "mine:Net", width: 64}`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Ge, Lt, MinLen
+from torch import nn
+
+from rayloom.contract import Component, Kinds, Shipped, TensorSpec, UserError, component
+from rayloom_supervised.layers.activations import Activation
+from rayloom_supervised.networks.convolutional import ConvolutionalNetwork, LeNet5
+from rayloom_supervised.networks.perceptrons import MLP, Linear
+from rayloom_supervised.networks.recurrent import Cell, RecurrentNetwork
+
+Size = Annotated[int, Ge(1)]
+Share = Annotated[float, Ge(0), Lt(1)]
+
+
+@component("network")
+def softmax_regression(config: object, spec: TensorSpec, outputs: int) -> nn.Module:
+    """Linear: an affine map of the flattened input."""
+    return Linear(math.prod(spec.shape), outputs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MLPConfig:
+    """Settings of `mlp`."""
+
+    hidden_sizes: tuple[Size, ...] = (256, 128)
+    """Units of the hidden layers."""
+    activation: Activation = "relu"
+    """Nonlinearity of the hidden layers."""
+    dropout: Share = 0.0
+    """Probability of dropping a unit of a hidden layer."""
+
+
+@component("network", MLPConfig)
+def mlp(config: MLPConfig, spec: TensorSpec, outputs: int) -> nn.Module:
+    """Fully connected layers over the flattened input."""
+    return MLP((math.prod(spec.shape), *config.hidden_sizes, outputs), config.activation, config.dropout)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeNet5Config:
+    """Settings of `lenet5`."""
+
+    channels: tuple[Size, Size] = (6, 16)
+    """Feature maps of the two convolutions."""
+    hidden_sizes: tuple[Size, ...] = (120, 84)
+    """Units of the fully connected hidden layers."""
+    activation: Activation = "relu"
+    """Nonlinearity of the convolutions and of the hidden layers."""
+    dropout: Share = 0.0
+    """Probability of dropping a unit of a fully connected hidden layer."""
+
+
+@component("network", LeNet5Config)
+def lenet5(config: LeNet5Config, spec: TensorSpec, outputs: int) -> nn.Module:
+    """LeNet-5 in its modern form (LeCun et al. 1998): two convolutions, then fully connected layers."""
+    shape = _image_shape("lenet5", spec, 4)
+    return LeNet5(shape, outputs, config.channels, config.hidden_sizes, config.activation, config.dropout)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CNNConfig:
+    """Settings of `cnn`."""
+
+    channels: Annotated[tuple[Size, ...], MinLen(1)] = (32, 64)
+    """Feature maps of each convolution, one block each."""
+    hidden_sizes: tuple[Size, ...] = (128,)
+    """Units of the fully connected hidden layers."""
+    activation: Activation = "relu"
+    """Nonlinearity of the convolutions and of the hidden layers."""
+    dropout: Share = 0.0
+    """Probability of dropping a unit of a fully connected hidden layer."""
+
+
+@component("network", CNNConfig)
+def cnn(config: CNNConfig, spec: TensorSpec, outputs: int) -> nn.Module:
+    """Any number of blocks of convolution and pooling, then fully connected layers."""
+    shape = _image_shape("cnn", spec, 1)
+    return ConvolutionalNetwork(shape, outputs, config.channels, config.hidden_sizes, config.activation, config.dropout)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RNNConfig:
+    """Settings of `rnn`."""
+
+    cell: Cell = "lstm"
+    """Recurrent cell."""
+    cell_size: Size = 128
+    """Units of each recurrent layer."""
+    cell_layers: Size = 1
+    """Recurrent layers on top of each other."""
+    hidden_sizes: tuple[Size, ...] = ()
+    """Units of fully connected hidden layers between the last state and the outputs."""
+    activation: Activation = "relu"
+    """Nonlinearity of the hidden layers."""
+    dropout: Share = 0.0
+    """Probability of dropping a unit of a hidden layer."""
+
+    def __post_init__(self) -> None:
+        """Refuse a dropout that nothing would read."""
+        if self.dropout and not self.hidden_sizes:
+            raise ValueError("an rnn without hidden_sizes has no units to drop; give some, or leave dropout out")
+
+
+@component("network", RNNConfig)
+def rnn(config: RNNConfig, spec: TensorSpec, outputs: int) -> nn.Module:
+    """Recurrent: reads an image row by row."""
+    shape = _image_shape("rnn", spec, 1)
+    head = (config.hidden_sizes, config.activation, config.dropout)
+    return RecurrentNetwork(shape, outputs, config.cell, config.cell_size, config.cell_layers, *head)
+
+
+NETWORKS = Kinds(
+    "network",
+    {
+        function.__name__: Shipped(f"{__name__}:{function.__name__}")
+        for function in (softmax_regression, mlp, lenet5, cnn, rnn)
+    },
+    own="a torch.nn.Module built from (config, spec, outputs), or a function marked @component('network', Config) that "
+    "returns one",
+    base="torch.nn:Module",
+    default="mlp",
+)
+"""Networks from one input to a number of outputs."""
+
+
+def build_network(network: Component, spec: TensorSpec, outputs: int) -> nn.Module:
+    """Return the network that a config names, for inputs [B, *spec.shape] and outputs [B, outputs]."""
+    built = network.load()(network.settings, spec, outputs)
+    if not isinstance(built, nn.Module):
+        raise UserError(f"algorithm.network: {network.name} must return a torch.nn.Module, not {type(built).__name__}")
+    return built
+
+
+def _image_shape(network: str, image: TensorSpec, smallest: int) -> tuple[int, int, int]:
+    if len(image.shape) != 3 or min(image.shape[1:]) < smallest:
+        raise UserError(
+            f"algorithm.network: {network} needs images (channels, height, width) with sides of {smallest} "
+            f"pixel{'s' * (smallest > 1)} or more, not {image.shape}; use mlp"
+        )
+    channels, height, width = image.shape
+    return channels, height, width
