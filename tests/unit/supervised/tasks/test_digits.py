@@ -14,8 +14,8 @@ import rayloom
     [
         ("cnn_digits", ("stop.epochs=8",), 0.95),
         ("rnn_digits", ("stop.epochs=8",), 0.90),
-        ("rnn_digits", ("stop.epochs=8", "algorithm.cell=gru"), 0.90),
-        ("rnn_digits", ("stop.epochs=8", "algorithm.cell=rnn"), 0.90),
+        ("rnn_digits", ("stop.epochs=8", "algorithm.network.cell=gru"), 0.90),
+        ("rnn_digits", ("stop.epochs=8", "algorithm.network.cell=rnn"), 0.90),
     ],
 )
 def test_digits_are_learnt(name: str, overrides: tuple[str, ...], least: float, tmp_path: Path) -> None:
