@@ -22,7 +22,16 @@ last observation. This package imports torch and the standard library only.
 from __future__ import annotations
 
 from rayloom.contract.algorithm import Action, Algorithm, AlgorithmConfig, Input, Observation, replace_rows
-from rayloom.contract.data import Batch, Metric, Spec, Table, TensorSpec, Trajectory
+from rayloom.contract.data import (
+    Batch,
+    Metric,
+    Spec,
+    Table,
+    TensorSpec,
+    Trajectory,
+    gather_parts,
+    spread_parts,
+)
 from rayloom.contract.figures import Figure
 from rayloom.contract.noise import GlobalNoise, Noise
 from rayloom.contract.source import Source
@@ -52,5 +61,7 @@ __all__ = [
     "TensorSpec",
     "Trajectory",
     "UserError",
+    "gather_parts",
     "replace_rows",
+    "spread_parts",
 ]
