@@ -15,7 +15,7 @@ from cases import case
 from pools import collected, opened
 from processes import history
 from rayloom.config.schema import RunConfig
-from rayloom.rollouts.environment import make_environment
+from rayloom.rollouts.making import make_environment
 from rayloom.rollouts.rollout import Rollout
 from rayloom.rollouts.worker import restart_seed
 

@@ -19,7 +19,7 @@ from pools import opened
 from rayloom.config.schema import RunConfig
 from rayloom.config.shares import environment_share
 from rayloom.errors import RoleTimeoutError
-from rayloom.rollouts.environment import make_environment
+from rayloom.rollouts.making import make_environment
 from rayloom.rollouts.worker import restart_seed
 
 pytestmark = [

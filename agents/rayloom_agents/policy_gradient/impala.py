@@ -77,7 +77,7 @@ class IMPALA(ActorCritic):
         if explore is None:
             return chosen
         with torch.no_grad():
-            taken = chosen.extras.get("unclipped_action", chosen.action)
+            taken: Any = chosen.extras.get("unclipped_action", chosen.action)
             log_probability = self._log_probability(outputs, taken)
         return chosen._replace(extras={**chosen.extras, "log_probability": log_probability})
 

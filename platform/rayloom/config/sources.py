@@ -51,6 +51,15 @@ class EnvironmentFields:
     suits large networks and images. For workers that run ahead a thread of that process does it, in fixed order."""
     check_observations: bool = True
     """End the run when an observation leaves its space (NaN always ends it)."""
+    wrappers: tuple[Mapping[str, Any], ...] = ()
+    """Gymnasium wrappers around each single environment, the innermost first: `{kind: time_limit, ...}` for a shipped
+    one, `{import: "module:Wrapper", ...}` for another, with its keyword arguments."""
+    info_fields: tuple[str, ...] = ()
+    """Fields of `info`, such as action_mask, that become parts of the observation; every reset and step must give
+    them."""
+    frame_stack: Annotated[int, Ge(1)] = 1
+    """Observations that the agent sees at once, the present one last: [k, ...]. Before an episode's start its first one
+    is repeated. Replay stores each of them once."""
 
 
 @dataclass(frozen=True, kw_only=True)

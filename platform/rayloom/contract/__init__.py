@@ -26,7 +26,16 @@ from __future__ import annotations
 
 from rayloom.components import Component, Kinds, NoSettings, Shipped, component
 from rayloom.contract.algorithm import Action, Algorithm, AlgorithmConfig, Input, Observation, replace_rows
-from rayloom.contract.data import Batch, Metric, Spec, Table, TensorSpec, Trajectory
+from rayloom.contract.data import (
+    Batch,
+    Metric,
+    Spec,
+    Table,
+    TensorSpec,
+    Trajectory,
+    gather_parts,
+    spread_parts,
+)
 from rayloom.contract.figures import Figure
 from rayloom.contract.noise import GlobalNoise, Noise
 from rayloom.contract.source import Source
@@ -61,5 +70,7 @@ __all__ = [
     "Trajectory",
     "UserError",
     "component",
+    "gather_parts",
     "replace_rows",
+    "spread_parts",
 ]

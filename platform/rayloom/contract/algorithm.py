@@ -27,8 +27,9 @@ class AlgorithmConfig:
 class Action(NamedTuple):
     """What `Algorithm.act` returns for N environments."""
 
-    action: Tensor
-    """[N] integers for discrete spaces, [N, ...] reals in the environment's own range otherwise."""
+    action: Tensor | Mapping[str, Tensor]
+    """[N] integers for discrete spaces, [N, ...] for vectors of categories, all counted from 0; [N, ...] reals in the
+    environment's own range otherwise. For nested spaces a dict of them by the names of the parts."""
     state: Any = None
     """Recurrent state after the step, passed to the next call; None without memory."""
     extras: Mapping[str, Tensor] = {}
@@ -129,7 +130,8 @@ class Algorithm(nn.Module):
         """See a fresh chunk [T, N, ...] of environment steps, once: running statistics of observations and rewards.
 
         Called by every source with environments, before `prepare`, without gradient. Several learners each see their
-        own environments' steps: add them up with `sum_over_learners` where the source is not asynchronous.
+        own environments' steps: with an on-policy source, which calls it once a rollout on all of them, add them up
+        with `sum_over_learners`; the others collect at each learner's own pace.
         """
 
     def prepare(self, trajectory: Trajectory) -> Batch:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -16,8 +16,25 @@ Trajectory = dict[str, Tensor]
 """Time-major rollouts [T, N, ...] with the keys observation, action, reward, next_observation (the true one, also where
 an episode ended), terminated, truncated, valid (False marks the dead step of a NEXT_STEP vector environment), first
 (the step's observation begins an episode: after a reset or a barrier), and what `act` returned as extras. A nested
-observation or action has one key for each part: observation.position, next_observation.position. A replay source hands
-`prepare` sampled segments instead: see `Algorithm.prepare`."""
+observation or action has one key for each part: observation.position, next_observation.position, action.0 (Tuple spaces
+count their parts). `source.info_fields: [action_mask]` makes fields of `info` parts of the observation:
+observation.action_mask; an observation that was not nested is then the part observation.observation. A replay source
+hands `prepare` sampled segments or sequences instead: see `Algorithm.prepare`."""
+
+
+def gather_parts(tensors: Mapping[str, Any], field: str) -> Any:
+    """Return what a batch or trajectory holds of one field: its tensor, or a dict by the names of its parts."""
+    if field in tensors:
+        return tensors[field]
+    prefix = f"{field}."
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def spread_parts(field: str, value: Any) -> dict[str, Any]:
+    """Return a field's tensor, or the dict of its parts, by flat names: the reverse of `gather_parts`."""
+    if isinstance(value, Mapping):
+        return {f"{field}.{name}": part for name, part in value.items()}
+    return {field: value}
 
 
 @dataclass(frozen=True, kw_only=True)

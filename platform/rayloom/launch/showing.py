@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 import torch
 
 from rayloom.config.schema import RunConfig
 from rayloom.contract import Algorithm, Figure
 from rayloom.errors import UserError
+from rayloom.rollouts.acting import ActingAlgorithm
+from rayloom.rollouts.making import make_rendered
 from rayloom.seeding import derive_seed
 from rayloom.tracking.tracker import figure_arrays
 
@@ -42,25 +43,24 @@ def episode_frames(config: RunConfig, algorithm: Algorithm) -> list[np.ndarray[A
     """Return the rendered frames [H, W, 3] of one greedy episode."""
     source: Any = config.source
     try:
-        environment = gymnasium.make(source.env, render_mode="rgb_array", **source.env_options)
+        environment, render = make_rendered(source)
     except TypeError as error:
         raise UserError(f"source.env: {source.env} cannot draw itself ({error})") from None
     frames: list[np.ndarray[Any, Any]] = []
     try:
-        observation, _ = environment.reset(seed=derive_seed(config.seed, "sample") % 2**31)
-        state = algorithm.initial_state(1)
+        observation = environment.reset(derive_seed(config.seed, "sample"))
+        acting = ActingAlgorithm(algorithm)
+        acting.begin(1)
         algorithm.after_publish()
         ended = False
         while not ended and len(frames) < config.evaluate.max_episode_steps:
-            frame = environment.render()
+            frame = render()
             if not isinstance(frame, np.ndarray):
                 raise UserError(f"source.env: {source.env} has no pictures (render_mode rgb_array)")
             frames.append(frame)
-            with torch.no_grad():
-                action, state, _ = algorithm.act(torch.from_numpy(np.asarray(observation)[None]), state, None)
-            chosen = action.numpy()[0]
-            observation, _, terminated, truncated, _ = environment.step(chosen)
-            ended = bool(terminated or truncated)
+            with torch.no_grad(), acting.in_evaluation_mode():
+                step = environment.step(acting.choose(observation, None)[0])
+            observation, ended = step.observation, bool(step.terminated[0] or step.truncated[0])
     finally:
         environment.close()
     return frames

@@ -86,8 +86,8 @@ class Trained:
         """Begin new episodes: an algorithm with a memory forgets what `act` saw."""
         self._state, self._rows = None, None
 
-    def act(self, observation: Any) -> Array:
-        """Return the greedy actions [N, ...] for observations [N, ...], arrays or dicts of arrays by part.
+    def act(self, observation: Any) -> Array | dict[str, Array]:
+        """Return the greedy actions [N, ...] for observations [N, ...], each an array or a dict of arrays by part.
 
         An algorithm with a memory keeps it from one call to the next, until `reset`.
         """
@@ -98,6 +98,8 @@ class Trained:
         with torch.no_grad():
             action = self.algorithm.act(tensors, self._state, None)
         self._state = action.state
+        if isinstance(action.action, Mapping):
+            return {name: part.cpu().numpy() for name, part in action.action.items()}
         found: Array = action.action.cpu().numpy()
         return found
 

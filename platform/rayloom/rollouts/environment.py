@@ -1,4 +1,4 @@
-"""Vector environments: making them, and the one adapter that turns every autoreset mode into true transitions.
+"""The one adapter that turns every autoreset mode of vector environments into true transitions.
 
 Gymnasium's vector environments restart a finished episode in three ways (`AutoresetMode`): in the next step, whose
 action is then ignored (NEXT_STEP); in the same step, with the last observation moved into `infos` (SAME_STEP); or not
@@ -9,47 +9,40 @@ at all (DISABLED). `Environment` hides the difference: `Step.next_observation` i
 from __future__ import annotations
 
 import copy
-import importlib
-import inspect
-import re
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, cast
 
 import gymnasium as gym
 import numpy as np
-import numpy.typing as npt
-import torch
-from gymnasium.envs.registration import load_env_creator
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
-from rayloom.config.import_path import suggest
-from rayloom.config.sources import EnvironmentFields
-from rayloom.contract import Spec, TensorSpec
+from rayloom.contract import Spec
 from rayloom.errors import EnvironmentFault, UserError, mark_environment
+from rayloom.rollouts.spaces import Array, Guard, Part, Values, copy_values, nest, parts_of
 from rayloom.seeding import derive_seed
 
-Array = npt.NDArray[Any]
-
-# Arguments of gymnasium's own `make_vec` and `make`: the engine decides about them.
-_RESERVED_OPTIONS = ("id", "num_envs", "vectorization_mode", "vector_kwargs", "wrappers")
 # Reset seeds are cut to what every simulator takes (MuJoCo and the Arcade Learning Environment want 32 signed bits).
 _SEED_RANGE = 2**31
 
 
-def _name(index: int, worker: int) -> str:
+def environment_name(index: int, worker: int) -> str:
+    """Return how messages call environment `index` of the run."""
     return f"environment {index} of rollout worker {worker}"
 
 
 class Step(NamedTuple):
-    """What one action of every environment led to; N environments. Arrays may be shared: do not write to them."""
+    """What one action of every environment led to; N environments. Arrays may be shared: do not write to them.
 
-    next_observation: Array  # [N, ...] the true successor, also where the episode ended
+    Of nested observations each is a dict of arrays [N, ...] by the names of the parts.
+    """
+
+    next_observation: Values  # [N, ...] the true successor, also where the episode ended
     reward: Array  # [N] float32
     terminated: Array  # [N] bool: the successor is a terminal state
     truncated: Array  # [N] bool: the episode was cut off; its value continues from the successor
     valid: Array  # [N] bool: False marks the dead step of NEXT_STEP (action ignored), never a training row
-    observation: Array  # [N, ...] what to act on next
+    observation: Values  # [N, ...] what to act on next
+    begins: Array  # [N] bool: that observation begins an episode
 
 
 class IndexedEnvironment(gym.Wrapper[Any, Any, Any, Any]):
@@ -59,10 +52,13 @@ class IndexedEnvironment(gym.Wrapper[Any, Any, Any, Any]):
         super().__init__(env)
         self.steps = 0
         self._name = name
-        space = env.observation_space
-        self._shape = space.shape if isinstance(space, gym.spaces.Box) else None
-        self._dtype: Any = space.dtype
         self._check_dtype = check_dtype
+        space = env.observation_space
+        parts = parts_of(space, "observation")
+        self._nested = parts if parts and parts[0].path else ()
+        self._plain = parts[0] if isinstance(space, gym.spaces.Box) else None
+        self._shape = space.shape
+        self._dtype: Any = space.dtype
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Step the environment; errors get a note."""
@@ -72,11 +68,13 @@ class IndexedEnvironment(gym.Wrapper[Any, Any, Any, Any]):
         except Exception as error:
             mark_environment(error, f"{self._name} raised at its step {self.steps}")
             raise
-        if self._shape is not None:
+        if self._plain is not None:
             observation = self._admit(observation)
+        elif self._nested:
+            self._check_parts(observation)
         if terminated or truncated:
             # An environment that reuses its array would overwrite its last observation when it is reset.
-            observation = copy.copy(observation)
+            observation = copy.deepcopy(observation) if self._nested else copy.copy(observation)
         return observation, reward, terminated, truncated, info
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -86,15 +84,26 @@ class IndexedEnvironment(gym.Wrapper[Any, Any, Any, Any]):
         except Exception as error:
             mark_environment(error, f"{self._name} raised in the reset after its step {self.steps}")
             raise
-        return (observation if self._shape is None else self._admit(observation)), info
+        if self._nested:
+            self._check_parts(observation)
+        return (observation if self._plain is None else self._admit(observation)), info
 
     def _admit(self, observation: Any) -> Array:
         if type(observation) is not np.ndarray:
             observation = np.asarray(observation, dtype=self._dtype)
         if observation.shape != self._shape or observation.dtype != self._dtype:
+            assert self._plain is not None
             moment = f"{self._name} returned at its step {self.steps}"
-            _check_form(observation, self._shape, self._dtype if self._check_dtype else None, moment)
+            self._plain.check_form(observation, self._plain.shape, self._check_dtype, moment)
         return cast(Array, observation)
+
+    def _check_parts(self, observation: Any) -> None:
+        moment = f"{self._name} returned at its step {self.steps}"
+        for part in self._nested:
+            value = part.find(observation, moment)
+            if type(value) is not np.ndarray:
+                value = np.asarray(value, dtype=part.space.dtype)
+            part.check_form(value, part.shape, self._check_dtype, moment)
 
 
 class Environment:
@@ -118,10 +127,9 @@ class Environment:
         self.first_index = first_index
         self.worker = worker
         self.steps = 0  # vector steps since construction
-        self.spec: Spec = {
-            "observation": _tensor_spec(self.observation_space, "observation"),
-            "action": _tensor_spec(self.action_space, "action"),
-        }
+        parts = parts_of(self.observation_space, "observation")
+        self._actions = parts_of(self.action_space, "action")
+        self.spec: Spec = {part.label: part.spec() for part in (*parts, *self._actions)}
         self.autoreset_mode = vector_env.metadata.get("autoreset_mode")
         if not isinstance(self.autoreset_mode, AutoresetMode):
             raise UserError(f'{vector_env}: its metadata must set "autoreset_mode" to a gymnasium AutoresetMode')
@@ -131,32 +139,33 @@ class Environment:
         self._copy = getattr(vector_env.unwrapped, "copy", True) is False
         self._check_observations = check_observations
         self._check_every_step = check_every_step
-        self._batch_shape = (self.num_envs, *(self.observation_space.shape or ()))
-        self._dtype = _stored_dtype(self.observation_space)
-        self._bounds = _bounds(self.observation_space, self._dtype, check_observations)
-        self._action_start = int(getattr(self.action_space, "start", 0))
-        self._action_dtype = self.action_space.dtype
-        self._all_valid = np.ones(self.num_envs, dtype=np.bool_)
+        self._guards = tuple(Guard(part, check_observations) for part in parts)
+        self._nested = bool(parts and parts[0].path)
+        self._none = np.zeros(self.num_envs, dtype=np.bool_)
+        self._none.flags.writeable = False
+        self._all_valid = ~self._none
         self._all_valid.flags.writeable = False
         self._dead: Array | None = None
         self._all_names = f"environments {first_index} to {first_index + self.num_envs - 1} of rollout worker {worker}"
+        if not self._nested:
+            self._batch_shape, self._dtype = (self.num_envs, *parts[0].shape), parts[0].dtype
+        self._plain_action = not (self._actions and self._actions[0].path)
+        if self._plain_action:
+            self._action_dtype = self.action_space.dtype
+            self._shifted = bool(np.any(self._actions[0].start))
 
-    def reset(self, seed: int) -> Array:
+    def reset(self, seed: int) -> Values:
         """Start new episodes everywhere, each environment from its own leaf of the seed tree; return [N, ...]."""
         indices = range(self.first_index, self.first_index + self.num_envs)
         seeds = [derive_seed(seed, "environment", index) % _SEED_RANGE for index in indices]
         self._dead = None
         return self._reset(np.arange(self.num_envs), seed=seeds if self._seed_list else seeds[0])
 
-    def step(self, action: Array) -> Step:
-        """Apply actions [N, ...] (discrete ones count from 0) and return the true transitions."""
+    def step(self, action: Values) -> Step:
+        """Apply actions [N, ...] (categories count from 0) and return the true transitions."""
         self.steps += 1
-        if action.dtype != self._action_dtype:
-            action = action.astype(self._action_dtype)
-        if self._action_start:
-            action = action + self._action_start
         try:
-            observation, reward, terminated, truncated, infos = self._vector_env.step(action)
+            observation, reward, terminated, truncated, infos = self._vector_env.step(self._told(action))
         except Exception as error:
             mark_environment(error, f"{self._all_names} raised at step {self.steps}")
             raise
@@ -164,87 +173,120 @@ class Environment:
         if reward.dtype != np.float32:
             reward = reward.astype(np.float32)
         if self._dead is None and not np.count_nonzero(terminated) and not np.count_nonzero(truncated):
-            step = Step(observation, reward, terminated, truncated, self._all_valid, observation)
+            step = Step(observation, reward, terminated, truncated, self._all_valid, observation, self._none)
         elif self.autoreset_mode is AutoresetMode.NEXT_STEP:
             step = self._mask_dead(observation, reward, terminated, truncated)
         else:
             step = self._separate(observation, reward, terminated, truncated, infos)
         if self._check_every_step:
-            self.check(step.next_observation[None], step.reward[None])
+            observations = step.next_observation
+            nested = {} if isinstance(observations, np.ndarray) else observations
+            in_time = {name: value[None] for name, value in nested.items()} or cast(Array, observations)[None]
+            self._check(in_time, step.reward[None])
         return step
 
-    def check(self, observations: Array, rewards: Array) -> None:
+    def check(self, observations: Values, rewards: Array) -> None:
         """Raise EnvironmentFault for the first bad number in the last T steps.
 
         observations: true successors [T, N, ...]; rewards: [T, N].
         """
-        good = np.isfinite(rewards).all()
-        if good and self._bounds is not None:
-            # NaN fails both comparisons, and infinity fails the bounds, which are finite.
-            good = ((observations >= self._bounds[0]) & (observations <= self._bounds[1])).all()
-        if good:
+        self._check(observations, rewards)
+
+    def _check(self, observations: Values, rewards: Array) -> None:
+        guarded = list(self._guarded(observations))
+        if np.isfinite(rewards).all() and all(guard.good(values) for guard, values in guarded):
             return
-        flat = observations.reshape(-1, *self._batch_shape[1:])
-        outside = self._outside(flat)
-        first = int((outside | ~np.isfinite(rewards).reshape(-1)).argmax())
-        name = _name(self.first_index + first % self.num_envs, self.worker)
+        flat = [(guard, values.reshape(-1, *guard.part.shape)) for guard, values in guarded]
+        outside = [guard.outside(values) for guard, values in flat]
+        bad = np.logical_or.reduce([*outside, ~np.isfinite(rewards).reshape(-1)])
+        first = int(bad.argmax())
+        name = environment_name(self.first_index + first % self.num_envs, self.worker)
         step = self.steps - len(rewards) + 1 + first // self.num_envs
-        value = self._describe(flat[first]) if outside[first] else f"the reward {rewards.reshape(-1)[first]}"
+        faults = [
+            guard.describe(values[first]) for (guard, values), out in zip(flat, outside, strict=True) if out[first]
+        ]
+        value = faults[0] if faults else f"the reward {rewards.reshape(-1)[first]}"
         raise EnvironmentFault(f"{name} returned at its step {step} {value}")
 
     def close(self) -> None:
         """Release the environments. Idempotent."""
         self._vector_env.close()
 
-    def _mask_dead(self, observation: Array, reward: Array, terminated: Array, truncated: Array) -> Step:
+    def _told(self, action: Values) -> Any:
+        """Return actions as the environments take them."""
+        if isinstance(action, np.ndarray):
+            if action.dtype != self._action_dtype:
+                action = action.astype(self._action_dtype)
+            return action + self._actions[0].start if self._shifted else action
+        told = {part.name: action[part.name].astype(part.space.dtype) + part.start for part in self._actions}
+        return nest(self.action_space, told)
+
+    def _guarded(self, observations: Values) -> Iterator[tuple[Guard, Array]]:
+        """Yield each part of observations with what is promised of it."""
+        for guard in self._guards:
+            yield guard, observations if isinstance(observations, np.ndarray) else observations[guard.part.name]
+
+    def _mask_dead(self, observation: Values, reward: Array, terminated: Array, truncated: Array) -> Step:
         """NEXT_STEP: environments that were done in the last step ignored this action and were reset."""
-        valid = self._all_valid
+        valid, begins = self._all_valid, self._none
         if self._dead is not None:
-            valid = ~self._dead
+            begins = self._dead
+            valid = ~begins
             reward = np.where(valid, reward, np.float32(0))
             terminated, truncated = terminated & valid, truncated & valid
         done = terminated | truncated
         self._dead = done if done.any() else None
-        return Step(observation, reward, terminated, truncated, valid, observation)
+        return Step(observation, reward, terminated, truncated, valid, observation, begins)
 
     def _separate(
-        self, observation: Array, reward: Array, terminated: Array, truncated: Array, infos: Mapping[str, Any]
+        self, observation: Values, reward: Array, terminated: Array, truncated: Array, infos: Mapping[str, Any]
     ) -> Step:
         """SAME_STEP and DISABLED: the last observation of an episode is not the one to act on next."""
         done = terminated | truncated
         indices = np.flatnonzero(done)
         if self.autoreset_mode is AutoresetMode.DISABLED:
             successor = observation
-            observation = self._reset(indices, options={"reset_mask": done})
+            # The environments keep the mask that they are given, and may change it.
+            observation = self._reset(indices, options={"reset_mask": done.copy()})
         else:
             successor = self._with_final(observation, infos, indices)
             self._check_reset(observation, indices)
-        return Step(successor, reward, terminated, truncated, self._all_valid, observation)
+        return Step(successor, reward, terminated, truncated, self._all_valid, observation, done)
 
-    def _with_final(self, observation: Array, infos: Mapping[str, Any], indices: Array) -> Array:
+    def _with_final(self, observation: Values, infos: Mapping[str, Any], indices: Array) -> Values:
         """Return the observations with those of `indices` replaced by the last ones of their episodes."""
         # Either an array of objects, None where no episode ended, or a batch with the mask "_final_obs".
         final = infos.get("final_obs", [None] * self.num_envs)
         present = infos.get("_final_obs", self._all_valid)
-        successor = observation.copy()
+        batched = isinstance(final, Mapping | tuple)
+        successor = copy_values(observation)
         for index in indices:
-            if final[index] is None or not present[index]:
-                name = _name(self.first_index + index, self.worker)
+            if not present[index] or (not batched and final[index] is None):
+                name = environment_name(self.first_index + index, self.worker)
                 raise EnvironmentFault(f"{name} ended an episode at its step {self.steps} without infos['final_obs']")
-            successor[index] = final[index]
+            for guard, values in self._guarded(successor):
+                part = guard.part
+                values[index] = part.of(final)[index] if batched else part.of(final[index])
         return successor
 
-    def _admit(self, observation: Any) -> Array:
-        """Return the batch in its own array and in the type that the engine keeps."""
+    def _admit(self, observation: Any) -> Values:
+        """Return the batch in its own arrays and in the types that the engine keeps."""
+        if self._nested:
+            moment = f"{self._all_names} returned at step {self.steps}"
+            return {g.part.name: self._admit_part(g.part, g.part.find(observation, moment)) for g in self._guards}
         if observation.shape != self._batch_shape or observation.dtype != self._dtype:
-            promised = self.observation_space.dtype if self._check_observations else None
-            _check_form(observation, self._batch_shape, promised, f"{self._all_names} returned at step {self.steps}")
-            observation = observation.astype(self._dtype)
-        elif self._copy:
-            observation = observation.copy()
-        return cast(Array, observation)
+            return self._admit_part(self._guards[0].part, observation)
+        return cast(Array, observation.copy() if self._copy else observation)
 
-    def _reset(self, indices: Array, **arguments: Any) -> Array:
+    def _admit_part(self, part: Part, values: Array) -> Array:
+        shape = (self.num_envs, *part.shape)
+        if values.shape != shape or values.dtype != part.dtype:
+            moment = f"{self._all_names} returned at step {self.steps}"
+            part.check_form(values, shape, self._check_observations, moment)
+            return values.astype(part.dtype)
+        return values.copy() if self._copy else values
+
+    def _reset(self, indices: Array, **arguments: Any) -> Values:
         try:
             observation, _ = self._vector_env.reset(**arguments)
         except Exception as error:
@@ -254,139 +296,14 @@ class Environment:
         self._check_reset(observation, indices)
         return observation
 
-    def _check_reset(self, observation: Array, indices: Array) -> None:
+    def _check_reset(self, observation: Values, indices: Array) -> None:
         """Check first observations: `check` sees successors only."""
-        for index in indices[self._outside(observation[indices])]:
-            name, fault = _name(self.first_index + index, self.worker), self._describe(observation[index])
-            raise EnvironmentFault(f"{name} returned in the reset after its step {self.steps} {fault}")
-
-    def _outside(self, observations: Array) -> Array:
-        """Return which of the observations [M, ...] are not finite or outside their space, [M] bool."""
-        if self._bounds is None:
-            return np.zeros(len(observations), dtype=np.bool_)
-        inside = (observations >= self._bounds[0]) & (observations <= self._bounds[1])
-        return ~np.asarray(inside.reshape(len(observations), -1).all(axis=1))
-
-    def _describe(self, observation: Array) -> str:
-        """Say which element of one observation [...] is wrong and why."""
-        low, high = (np.broadcast_to(bound, observation.shape).reshape(-1) for bound in self._bounds or ())
-        flat = observation.reshape(-1)
-        element = int((~((flat >= low) & (flat <= high))).argmax())
-        place = [int(i) for i in np.unravel_index(element, observation.shape)] if observation.shape else ""
-        if not np.isfinite(flat[element]):
-            return f"the observation{place} = {flat[element]}"
-        return (
-            f"the observation{place} = {flat[element]}, outside its space [{low[element]}, {high[element]}] "
-            "(correct the space, or set source.check_observations=false)"
-        )
+        for guard, values in self._guarded(observation):
+            for index in indices[guard.outside(values[indices])]:
+                name, fault = environment_name(self.first_index + index, self.worker), guard.describe(values[index])
+                raise EnvironmentFault(f"{name} returned in the reset after its step {self.steps} {fault}")
 
 
 def spec_of(environment: Environment) -> Spec:
-    """Return {"observation", "action"}: what the environment delivers and takes."""
+    """Return "observation" and "action", or their parts: what the environment delivers and takes."""
     return environment.spec
-
-
-def make_environment(
-    source: EnvironmentFields, num_envs: int, first_index: int = 0, worker: int = 0, check_every_step: bool = False
-) -> Environment:
-    """Make `num_envs` environments: natively vectorised where the id has such an entry point, else in a loop."""
-    env_id = _registered(source.env)
-    options = dict(source.env_options)
-    for option in _RESERVED_OPTIONS:
-        if option in options:
-            raise UserError(f"source.env_options.{option}: the engine sets this itself; remove it")
-    registered = gym.registry[env_id]
-    native = registered.vector_entry_point is not None and not registered.additional_wrappers
-    try:
-        if native:
-            vector_env = gym.make_vec(env_id, num_envs=num_envs, **options)
-        else:
-            names = [_name(first_index + index, worker) for index in range(num_envs)]
-            makers = [partial(_make_single, env_id, options, name, source.check_observations) for name in names]
-            vector_env = SyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
-    except gym.error.DependencyNotInstalled as error:
-        raise UserError(f"source.env: {env_id} needs a package that is not installed: {error}") from None
-    except TypeError as error:
-        match = re.search(r"unexpected keyword argument '(\w+)'", str(error))
-        if not match or match[1] not in options:
-            raise
-        entry_point = registered.vector_entry_point if native else registered.entry_point
-        maker = load_env_creator(entry_point) if isinstance(entry_point, str) else cast(Any, entry_point)
-        hint = suggest(match[1], inspect.signature(maker).parameters)
-        raise UserError(f"source.env_options.{match[1]}: {env_id} has no such option{hint}") from None
-    return Environment(vector_env, first_index, worker, source.check_observations, check_every_step)
-
-
-def _make_single(env_id: str, options: dict[str, Any], name: str, check_dtype: bool) -> gym.Env[Any, Any]:
-    # Gymnasium's own checker only warns; `check` and `IndexedEnvironment` end the run.
-    return IndexedEnvironment(gym.make(env_id, **{"disable_env_checker": True, **options}), name, check_dtype)
-
-
-def _registered(env: str) -> str:
-    """Return the id under which gymnasium knows `env`, after importing the module of "module:id"."""
-    module, _, env_id = env.rpartition(":")
-    if not module and env_id.startswith("ALE/"):
-        module = "ale_py"  # registers its ids only when it is imported
-    if module:
-        try:
-            importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            # A missing dependency inside the module is not a misspelt path: show its own traceback.
-            if error.name and module.startswith(error.name):
-                hint = "run `pip install ale-py`" if error.name == "ale_py" else f"check {env!r}"
-                raise UserError(f"source.env: there is no module {error.name!r}; {hint}") from None
-            raise
-    if env_id not in gym.registry:
-        raise UserError(f"source.env: gymnasium has no environment {env_id!r}{suggest(env_id, gym.registry)}")
-    return env_id
-
-
-def _tensor_spec(space: gym.Space[Any], role: str) -> TensorSpec:
-    if isinstance(space, gym.spaces.Discrete) and (role == "action" or space.start == 0):
-        return TensorSpec(shape=(), dtype=torch.int64, num_values=int(space.n))
-    real = isinstance(space, gym.spaces.Box) and np.issubdtype(space.dtype, np.floating)
-    if not isinstance(space, gym.spaces.Box) or (role == "action" and not real):
-        raise UserError(
-            f"source.env: its {role} space is {space}; supported are Box (real numbers, if it is for actions) and "
-            "Discrete (from 0, if it is for observations): register a wrapped environment"
-        )
-    low, high = (space.low.reshape(-1), space.high.reshape(-1))
-    return TensorSpec(
-        shape=tuple(space.shape),
-        dtype=torch.from_numpy(np.empty(0, dtype=_stored_dtype(space))).dtype,
-        low=tuple(map(float, low)) if np.isfinite(low).any() else None,
-        high=tuple(map(float, high)) if np.isfinite(high).any() else None,
-    )
-
-
-def _stored_dtype(space: gym.Space[Any]) -> np.dtype[Any]:
-    """Return the type the engine keeps: double precision (MuJoCo) doubles the memory and helps no network."""
-    assert space.dtype is not None
-    return np.dtype(np.float32) if space.dtype == np.float64 else np.dtype(space.dtype)
-
-
-def _bounds(space: gym.Space[Any], dtype: np.dtype[Any], check_range: bool) -> tuple[Any, Any] | None:
-    """Return the smallest and largest value (finite, broadcastable) that an observation may hold; None: any."""
-    if isinstance(space, gym.spaces.Discrete):
-        return (0, int(space.n) - 1) if check_range else None
-    assert isinstance(space, gym.spaces.Box)
-    if dtype.kind == "f":
-        limits = np.finfo(dtype)
-        if not check_range:
-            return limits.min, limits.max
-        return tuple(np.clip([space.low, space.high], limits.min, limits.max).astype(dtype))
-    if not check_range or dtype.kind == "b":
-        return None
-    whole = np.iinfo(dtype)
-    return None if (space.low == whole.min).all() and (space.high == whole.max).all() else (space.low, space.high)
-
-
-def _check_form(observation: Array, shape: tuple[int, ...] | None, dtype: Any, moment: str) -> None:
-    """Raise for another shape than promised, or a type that does not fit the promised one (None: any)."""
-    if observation.shape != shape:
-        raise EnvironmentFault(f"{moment} an observation of shape {observation.shape} instead of {shape}")
-    if dtype is not None and not np.can_cast(observation.dtype, dtype):
-        raise EnvironmentFault(
-            f"{moment} an observation of type {observation.dtype} instead of {dtype} "
-            "(correct the environment, or set source.check_observations=false)"
-        )

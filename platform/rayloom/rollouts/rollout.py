@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import Tensor
 
+from rayloom.contract import spread_parts
 from rayloom.rollouts.environment import Step
+from rayloom.rollouts.spaces import Values, count_rows
 
 
 @dataclass(frozen=True)
@@ -38,16 +40,24 @@ class Rollout:
 def record_step(
     storage: Mapping[str, np.ndarray],
     t: int,
-    observation: np.ndarray,
-    action: np.ndarray,
+    observation: Values,
+    first: np.ndarray,
+    action: Values,
     extras: Mapping[str, Tensor],
     step: Step,
 ) -> None:
-    """Write what happened in step `t` into the chunk."""
-    storage["observation"][t] = observation
-    storage["action"][t] = action
+    """Write what happened in step `t` into the chunk; `first` [N]: whether the observation begins an episode."""
+    if isinstance(observation, np.ndarray) and isinstance(action, np.ndarray):
+        storage["observation"][t] = observation
+        storage["action"][t] = action
+        storage["next_observation"][t] = step.next_observation
+    else:
+        nested = {"observation": observation, "action": action, "next_observation": step.next_observation}
+        for field_name, values in nested.items():
+            for name, value in spread_parts(field_name, values).items():
+                storage[name][t] = value
+    storage["first"][t] = first
     storage["reward"][t] = step.reward
-    storage["next_observation"][t] = step.next_observation
     storage["terminated"][t] = step.terminated
     storage["truncated"][t] = step.truncated
     storage["valid"][t] = step.valid
@@ -58,16 +68,17 @@ def record_step(
 def allocate_chunk(
     storage: dict[str, np.ndarray],
     num_steps: int,
-    observation: np.ndarray,
-    action: np.ndarray,
+    observation: Values,
+    action: Values,
     extras: Mapping[str, Tensor],
 ) -> None:
-    number = observation.shape[0]
-    storage["observation"] = np.empty((num_steps, *observation.shape), observation.dtype)
-    storage["next_observation"] = np.empty((num_steps, *observation.shape), observation.dtype)
-    storage["action"] = np.empty((num_steps, *action.shape), action.dtype)
+    """Make the arrays of a chunk of `num_steps` steps."""
+    for field_name, values in (("observation", observation), ("next_observation", observation), ("action", action)):
+        for name, value in spread_parts(field_name, values).items():
+            storage[name] = np.empty((num_steps, *value.shape), value.dtype)
+    number = count_rows(observation)
     storage["reward"] = np.empty((num_steps, number), np.float32)
-    for name in ("terminated", "truncated", "valid"):
+    for name in ("terminated", "truncated", "valid", "first"):
         storage[name] = np.empty((num_steps, number), np.bool_)
     for name, value in extras.items():
         array = value.numpy()

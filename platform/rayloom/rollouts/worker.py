@@ -17,10 +17,12 @@ import torch
 
 from rayloom.config.schema import RunConfig
 from rayloom.config.shares import environment_share
-from rayloom.contract import Algorithm, Progress
+from rayloom.contract import Algorithm, Progress, gather_parts
 from rayloom.devices import choose_device
-from rayloom.rollouts.environment import Environment, make_environment, spec_of
+from rayloom.rollouts.acting import ActingAlgorithm
+from rayloom.rollouts.environment import Environment, spec_of
 from rayloom.rollouts.episodes import RunningEpisodes
+from rayloom.rollouts.making import make_environment
 from rayloom.rollouts.rollout import Rollout, allocate_chunk, record_step
 from rayloom.seeding import derive_seed, seed_process, torch_generator
 from rayloom.timeline import OTHER, Timeline
@@ -60,6 +62,7 @@ class RolloutWorker:
         algorithm.environments = range(first, first + number)
         algorithm.num_environments = config.source.num_envs  # type: ignore[union-attr]
         self._algorithm = algorithm
+        self._acting = ActingAlgorithm(algorithm)
         self._version = -1
         self._restarts = restarts
         self._generator = torch_generator(config.seed, "rollout", index, "explore", *_life(restarts))
@@ -82,7 +85,8 @@ class RolloutWorker:
         self._barriers = barriers
         self._observation = self._environment.reset(restart_seed(self._seed, self._index, barriers, self._restarts))
         number = self._environment.num_envs
-        self._state = self._algorithm.initial_state(number)
+        self._acting.begin(number)
+        self._first = np.ones(number, dtype=np.bool_)
         self._episodes = RunningEpisodes(number)
         self._timeline.begin(before)
 
@@ -100,10 +104,10 @@ class RolloutWorker:
         """Step every environment `num_steps` times."""
         self._timeline.begin(OTHER)
         storage: dict[str, np.ndarray] = {}
-        with torch.inference_mode():
+        with torch.inference_mode(), self._acting.in_evaluation_mode():
             for t in range(num_steps):
                 self._step(t, num_steps, storage)
-        self._environment.check(storage["next_observation"], storage["reward"])
+        self._environment.check(gather_parts(storage, "next_observation"), storage["reward"])
         episodes = self._episodes.finish(storage)
         env_steps = int(np.count_nonzero(storage["valid"]))
         return Rollout(storage, episodes, env_steps, worker=self._index, seconds=self._spent())
@@ -117,8 +121,7 @@ class RolloutWorker:
 
     def _step(self, t: int, num_steps: int, storage: dict[str, np.ndarray]) -> None:
         started, observation = time.perf_counter(), self._observation
-        action, self._state, extras = self._algorithm.act(torch.from_numpy(observation), self._state, self._generator)
-        chosen = action.numpy()
+        chosen, extras = self._acting.choose(observation, self._generator)
         chose = time.perf_counter()
         step = self._environment.step(chosen)
         stepped = time.perf_counter()
@@ -126,8 +129,9 @@ class RolloutWorker:
         self._step_s += stepped - chose
         if not storage:
             allocate_chunk(storage, num_steps, observation, chosen, extras)
-        record_step(storage, t, observation, chosen, extras, step)
-        self._observation = step.observation
+        record_step(storage, t, observation, self._first, chosen, extras, step)
+        self._observation, self._first = step.observation, step.begins
+        self._acting.observe_ends(step.begins)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what `load_state_dict` needs directly after a barrier."""

@@ -16,7 +16,9 @@ from rayloom.config.schema import RunConfig
 from rayloom.config.sources import DatasetSourceConfig
 from rayloom.contract import Algorithm, Batch, Figure
 from rayloom.datasets.dataset import Dataset
-from rayloom.rollouts.environment import Environment, make_environment
+from rayloom.rollouts.acting import ActingAlgorithm, device_of
+from rayloom.rollouts.environment import Environment
+from rayloom.rollouts.making import make_environment
 from rayloom.seeding import derive_seed
 
 
@@ -43,7 +45,7 @@ class Evaluator:
         algorithm = self._algorithm
         training = algorithm.training
         algorithm.eval()
-        device = next(algorithm.parameters()).device
+        device = device_of(algorithm)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.no_grad():
             torch.manual_seed(derive_seed(self._config.seed, "evaluate", number, "torch"))
             if isinstance(self._config.source, DatasetSourceConfig):
@@ -74,11 +76,11 @@ class Evaluator:
         finished: list[tuple[float, int]] = []
         algorithm.after_publish()
         observation = environment.reset(derive_seed(self._config.seed, "evaluate", number, "environment"))
-        state = algorithm.initial_state(num_envs)
+        acting = ActingAlgorithm(algorithm)
+        acting.begin(num_envs)
         while owed.any():
-            action = algorithm.act(torch.from_numpy(observation), state, None)
-            state = action.state
-            step = environment.step(action.action.numpy())
+            step = environment.step(acting.choose(observation, None)[0])
+            acting.observe_ends(step.begins)
             returns += step.reward * step.valid
             lengths += step.valid
             done = (step.terminated | step.truncated) & step.valid
@@ -110,7 +112,7 @@ class Evaluator:
     def _evaluate_data(self, split: str) -> Evaluation:
         assert self._dataset is not None
         algorithm = self._algorithm
-        device = next(algorithm.parameters()).device
+        device = device_of(algorithm)
         fields: dict[str, Tensor] = getattr(self._dataset, split)
         size = self._config.evaluate.batch_size
         count = len(next(iter(fields.values())))

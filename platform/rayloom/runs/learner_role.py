@@ -33,7 +33,8 @@ from rayloom.devices import choose_device
 from rayloom.errors import Process
 from rayloom.learner.group import Group, SingleLearner, TimedGroup
 from rayloom.learner.learner import Learner
-from rayloom.rollouts.environment import make_environment, spec_of
+from rayloom.rollouts.environment import spec_of
+from rayloom.rollouts.making import make_environment
 from rayloom.rollouts.pool import LocalPool, WorkerPool
 from rayloom.runs.evaluator import Evaluation, Evaluator
 from rayloom.runs.schedule import Counters, Schedule

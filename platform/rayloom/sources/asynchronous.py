@@ -92,9 +92,8 @@ class AsynchronousSource(RolloutSource):
     def _receive(self, rollout: Rollout) -> None:
         """Put the rollout's rows behind those that are as old."""
         self._account(rollout)
-        trajectory = {name: torch.from_numpy(array) for name, array in rollout.arrays.items()}
-        if self._device.type != "cpu":
-            trajectory = self._to_device(trajectory)
+        trajectory = self._as_tensors(rollout.arrays)
+        self._show(trajectory)
         with torch.no_grad():
             rows = self._algorithm.prepare(trajectory)
         steps = rollout.arrays["valid"].sum(axis=0)

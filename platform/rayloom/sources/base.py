@@ -11,10 +11,11 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from rayloom.contract import Algorithm, Source
+from rayloom.contract import Algorithm, Source, Trajectory
 from rayloom.learner.group import Group, SingleLearner
 from rayloom.rollouts.episodes import EpisodeStatistics
 from rayloom.rollouts.pool import LocalPool, WorkerPool
@@ -40,6 +41,7 @@ class RolloutSource(Source):
         self._algorithm = algorithm
         self._batch_size = batch_size
         self._device = device
+        self._watches = type(algorithm).collected is not Algorithm.collected
         self._statistics = EpisodeStatistics()
         self._drained: deque[Rollout] = deque()
         self._env_steps = 0
@@ -92,6 +94,17 @@ class RolloutSource(Source):
         """Take from a rollout that has arrived what it tells besides its transitions."""
         self._statistics.add(rollout.episodes)
         add_seconds(self._worker_seconds, rollout.seconds)
+
+    def _show(self, trajectory: Trajectory) -> None:
+        """Let the algorithm see a fresh chunk on the learner's device."""
+        if self._watches:
+            with torch.no_grad():
+                self._algorithm.collected(trajectory)
+
+    def _as_tensors(self, arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+        """Return arrays as tensors on the learner's device; on the CPU they share memory."""
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        return tensors if self._device.type == "cpu" else self._to_device(tensors)
 
     def spent(self) -> tuple[dict[str, float], dict[str, float]]:
         """Return the seconds since the last call by activity: those in `next` that are not spent on preparing batches,

@@ -84,10 +84,8 @@ class OnPolicySource(RolloutSource):
         for rollout in rollouts:
             self._account(rollout)
             self._collected += rollout.env_steps
-        arrays = concatenate_rollouts(rollouts)
-        trajectory = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        if self._device.type != "cpu":
-            trajectory = self._to_device(trajectory)
+        trajectory = self._as_tensors(concatenate_rollouts(rollouts))
+        self._show(trajectory)
         with torch.no_grad():
             self._rows = self._algorithm.prepare(trajectory)
         # As many batches on every learner, however their rows fell.

@@ -86,11 +86,8 @@ class ReplaySource(RolloutSource):
         arrays = self._sample()
         self._draws += 1
         self._samples += self._batch_size
-        segments = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        if self._device.type != "cpu":
-            segments = self._to_device(segments)
         with torch.no_grad():
-            return self._algorithm.prepare(segments)
+            return self._algorithm.prepare(self._as_tensors(arrays))
 
     def _collect(self, due: float) -> None:
         started = time.perf_counter()
@@ -105,7 +102,10 @@ class ReplaySource(RolloutSource):
     def _add(self, rollouts: list[Rollout]) -> None:
         """Store the rollouts of all workers that there are."""
         if len(rollouts) == self._blocks and not any(rollout.restarted for rollout in rollouts):
-            self._buffer.add(concatenate_rollouts(rollouts))
+            arrays = concatenate_rollouts(rollouts)
+            if self._watches:
+                self._show(self._as_tensors(arrays))
+            self._buffer.add(arrays)
         else:
             for rollout in rollouts:
                 self._add_block(rollout)
@@ -116,6 +116,8 @@ class ReplaySource(RolloutSource):
     def _add_block(self, rollout: Rollout) -> None:
         """Store the rollout of one worker behind what that worker, or its predecessor, has stored."""
         block = rollout.worker % self._blocks
+        if self._watches:
+            self._show(self._as_tensors(rollout.arrays))
         if rollout.restarted:
             self._buffer.mark_boundary(block)
         self._buffer.add(rollout.arrays, block)

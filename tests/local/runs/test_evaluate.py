@@ -34,7 +34,7 @@ class _Scripted:
         self._count[dead] = 0
         observation = np.zeros((self.num_envs, 4), np.float32)
         reward = np.where(dead, 100.0, 1.0).astype(np.float32)
-        return Step(observation, reward, done, np.zeros_like(done), ~dead, observation)
+        return Step(observation, reward, done, np.zeros_like(done), ~dead, observation, dead)
 
     def close(self) -> None:
         self.closed = True

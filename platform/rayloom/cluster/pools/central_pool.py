@@ -31,9 +31,12 @@ from rayloom.config.schema import RunConfig
 from rayloom.config.shares import environment_share
 from rayloom.contract import Algorithm
 from rayloom.errors import Process
-from rayloom.rollouts.environment import Step, make_environment
+from rayloom.rollouts.acting import ActingAlgorithm
+from rayloom.rollouts.environment import Step
 from rayloom.rollouts.episodes import RunningEpisodes
+from rayloom.rollouts.making import make_environment
 from rayloom.rollouts.rollout import Rollout, allocate_chunk, record_step
+from rayloom.rollouts.spaces import Values, assign_rows, copy_values, take_rows, zeros_like_rows
 from rayloom.rollouts.worker import RolloutWorker, restart_seed
 from rayloom.seeding import torch_generator
 
@@ -62,11 +65,11 @@ class EnvironmentActor:
         """Return this process once the environments stand."""
         return own_process("rollout", self._index)
 
-    def observe(self) -> np.ndarray:
+    def observe(self) -> Values:
         """Return what to act on next [N, ...]."""
         return self._observation
 
-    def step(self, action: np.ndarray) -> tuple[Step, float]:
+    def step(self, action: Values) -> tuple[Step, float]:
         """Step all environments; return what happened and the seconds that it took."""
         started = time.perf_counter()
         step = self._environment.step(action)
@@ -98,10 +101,12 @@ class _Half:
     environments: range
     """Which of the run's environments these are."""
     generator: torch.Generator
-    state: Any = None
-    observation: np.ndarray | None = None
+    acting: ActingAlgorithm
+    observation: Values | None = None
+    first: np.ndarray | None = None
+    """Which of the observations begin an episode."""
     episodes: RunningEpisodes | None = None
-    chosen: tuple[np.ndarray, Mapping[str, Any]] | None = None
+    chosen: tuple[Values, Mapping[str, Any]] | None = None
     """Actions that are on their way, with what `act` returned besides."""
     restarted: bool = False
     """Whether the environments were restarted since the last rollout."""
@@ -124,7 +129,8 @@ class CentralPool(ActorPool):
         workers = self._supervisor.workers
         share, first = environment_share(config, workers[0].index)
         algorithm.num_environments = config.source.num_envs  # type: ignore[union-attr]
-        self._example = self._supervisor.call("observe", lambda worker: ())[0][0]  # of one environment: shape and type
+        # Of one environment: shape and type.
+        self._example = take_rows(self._supervisor.call("observe", lambda worker: ())[0], 0)
         number = min(_HALVES, len(workers))
         bounds = [len(workers) * half // number for half in range(number + 1)]
         self._halves = [
@@ -133,6 +139,7 @@ class CentralPool(ActorPool):
                 [slice(place * share, (place + 1) * share) for place in range(end - begin)],
                 range(first + begin * share, first + end * share),
                 torch_generator(config.seed, "central", rank, half),
+                ActingAlgorithm(algorithm),
             )
             for half, (begin, end) in enumerate(itertools.pairwise(bounds))
         ]
@@ -181,26 +188,25 @@ class CentralPool(ActorPool):
                 self._order(worker, "observe")
         answers = self._receive(half)
         number = half.columns[-1].stop
-        half.observation = np.zeros((number, *self._example.shape), self._example.dtype)
+        half.observation = zeros_like_rows(self._example, number)
         for columns, answer in zip(half.columns, answers, strict=True):
-            if isinstance(answer, np.ndarray):
-                half.observation[columns] = answer
+            if answer is not None and not isinstance(answer, tuple):
+                assign_rows(half.observation, columns, answer)
         if half.episodes is None:
-            half.state = self._algorithm.initial_state(number)
+            half.acting.begin(number)
+            half.first = np.ones(number, np.bool_)
             half.episodes = RunningEpisodes(number)
 
     def _choose(self, half: _Half) -> None:
         """Choose the actions of one half and send them."""
         self._algorithm.environments = half.environments
-        with torch.inference_mode():
-            action, half.state, extras = self._algorithm.act(
-                torch.from_numpy(half.observation), half.state, half.generator
-            )
-        chosen = action.numpy()
-        half.chosen = (chosen, extras)
+        assert half.observation is not None
+        with torch.inference_mode(), half.acting.in_evaluation_mode():
+            half.chosen = half.acting.choose(half.observation, half.generator)
+        chosen = half.chosen[0]
         for worker, columns in zip(half.workers, half.columns, strict=True):
             if not worker.away:
-                self._order(worker, "step", chosen[columns])
+                self._order(worker, "step", take_rows(chosen, columns))
 
     def _order(self, worker: Worker, method: str, *arguments: Any) -> None:
         worker.since = time.monotonic()
@@ -235,32 +241,34 @@ class CentralPool(ActorPool):
 
     def _record(self, half: _Half, t: int, num_steps: int, answers: list[Any], spent: dict[int, float]) -> None:
         """Write step `t` of one half, and what to act on next."""
-        assert half.observation is not None and half.chosen is not None
+        assert half.observation is not None and half.chosen is not None and half.first is not None
         action, extras = half.chosen
-        number = len(half.observation)
-        observation = half.observation.copy()
+        number = len(half.first)
         step = Step(
-            half.observation.copy(),
+            copy_values(half.observation),
             np.zeros(number, np.float32),
             np.zeros(number, np.bool_),
             np.zeros(number, np.bool_),
             np.zeros(number, np.bool_),
-            observation,
+            copy_values(half.observation),
+            np.ones(number, np.bool_),  # unless a worker tells otherwise
         )
         for worker, columns, answer in zip(half.workers, half.columns, answers, strict=True):
             if isinstance(answer, tuple):
                 taken, seconds = answer
                 spent[worker.index] += seconds
-                for name in Step._fields:
-                    getattr(step, name)[columns] = getattr(taken, name)
+                for ours, theirs in zip(step, taken, strict=True):
+                    assign_rows(ours, columns, theirs)
             else:
                 half.cuts += [(t, column) for column in range(columns.start, columns.stop)]
                 if answer is not None:
-                    observation[columns] = answer
+                    assign_rows(step.observation, columns, answer)
         if not half.storage:
             allocate_chunk(half.storage, num_steps, half.observation, action, extras)
-        record_step(half.storage, t, half.observation, action, extras, step)
-        half.observation = observation
+        record_step(half.storage, t, half.observation, half.first, action, extras, step)
+        half.observation, half.first = step.observation, step.begins
+        with torch.inference_mode():
+            half.acting.observe_ends(step.begins)
 
     def _finish(
         self, half: _Half, present: Sequence[Worker], spent: Mapping[int, float], elapsed: float

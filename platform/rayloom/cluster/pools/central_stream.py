@@ -25,6 +25,7 @@ from rayloom.cluster.pools.supervisor import ActorOptions, start_s
 from rayloom.config.schema import RunConfig
 from rayloom.contract import Algorithm, Progress
 from rayloom.errors import Process, RoleTimeoutError
+from rayloom.rollouts.acting import device_of
 from rayloom.rollouts.rollout import Rollout
 
 
@@ -37,7 +38,7 @@ class CentralStream:
         """Make the actors of learner `rank` and a copy of `algorithm`, and wait until all stand."""
         with torch.random.fork_rng(devices=[]):  # the copy's first weights are of no use to anybody
             self._policy = type(algorithm)(algorithm.config, algorithm.spec)
-        self._policy.to(next(algorithm.parameters()).device).eval()
+        self._policy.to(device_of(algorithm)).eval()
         self._algorithm = algorithm
         self._in_flight: int = config.source.in_flight  # type: ignore[union-attr]
         # A worker may hang and have to be replaced, and its successor too.

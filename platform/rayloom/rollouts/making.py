@@ -1,0 +1,116 @@
+"""Making environments: natively vectorised where the id allows it, wrapped one by one where the config asks for it."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, cast
+
+import gymnasium as gym
+from gymnasium.envs.registration import load_env_creator
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+from rayloom.config.import_path import suggest
+from rayloom.config.sources import EnvironmentFields
+from rayloom.errors import UserError
+from rayloom.rollouts.environment import Environment, IndexedEnvironment, environment_name
+from rayloom.rollouts.frame_stack import StackedEnvironment
+from rayloom.rollouts.wrappers import InfoFields, resolve_wrappers
+
+# Arguments of gymnasium's own `make_vec` and `make`: the engine decides about them.
+_RESERVED_OPTIONS = ("id", "num_envs", "vectorization_mode", "vector_kwargs", "wrappers")
+
+
+def make_environment(
+    source: EnvironmentFields, num_envs: int, first_index: int = 0, worker: int = 0, check_every_step: bool = False
+) -> Environment:
+    """Make `num_envs` environments: natively vectorised where the id has such an entry point, else in a loop.
+
+    A native vector environment cannot be wrapped one by one: with `wrappers` or `info_fields` it is a loop too.
+    """
+    env_id = _registered(source.env)
+    registered = gym.registry[env_id]
+    single = bool(registered.additional_wrappers or source.wrappers or source.info_fields)
+    native = registered.vector_entry_point is not None and not single
+    if not native and registered.entry_point is None:
+        key = "wrappers" if source.wrappers else "info_fields"
+        raise UserError(
+            f"source.{key}: {env_id} exists only as a vector environment, which has no single ones; remove it"
+        )
+    with _explained(source, env_id, native):
+        if native:
+            vector_env = gym.make_vec(env_id, num_envs=num_envs, **source.env_options)
+        else:
+            names = [environment_name(first_index + index, worker) for index in range(num_envs)]
+            makers = [partial(_make_single, source, env_id, name) for name in names]
+            vector_env = SyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
+    return _adapted(source, vector_env, first_index, worker, check_every_step)
+
+
+def make_rendered(source: EnvironmentFields) -> tuple[Environment, Callable[[], Any]]:
+    """Make one environment that can be drawn; return it and a function that returns its present picture."""
+    env_id = _registered(source.env)
+    with _explained(source, env_id, native=False):
+        single = _make_single(source, env_id, environment_name(0, 0), render_mode="rgb_array")
+    vector_env = SyncVectorEnv([lambda: single], copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
+    return _adapted(source, vector_env, 0, 0, False), single.render
+
+
+def _adapted(source: EnvironmentFields, vector_env: Any, first_index: int, worker: int, every: bool) -> Environment:
+    arguments = (vector_env, first_index, worker, source.check_observations, every)
+    return StackedEnvironment(source.frame_stack, *arguments) if source.frame_stack > 1 else Environment(*arguments)
+
+
+@contextlib.contextmanager
+def _explained(source: EnvironmentFields, env_id: str, native: bool) -> Iterator[None]:
+    """Turn a user's mistakes in the environment's options into sentences."""
+    options = source.env_options
+    for option in _RESERVED_OPTIONS:
+        if option in options:
+            raise UserError(f"source.env_options.{option}: the engine sets this itself; remove it")
+    try:
+        yield
+    except gym.error.DependencyNotInstalled as error:
+        raise UserError(f"source.env: {env_id} needs a package that is not installed: {error}") from None
+    except TypeError as error:
+        match = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if not match or match[1] not in options:
+            raise
+        registered = gym.registry[env_id]
+        entry_point = registered.vector_entry_point if native else registered.entry_point
+        maker = load_env_creator(entry_point) if isinstance(entry_point, str) else cast(Any, entry_point)
+        hint = suggest(match[1], inspect.signature(maker).parameters)
+        raise UserError(f"source.env_options.{match[1]}: {env_id} has no such option{hint}") from None
+
+
+def _make_single(source: EnvironmentFields, env_id: str, name: str, **more: Any) -> gym.Env[Any, Any]:
+    # Gymnasium's own checker only warns; `check` and `IndexedEnvironment` end the run.
+    env: gym.Env[Any, Any] = gym.make(env_id, **{"disable_env_checker": True, **source.env_options, **more})
+    for wrap in resolve_wrappers(source.wrappers):
+        env = wrap(env)
+    if source.info_fields:
+        env = InfoFields(env, source.info_fields)
+    return IndexedEnvironment(env, name, source.check_observations)
+
+
+def _registered(env: str) -> str:
+    """Return the id under which gymnasium knows `env`, after importing the module of "module:id"."""
+    module, _, env_id = env.rpartition(":")
+    if not module and env_id.startswith("ALE/"):
+        module = "ale_py"  # registers its ids only when it is imported
+    if module:
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            # A missing dependency inside the module is not a misspelt path: show its own traceback.
+            if error.name and module.startswith(error.name):
+                hint = "run `pip install ale-py`" if error.name == "ale_py" else f"check {env!r}"
+                raise UserError(f"source.env: there is no module {error.name!r}; {hint}") from None
+            raise
+    if env_id not in gym.registry:
+        raise UserError(f"source.env: gymnasium has no environment {env_id!r}{suggest(env_id, gym.registry)}")
+    return env_id
