@@ -33,8 +33,8 @@ quick: install  ## the tests of pure functions and of runs in one process: under
 test: install  ## the test suite without its long tests
 	$(BIN)/python -m pytest $(PARALLEL) $(SHORT)
 
-test-full: install  ## the whole suite, with soak, fault and five-seed tests
-	$(BIN)/python -m pytest $(PARALLEL)
+test-full: install  ## the whole suite, with soak, fault and five-seed tests, and every property test at length
+	RAYLOOM_TESTS=full $(BIN)/python -m pytest $(PARALLEL)
 
 lint: install  ## formatter, linter, types, layering
 	$(BIN)/ruff format --check $(SOURCES)

@@ -6,6 +6,7 @@ The checks take the root of a tree, so that each is also tried on small trees wi
 from __future__ import annotations
 
 import ast
+import functools
 import math
 import sys
 from collections.abc import Callable, Iterator
@@ -35,6 +36,7 @@ FLOORS = (
     ("runs",),
     ("search", "cluster"),
     ("launch",),
+    ("testing",),
     ("cli",),
     ("", "__main__"),
 )
@@ -53,6 +55,17 @@ def modules(root: Path) -> Iterator[tuple[str, Path]]:
             yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
 
 
+@functools.cache
+def parse(path: Path, changed_ns: int) -> ast.Module:
+    """Return a module's syntax tree; every rule reads the whole tree of sources, which is parsed once."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def syntax(path: Path) -> ast.Module:
+    """Return a module's syntax tree, parsed anew only after it has changed."""
+    return parse(path, path.stat().st_mtime_ns)
+
+
 def imports(name: str, path: Path, when_loaded: bool = False) -> Iterator[tuple[str, int]]:
     """Yield what a module imports, wherever the statement stands, as dotted names with their lines.
 
@@ -60,7 +73,7 @@ def imports(name: str, path: Path, when_loaded: bool = False) -> Iterator[tuple[
     `when_loaded` leaves out imports inside functions and those for type checkers alone.
     """
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = syntax(path)
     skipped: set[ast.AST] = set()
     for node in ast.walk(tree) if when_loaded else ():
         for_types = isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
@@ -162,7 +175,7 @@ def check_meanings(root: Path) -> list[str]:
     seen: dict[str, str] = {}
     problems = []
     for name, path in modules(root):
-        for node in ast.parse(path.read_text(encoding="utf-8")).body if inside(name, "rayloom") else ():
+        for node in syntax(path).body if inside(name, "rayloom") else ():
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 if node.name in seen:
                     problems.append(
@@ -202,7 +215,7 @@ def check_names(root: Path) -> list[str]:
     for name, path in modules(root):
         if VAGUE_NAMES & set(name.split(".")):
             problems.append(f"{path.relative_to(root)} has a name that says nothing")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(syntax(path)):
             if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name.lower().strip("_") in VAGUE_NAMES:
                 problems.append(f"{path.relative_to(root)}:{node.lineno} {node.name} says nothing")
     return problems

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rayloom.cli import commands as do
+from rayloom.cli.check import check_command
 from rayloom.cli.terminal import flush, print_failure
 
 _USER_ERROR = 2
@@ -61,12 +62,14 @@ def build_parser() -> argparse.ArgumentParser:
     for name, function, summary in (
         ("run", do.run_command, "train a config to its stopping condition"),
         ("show", do.show_command, "print the resolved config, the plan, the parameter counts and the preflight"),
+        ("check", check_command, "check in seconds whether a config's algorithm holds to the engine's contract"),
     ):
         command = add(name, function, summary)
         command.set_defaults(overridable=True)
         command.add_argument("config", metavar="CONFIG", help="a YAML file or the name of a shipped config")
         command.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="as learner.batch_size=64")
-        command.add_argument("--local", action="store_true", help="everything in this process, without Ray")
+        if name != "check":
+            command.add_argument("--local", action="store_true", help="everything in this process, without Ray")
         if name == "run":
             command.add_argument("--job", metavar="ID", help="go on with the run of this job, if it has begun one")
             command.add_argument("--chaos", metavar="FAULTS", help="inject faults, as rollout=6/min,learner=1,node=1")

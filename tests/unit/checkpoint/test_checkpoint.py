@@ -22,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
+from examples import examples
 from rayloom.checkpoint import store as checkpoint
 from rayloom.checkpoint.random_state import (
     capture_random_state,
@@ -92,7 +93,7 @@ trees = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=examples(60, 20), deadline=None, derandomize=True)
 @given(state=st.dictionaries(st.text(max_size=4), trees, max_size=4), metadata=st.dictionaries(st.text(), numbers))
 def test_every_tree_comes_back_exactly(
     tmp_path_factory: pytest.TempPathFactory, state: dict[str, Any], metadata: dict[str, Any]

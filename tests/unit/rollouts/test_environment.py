@@ -20,6 +20,7 @@ from counting_environment import (
     Schedule,
     reward_of,
 )
+from examples import examples
 from rayloom.config.sources import EnvironmentFields
 from rayloom.errors import EnvironmentFault, UserError
 from rayloom.rollouts.environment import Environment, spec_of
@@ -114,7 +115,7 @@ def counting_vector(kind: str, schedules: list[Schedule], **options: Any) -> Vec
 
 
 @pytest.mark.parametrize("kind", ["NEXT_STEP", "SAME_STEP", "DISABLED", "sync shared", "native"])
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=examples(60, 25), deadline=None, derandomize=True)
 @given(schedules=many_schedules)
 def test_every_mode_gives_the_transitions_of_a_plain_loop(kind: str, schedules: list[Schedule]) -> None:
     assert_true_transitions(Environment(counting_vector(kind, schedules)), schedules, steps=15)

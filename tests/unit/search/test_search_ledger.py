@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.storages import JournalStorage
 
+from examples import examples
 from ledgers import BRANCHES, FLAT, GRID, MIXED, Game, KilledError, Log, facts, stored
 from rayloom.errors import UserError
 from rayloom.search.ledger import Ledger
@@ -123,28 +124,15 @@ PARALLEL = [
 ]
 
 
-def check_crashes(game: Game, moves: list[tuple[int, int, bool]]) -> None:
-    """Check that a driver that is replaced here and there gives the same study."""
+@pytest.mark.parametrize("game", PARALLEL, ids=name)
+@settings(max_examples=examples(20, 2), deadline=None, derandomize=True)
+@given(moves=MOVES)
+def test_parallel_trials_survive_crashes_exactly(game: Game, moves: list[tuple[int, int, bool]]) -> None:
     calm, calm_log = run_interleaved(game, moves, crashes=False)
     shaken, shaken_log = run_interleaved(game, moves, crashes=True)
     assert [entry.number for entry in shaken.entries] == list(range(len(shaken.entries)))
     assert facts(shaken) == facts(calm)
     assert stored(shaken_log) == stored(calm_log)
-
-
-@pytest.mark.parametrize("game", PARALLEL, ids=name)
-@settings(max_examples=2, deadline=None, derandomize=True)
-@given(moves=MOVES)
-def test_parallel_trials_survive_crashes_exactly(game: Game, moves: list[tuple[int, int, bool]]) -> None:
-    check_crashes(game, moves)
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("game", PARALLEL, ids=name)
-@settings(max_examples=20, deadline=None, derandomize=True)
-@given(moves=MOVES)
-def test_parallel_trials_survive_all_kinds_of_crashes_exactly(game: Game, moves: list[tuple[int, int, bool]]) -> None:
-    check_crashes(game, moves)
 
 
 def test_the_order_of_ends_is_repeated() -> None:
@@ -165,7 +153,7 @@ def test_the_order_of_ends_is_repeated() -> None:
     assert runs[0] == runs[1]
 
 
-@settings(max_examples=10, deadline=None, derandomize=True)
+@settings(max_examples=examples(40, 8), deadline=None, derandomize=True)
 @given(moves=MOVES)
 def test_every_grid_point_is_given_exactly_once(moves: list[tuple[int, int, bool]]) -> None:
     game = Game("grid", "hyperband", GRID, trials=9, evaluations=3)
@@ -248,7 +236,7 @@ def naive_front(values: list[tuple[float, ...]], signs: tuple[int, ...]) -> list
 SMALL = st.sampled_from([-math.inf, -1.0, 0.0, 1.0, 2.0, math.inf])
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=examples(60, 15), deadline=None, derandomize=True)
 @given(values=st.lists(st.tuples(SMALL, SMALL), max_size=10))
 def test_the_pareto_front(values: list[tuple[float, float]]) -> None:
     game = Game(directions=("minimize", "maximize"), trials=10)
@@ -267,7 +255,7 @@ def test_the_pareto_front(values: list[tuple[float, float]]) -> None:
         assert (best and best.number) == expected
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=examples(40, 15), deadline=None, derandomize=True)
 @given(values=st.lists(SMALL, max_size=8), direction=st.sampled_from(["minimize", "maximize"]))
 def test_the_best_of_equals_is_the_first(values: list[float], direction: str) -> None:
     game = Game(directions=(direction,), trials=10)

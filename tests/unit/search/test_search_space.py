@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import examples
 from rayloom.config.load import from_tree, parse_yaml
 from rayloom.config.schema import RunConfig
 from rayloom.search import space as space_module
@@ -334,7 +335,7 @@ def expected_keys(tree: dict[str, Any], values: dict[str, Any]) -> set[str]:
     return kept
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60, 25), deadline=None)
 @given(trees(), st.randoms(use_true_random=False))
 def test_a_trial_asks_for_active_parameters_and_is_rebuilt_from_them(tree: dict[str, Any], chance: Any) -> None:
     made = Space.parse(tree)
@@ -355,7 +356,7 @@ def test_a_trial_asks_for_active_parameters_and_is_rebuilt_from_them(tree: dict[
     assert made.conditional or len(asked) == len(made.leaves)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40, 15), deadline=None)
 @given(trees())
 def test_a_grid_has_every_active_combination_once_in_order(tree: dict[str, Any]) -> None:
     made = Space.parse(tree)

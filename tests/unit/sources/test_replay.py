@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import examples
 from rayloom.errors import UserError
 from rayloom.sources.replay_buffer import PrioritizedReplayBuffer, ReplayBuffer, SumTree
 
@@ -171,7 +172,7 @@ def with_dead_steps(chunks: list[list[list[str]]]) -> list[list[list[str]]]:
     return chunks
 
 
-@settings(max_examples=120, deadline=None, derandomize=True)
+@settings(max_examples=examples(120, 30), deadline=None, derandomize=True)
 @given(rows_of_marks, st.integers(1, 7), st.integers(1, 4), st.sets(st.integers(0, 5)), st.booleans())
 def test_ring_equals_naive_lists(
     chunks: list[list[list[str]]], rows: int, n_step: int, boundaries: set[int], dead: bool
@@ -435,7 +436,7 @@ def test_priorities_must_be_finite_and_non_negative(bad: float) -> None:
         prioritized_by_hand().update_priorities(np.array([0, 1]), np.array([1.0, bad]))
 
 
-@settings(max_examples=80, deadline=None, derandomize=True)
+@settings(max_examples=examples(80, 25), deadline=None, derandomize=True)
 @given(st.integers(1, 700), st.integers(0, 2**32 - 1), st.lists(st.integers(1, 60), min_size=1, max_size=6))
 def test_sum_tree_equals_a_plain_sum(size: int, seed: int, updates: list[int]) -> None:
     generator = rng(seed)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_replay import chunk
 
+from examples import examples
 from rayloom.sources.replay_buffer import PrioritizedReplayBuffer, ReplayBuffer
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -48,7 +49,7 @@ _EVENTS = st.lists(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80, 20), deadline=None)
 @given(_EVENTS, st.integers(2, 6), st.booleans(), st.sets(st.integers(0, 11)))
 def test_blocks_equal_a_buffer_for_each_writer(
     events: list[tuple[int, list[str]]], rows: int, prioritized: bool, boundaries: set[int]

@@ -1,0 +1,35 @@
+"""`rayloom check`: does an algorithm hold to the contract? A line for each promise."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from rayloom.cli.terminal import human_stream, own_stdout, print_json
+
+if TYPE_CHECKING:
+    from rayloom.testing import CheckResult
+
+
+def check_command(options: argparse.Namespace) -> int:
+    """Return 0 when every promise is kept, else 1."""
+    from rayloom.config.load import load
+    from rayloom.testing import check_algorithm
+
+    config = load(options.config, options.overrides)
+    human = human_stream(options)
+    with own_stdout(options):
+        results = check_algorithm(config, lambda result: print(_line(result), file=human, flush=True))
+    failed = [result.name for result in results if result.failure]
+    if options.json:
+        checks = {result.name: result.failure or (result.skipped and "skipped") or "ok" for result in results}
+        print_json({"status": "FAILED" if failed else "FINISHED", "failed": failed, "checks": checks})
+    return 1 if failed else 0
+
+
+def _line(result: CheckResult) -> str:
+    if result.failure:
+        return f"failed   {result.name}: {result.failure}"
+    if result.skipped:
+        return f"skipped  {result.name}: {result.skipped}"
+    return f"ok       {result.name}: {result.promise}"

@@ -1,0 +1,9 @@
+"""For authors: checks of one's own algorithm against the contract, and environments whose exact values are known."""
+
+from __future__ import annotations
+
+from rayloom.testing.conformance import CHECKS, Check, CheckResult, check_algorithm, small
+from rayloom.testing.failures import ConformanceError
+from rayloom.testing.probes import PROBES, Probe
+
+__all__ = ["CHECKS", "PROBES", "Check", "CheckResult", "ConformanceError", "Probe", "check_algorithm", "small"]
