@@ -16,6 +16,7 @@ from rayloom.config.schema import RunConfig
 from rayloom.config.sources import DatasetSourceConfig
 from rayloom.contract import Algorithm, Batch, Figure
 from rayloom.datasets.dataset import Dataset
+from rayloom.devices import device_of
 from rayloom.rollouts.environment import Environment, make_environment
 from rayloom.seeding import derive_seed
 
@@ -43,7 +44,7 @@ class Evaluator:
         algorithm = self._algorithm
         training = algorithm.training
         algorithm.eval()
-        device = next(algorithm.parameters()).device
+        device = device_of(algorithm)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.no_grad():
             torch.manual_seed(derive_seed(self._config.seed, "evaluate", number, "torch"))
             if isinstance(self._config.source, DatasetSourceConfig):
@@ -110,7 +111,7 @@ class Evaluator:
     def _evaluate_data(self, split: str) -> Evaluation:
         assert self._dataset is not None
         algorithm = self._algorithm
-        device = next(algorithm.parameters()).device
+        device = device_of(algorithm)
         fields: dict[str, Tensor] = getattr(self._dataset, split)
         size = self._config.evaluate.batch_size
         count = len(next(iter(fields.values())))
