@@ -109,16 +109,28 @@ LOSSES: list[tuple[Any, str]] = [
     (lambda a, b: (1.0, {}), "_Author.loss returns a tuple; return a Loss"),
     (lambda a, b: Loss(a.per_example(b).mean()), "Loss.per_example is a scalar tensor; it must be a tensor of one"),
     (lambda a, b: Loss(a.per_example(b)[:, None]), "Loss.per_example is a tensor [7, 1]; it must be a tensor of one"),
-    (lambda a, b: Loss(a.per_example(b)[:5]), "Loss.per_example is a tensor [5]; it must be a tensor of one number for"),
+    (
+        lambda a, b: Loss(a.per_example(b)[:5]),
+        "Loss.per_example is a tensor [5]; it must be a tensor of one number for",
+    ),
     (lambda a, b: Loss(a.per_example(b).detach().numpy()), "Loss.per_example is a NumPy ndarray; it must be a tensor"),
-    (lambda a, b: Loss(a.per_example(b).detach()), "Loss.per_example has no gradient; it must depend on the parameters"),
+    (
+        lambda a, b: Loss(a.per_example(b).detach()),
+        "Loss.per_example has no gradient; it must depend on the parameters",
+    ),
     (lambda a, b: Loss(a.per_example(b).long()), "Loss.per_example is torch.int64; it must be real"),
     (_changed(metrics={"a": 1.0}), "Loss.metrics['a'] is a float; it must be a tensor, scalar or one number"),
     (_changed(metrics={"a": np.zeros(7)}), "Loss.metrics['a'] is a NumPy ndarray"),
-    (_changed(metrics={"a": torch.zeros(7, 2)}), "Loss.metrics['a'] is a tensor [7, 2]; it must be a tensor, scalar or"),
+    (
+        _changed(metrics={"a": torch.zeros(7, 2)}),
+        "Loss.metrics['a'] is a tensor [7, 2]; it must be a tensor, scalar or",
+    ),
     (_changed(metrics=[1]), "Loss.metrics is a list; it must be a dict of tensors"),
     (lambda a, b: Loss(x := a.per_example(b), {"a": x}), "Loss.metrics['a'] carries a gradient; detach() it"),
-    (_changed(priorities=torch.zeros(3)), "Loss.priorities is a tensor [3]; it must be a tensor of one number for each"),
+    (
+        _changed(priorities=torch.zeros(3)),
+        "Loss.priorities is a tensor [3]; it must be a tensor of one number for each",
+    ),
     (_changed(priorities=-torch.ones(7)), "Loss.priorities holds negative numbers or NaN"),
     (_changed(count=torch.ones(7, 1)), "Loss.count is a tensor [7, 1]; it must be a tensor of one number for each"),
     (_changed(count=torch.full((7,), -1.0)), "Loss.count holds negative numbers or NaN; it must be 0 or more"),
@@ -136,8 +148,14 @@ def test_losses(loss: Any, sentence: str) -> None:
 
 RULES: list[tuple[dict[str, Any], str]] = [
     ({"gathered": lambda b: {"x": b["x"].sum(0)}}, "_Author.gather returns a dict; return a Gathered"),
-    ({"gathered": lambda b: Gathered(b["x"].sum(0))}, "_Author.gather: Gathered.sums is a tensor [3]; it must be a dict"),
-    ({"gathered": lambda b: Gathered({"x": 1.0})}, "_Author.gather: Gathered.sums['x'] is a float; it must be a tensor"),
+    (
+        {"gathered": lambda b: Gathered(b["x"].sum(0))},
+        "_Author.gather: Gathered.sums is a tensor [3]; it must be a dict",
+    ),
+    (
+        {"gathered": lambda b: Gathered({"x": 1.0})},
+        "_Author.gather: Gathered.sums['x'] is a float; it must be a tensor",
+    ),
     ({"gathered": lambda b: Gathered({}, {"a": 1.0})}, "_Author.gather: Gathered.metrics['a'] is a float"),
     ({"gathered": lambda b: Gathered({}, count=torch.ones(2))}, "_Author.gather: Gathered.count is a tensor [2]"),
     ({"applied": lambda sums: sums["x"]}, "_Author.apply returns a tensor [3]; return nothing, or a dict of metrics"),
@@ -200,5 +218,5 @@ def test_buffers_that_each_learner_changes_by_its_own_data_are_refused_after_the
         learner.update(lambda: {"x": _batch()["x"] + group.rank}, lambda loss: None)
 
     authors = [_Author(loss=_normalised) for _ in range(2)]
-    with pytest.raises(UserError, match="_Author: the buffer 'norm.running_mean' differs between the learners"):
+    with pytest.raises(UserError, match=r"_Author: the buffer 'norm.running_mean' differs between the learners"):
         simulate(2, learn)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sklearn.cluster import KMeans as ReferenceKMeans
 from sklearn import decomposition
+from sklearn.cluster import KMeans as ReferenceKMeans
 from sklearn.mixture import GaussianMixture
 
 from rayloom.config.schema import LearnerConfig
