@@ -25,6 +25,7 @@ from rayloom.checkpoint.random_state import capture_random_state
 from rayloom.checkpoint.store import CheckpointStore
 from rayloom.config.schema import RunConfig
 from rayloom.contract import Batch, Loss, Phase
+from rayloom.learner.phase import PhaseLearner
 from rayloom.runs.learner_role import LearnerRole
 from rayloom.runs.loop import make_schedule
 from rayloom.seeding import seed_process
@@ -53,11 +54,16 @@ def _rows(batch: Mapping[str, Tensor]) -> int:
     return len(next(iter(batch.values())))
 
 
+def _phases(role: LearnerRole) -> list[PhaseLearner]:
+    """Return the learners of the phases that descend a loss."""
+    return [learner for learner in role.learner.phases if isinstance(learner, PhaseLearner)]
+
+
 def losses_fall(config: RunConfig) -> None:
     """Check that every phase lowers its loss on a fixed batch."""
     with _role(config) as role:
         batch = role.source.next()
-        for learner in role.learner.phases:
+        for learner in _phases(role):
             losses = [float(learner.step(batch)[0].per_example.detach().mean()) for _ in range(_STEPS)]
             first, last = sum(losses[:10]) / 10, sum(losses[-10:]) / 10
             require(
@@ -92,13 +98,19 @@ def shards_add_up(config: RunConfig) -> None:
         batch.setdefault("weight", torch.linspace(0.5, 1.5, rows, device=next(iter(batch.values())).device))
         cuts = sorted({0, rows // 6, rows // 3, rows})
         with RowNoise() as noise:
-            for phase in (learner.phase for learner in role.learner.phases):
-                noise.shard(0, rows)
+
+            def shard(index: int, start: int, end: int) -> None:
+                noise.shard(start, end - start)
+                role.learner.noise.cut = lambda: (start, rows)
+                role.learner.noise.begin("shards", index)
+
+            for index, phase in enumerate(learner.phase for learner in _phases(role)):
+                shard(index, 0, rows)
                 whole, count = _gradient(phase, batch, None)
                 require(bool(whole.abs().max() > 0), f"phase {phase.name}: its loss has no gradient for its parameters")
                 total = torch.zeros_like(whole)
                 for start, end in itertools.pairwise(cuts):
-                    noise.shard(start, end - start)
+                    shard(index, start, end)
                     total += _gradient(phase, {name: value[start:end] for name, value in batch.items()}, count)[0]
                 error = float((total - whole).abs().max() / whole.abs().max())
                 require(
@@ -109,11 +121,11 @@ def shards_add_up(config: RunConfig) -> None:
                 )
 
 
-class _OnTheDevice(TorchDispatchMode):
+class _OnTheDevice(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes operations that wait for the device."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.found: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -129,7 +141,7 @@ def losses_stay_on_the_device(config: RunConfig) -> None:
     """Check the form of what every phase proposes, and that it never waits for the device."""
     with _role(config) as role:
         batch = role.source.next()
-        for phase in (learner.phase for learner in role.learner.phases):
+        for phase in (learner.phase for learner in _phases(role)):
             with _OnTheDevice() as watched:
                 loss: Loss = phase.loss(batch)
             require(not watched.found, f"phase {phase.name}: its loss {(watched.found or [''])[0]}, which stops a GPU")

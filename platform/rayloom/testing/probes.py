@@ -13,7 +13,7 @@ registers them with gymnasium, as rayloom/ValueProbe-v0 and so on:
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import gymnasium as gym
 import numpy as np
@@ -30,7 +30,7 @@ def _row(*values: float) -> Observation:
 class Probe(gym.Env[Observation, Any]):
     """Base of the probes: observations in [-1, 1], and what is known about them exactly."""
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
+    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012  (as gymnasium declares it)
     best_return: float
     """Undiscounted return of an episode under the best policy."""
 
@@ -340,4 +340,4 @@ PROBES: dict[str, type[Probe]] = {
 
 for _id, _probe in PROBES.items():
     if _id not in gym.registry:
-        gym.register(id=_id, entry_point=_probe)
+        gym.register(id=_id, entry_point=cast(Any, _probe))

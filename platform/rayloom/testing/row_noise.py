@@ -15,7 +15,7 @@ _LIKE = {"aten::randn_like": "normal", "aten::rand_like": "uniform"}
 _IN_PLACE = {"aten::normal_": "normal", "aten::uniform_": "uniform", "aten::exponential_": "exponential"}
 
 
-class RowNoise(TorchDispatchMode):
+class RowNoise(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Inside it, call number k of torch's generators takes its rows from table number k.
 
     A draw of as many rows as the shard has gets the shard's rows of the table, any other draw the table's first rows.
@@ -23,7 +23,7 @@ class RowNoise(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.shard(0, 0)
 
     def shard(self, start: int, rows: int) -> None:
