@@ -145,7 +145,7 @@ def test_the_engine_is_called_as_told(engine: Engine, line: str, call: Any) -> N
         ("run a.yaml s=1 --workers 3", "unrecognized argument '--workers'"),
         ("resume", "the following arguments are required: RUN_ID"),
         ("resume f00d more", "unrecognized argument 'more'"),
-        ("list more", "unrecognized argument 'more'"),
+        ("list optimizer more", "unrecognized argument 'more'"),
         ("evaluate f00d --split train", "invalid choice: 'train'"),
         ("evaluate f00d --episodes 0", "argument --episodes: must be a whole number of at least 1, not '0'"),
         ("sample f00d --count many", "argument --count: must be a whole number of at least 1, not 'many'"),
