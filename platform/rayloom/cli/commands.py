@@ -6,7 +6,7 @@ import argparse
 import os
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -26,7 +26,15 @@ TERMINATED = 143
 """What a shell reports for a process that SIGTERM ended."""
 
 
+def _check_config(name: str, words: Sequence[str]) -> None:
+    """Refuse a config that is wrong before what trains it is imported, which takes seconds."""
+    from rayloom.config import load as config
+
+    config.load(name, words)
+
+
 def run_command(options: argparse.Namespace) -> int:
+    _check_config(options.config, options.overrides)
     from rayloom.cli.run_display import make_observer
     from rayloom.launch.run import run
 
@@ -99,6 +107,7 @@ def _study_check() -> Callable[[RunConfig], None]:
 
 
 def submit_command(options: argparse.Namespace) -> int:
+    _check_config(options.config, options.overrides)
     from rayloom.cluster.submission import follow, prepare, send
 
     human = human_stream(options)
@@ -121,10 +130,7 @@ def submit_command(options: argparse.Namespace) -> int:
 
 
 def search_command(options: argparse.Namespace) -> int:
-    from rayloom.cli.study_display import make_study_observer
     from rayloom.errors import UserError
-    from rayloom.launch.search import resume_study, run_study
-    from rayloom.search.observer import StudyResult
 
     words = [*options.words, *options.overrides]
     if options.resume is None and (not words or "=" in words[0]):
@@ -133,6 +139,12 @@ def search_command(options: argparse.Namespace) -> int:
         raise UserError("--resume names a study and --job the job of one: give one of them")
     if options.resume is None and options.output is not None:
         raise UserError(f"--output belongs to --resume: write output={options.output} for a new study")
+    if options.resume is None:
+        _check_config(words[0], words[1:])
+    from rayloom.cli.study_display import make_study_observer
+    from rayloom.launch.search import resume_study, run_study
+    from rayloom.search.observer import StudyResult
+
     observer = make_study_observer(options.json, human_stream(options))
 
     def search() -> StudyResult:
@@ -228,9 +240,10 @@ def _written(options: argparse.Namespace, written: Written) -> int:
 def show_command(options: argparse.Namespace) -> int:
     from rayloom.config.load import load
     from rayloom.errors import UserError
-    from rayloom.launch.run import describe, survey_cluster
 
     resolved = load(options.config, options.overrides)
+    from rayloom.launch.run import describe, survey_cluster
+
     print(describe(resolved, options.local), file=human_stream(options))
     cluster = survey_cluster(resolved, options.local)
     if cluster is not None:
@@ -247,33 +260,35 @@ def show_command(options: argparse.Namespace) -> int:
 
 
 def list_command(options: argparse.Namespace) -> int:
-    from rayloom.cli.run_display import format_table
-    from rayloom.config.sources import SOURCE_KINDS
-    from rayloom.datasets import descriptions
+    from rayloom.cli.explain import configs_by_folder, kinds_with_summaries, known_kinds, rows
+    from rayloom.config.import_path import suggest
+    from rayloom.errors import UserError
 
-    data_sets = dict(descriptions())
-    kinds = {kind: (source.__doc__ or "").splitlines()[0] for kind, source in SOURCE_KINDS.items()}
-    configs = _configs_by_folder()
+    known = known_kinds()
+    if options.kind is not None and options.kind not in known:
+        raise UserError(f"there is no kind {options.kind!r} to list{suggest(options.kind, known)}")
+    chosen = known if options.kind is None else (options.kind,)
+    configs = configs_by_folder() if "config" in chosen else {}
+    kinds = {of: kinds_with_summaries(of) for of in chosen if of != "config"}
     human = human_stream(options)
-    for folder, algorithms in configs.items():
-        print(f"configs of {folder}, and the algorithm behind each\n{format_table(algorithms)}\n", file=human)
-    print(f"data sets (source.dataset)\n{format_table(data_sets)}\n", file=human)
-    print(f"sources (source.kind)\n{format_table(kinds)}", file=human)
+    parts = [f"configs of {folder}, and the algorithm behind each\n{rows(each)}" for folder, each in configs.items()]
+    parts += [f"{of}\n{rows(each)}" for of, each in kinds.items()]
+    print("\n\n".join(parts), file=human)
     if options.json:
-        print_json({"status": "FINISHED", "configs": configs, "datasets": data_sets, "sources": kinds})
+        print_json({"status": "FINISHED", "configs": configs, "kinds": kinds})
     return 0
 
 
-def _configs_by_folder() -> dict[str, dict[str, str]]:
-    """Return {folder below configs/: {config: import path of its algorithm}} without importing any algorithm."""
-    from rayloom.config.load import config_folder, parse_yaml, shipped_configs
+def explain_command(options: argparse.Namespace) -> int:
+    from dataclasses import asdict
 
-    folders: dict[str, dict[str, str]] = {}
-    for name, path in shipped_configs().items():
-        tree = parse_yaml(path.read_text(encoding="utf-8"), str(path))
-        folder = path.parent.relative_to(config_folder()).as_posix()
-        folders.setdefault(folder, {})[name] = str(tree["algorithm"]["import"])
-    return dict(sorted(folders.items()))
+    from rayloom.cli.explain import explain
+
+    explanation = explain(options.name)
+    print(explanation.text(), file=human_stream(options))
+    if options.json:
+        print_json({"status": "FINISHED", **asdict(explanation)})
+    return 0
 
 
 def ui_command(options: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 from rayloom.cli import commands as do
 from rayloom.cli.check import check_command
 from rayloom.cli.terminal import flush, print_failure
+from rayloom.errors import UserError
 
 _USER_ERROR = 2
 _INTERRUPTED = 130  # what a shell reports for a process that SIGINT ended
@@ -26,8 +27,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # A user's own algorithm lies in the working folder. Last, so that it can shadow nothing.
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
-    from rayloom.errors import UserError  # imports torch: after the options were found to be right
-
     try:
         code: int = options.command(options)
     except UserError as error:
@@ -67,7 +66,12 @@ def build_parser() -> argparse.ArgumentParser:
         command = add(name, function, summary)
         command.set_defaults(overridable=True)
         command.add_argument("config", metavar="CONFIG", help="a YAML file or the name of a shipped config")
-        command.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="as learner.batch_size=64")
+        command.add_argument(
+            "overrides",
+            metavar="KEY=VALUE",
+            nargs="*",
+            help="as learner.batch_size=64; or a further CONFIG to lay over it",
+        )
         if name != "check":
             command.add_argument("--local", action="store_true", help="everything in this process, without Ray")
         if name == "run":
@@ -98,7 +102,12 @@ def build_parser() -> argparse.ArgumentParser:
     _add_run_arguments(export)
     _add_weights(export)
     export.add_argument("--destination", type=Path, metavar="FILE", help="file (default: model-RUN_ID.pt2)")
-    _add_json(add("list", do.list_command, "list shipped configs, their algorithms, data sets and sources"))
+    listing = add("list", do.list_command, "list shipped configs and components: sources, optimizers, networks, ...")
+    listing.add_argument("kind", metavar="KIND", nargs="?", help="one kind of them, as optimizer (default: all)")
+    _add_json(listing)
+    explain = add("explain", do.explain_command, "explain a key of the config or a component, with its settings")
+    explain.add_argument("name", metavar="NAME", help="as learner.batch_size, optimizer.adam or my_module:MyAlgorithm")
+    _add_json(explain)
     interface = add("ui", do.ui_command, "open the MLflow UI on the run store")
     interface.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     interface.add_argument("--port", type=_positive, default=5000, help="port to listen on (default: 5000)")

@@ -115,7 +115,8 @@ def prepare(
     submission_id = f"{re.sub('[^A-Za-z0-9]+', '-', config.name).strip('-') or 'run'}-{secrets.token_hex(4)}"
     job = job or submission_id
     job_folder(Path(config.output), job)
-    words = ["run" if check_study is None else "search", _uploaded_name(name, Path.cwd()), *overrides, "--job", job]
+    words = ["run" if check_study is None else "search", _uploaded_name(name, Path.cwd())]
+    words += [word if "=" in word else _uploaded_name(word, Path.cwd()) for word in overrides] + ["--job", job]
     return Submission(
         id=submission_id,
         job=job,

@@ -68,6 +68,7 @@ __all__ = [
     "import_object",
     "load",
     "parse_yaml",
+    "read_tree",
     "shipped_configs",
     "suggest",
     "validate",
@@ -150,17 +151,17 @@ def load(name: str, words: Sequence[str] = ()) -> RunConfig:
     A word is an override KEY=VALUE or another config, whose keys win over those before it. Overrides come last.
     """
     overrides = [word for word in words if "=" in word]
-    tree: dict[str, Any] = {"name": find_config(name).stem, **_read(find_config(name), ())}
+    tree: dict[str, Any] = {"name": find_config(name).stem, **read_tree(find_config(name))}
     for word in words:
         if "=" not in word:
             shipped = shipped_configs()
             if word not in shipped and not Path(word).exists():
                 raise UserError(f"{word!r} is neither a config nor an override KEY=VALUE{suggest(word, shipped)}")
-            tree = merge(tree, _read(find_config(word), ()))
+            tree = merge(tree, read_tree(find_config(word)))
     return from_tree(apply_overrides(tree, overrides))
 
 
-def _read(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
+def read_tree(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Return a config's tree, laid over that of the config which it extends."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -181,7 +182,7 @@ def _read(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
     chain = (*extended_by, path.resolve())
     if found.resolve() in chain:
         raise UserError(f"extends: {path.name} extends {base}, which extends it; break the circle")
-    return merge(_read(found, chain), tree)
+    return merge(read_tree(found, chain), tree)
 
 
 def apply_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

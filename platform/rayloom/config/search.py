@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, MinLen
-from pydantic import ConfigDict
+
+from rayloom.config.sources import STRICT
 
 Direction = Literal["maximize", "minimize"]
 Scalar = str | bool | int | float | None
@@ -17,7 +18,7 @@ Scalar = str | bool | int | float | None
 class SearchConfig:
     """Search space and study settings of `rayloom search`."""
 
-    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
+    __pydantic_config__ = STRICT
     space: Mapping[str, Any]
     """What is varied: dotted config keys and their ranges or choices, as in `rayloom.search.space`."""
     sampler: Literal["grid", "random", "tpe", "gp", "cmaes", "qmc"] = "tpe"

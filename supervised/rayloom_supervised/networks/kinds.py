@@ -25,13 +25,13 @@ Share = Annotated[float, Ge(0), Lt(1)]
 
 @component("network")
 def softmax_regression(config: object, spec: TensorSpec, outputs: int) -> nn.Module:
-    """Linear: an affine map of the flattened input."""
+    """An affine map of the flattened input: with the cross-entropy, softmax regression."""
     return Linear(math.prod(spec.shape), outputs)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MLPConfig:
-    """Settings of `mlp`."""
+    """Fully connected layers over the flattened input."""
 
     hidden_sizes: tuple[Size, ...] = (256, 128)
     """Units of the hidden layers."""
@@ -43,13 +43,13 @@ class MLPConfig:
 
 @component("network", MLPConfig)
 def mlp(config: MLPConfig, spec: TensorSpec, outputs: int) -> nn.Module:
-    """Fully connected layers over the flattened input."""
+    """Return the perceptron."""
     return MLP((math.prod(spec.shape), *config.hidden_sizes, outputs), config.activation, config.dropout)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LeNet5Config:
-    """Settings of `lenet5`."""
+    """LeNet-5 in its modern form (LeCun et al. 1998): two convolutions, then fully connected layers."""
 
     channels: tuple[Size, Size] = (6, 16)
     """Feature maps of the two convolutions."""
@@ -63,14 +63,14 @@ class LeNet5Config:
 
 @component("network", LeNet5Config)
 def lenet5(config: LeNet5Config, spec: TensorSpec, outputs: int) -> nn.Module:
-    """LeNet-5 in its modern form (LeCun et al. 1998): two convolutions, then fully connected layers."""
+    """Return the LeNet-5."""
     shape = _image_shape("lenet5", spec, 4)
     return LeNet5(shape, outputs, config.channels, config.hidden_sizes, config.activation, config.dropout)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CNNConfig:
-    """Settings of `cnn`."""
+    """Any number of blocks of convolution and pooling, then fully connected layers."""
 
     channels: Annotated[tuple[Size, ...], MinLen(1)] = (32, 64)
     """Feature maps of each convolution, one block each."""
@@ -84,14 +84,14 @@ class CNNConfig:
 
 @component("network", CNNConfig)
 def cnn(config: CNNConfig, spec: TensorSpec, outputs: int) -> nn.Module:
-    """Any number of blocks of convolution and pooling, then fully connected layers."""
+    """Return the convolutional network."""
     shape = _image_shape("cnn", spec, 1)
     return ConvolutionalNetwork(shape, outputs, config.channels, config.hidden_sizes, config.activation, config.dropout)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RNNConfig:
-    """Settings of `rnn`."""
+    """A recurrent network that reads an image row by row."""
 
     cell: Cell = "lstm"
     """Recurrent cell."""
@@ -114,7 +114,7 @@ class RNNConfig:
 
 @component("network", RNNConfig)
 def rnn(config: RNNConfig, spec: TensorSpec, outputs: int) -> nn.Module:
-    """Recurrent: reads an image row by row."""
+    """Return the recurrent network."""
     shape = _image_shape("rnn", spec, 1)
     head = (config.hidden_sizes, config.activation, config.dropout)
     return RecurrentNetwork(shape, outputs, config.cell, config.cell_size, config.cell_layers, *head)

@@ -91,6 +91,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
         monkeypatch.setattr(execution, name, getattr(engine, name))
     for name in ("evaluate", "sample", "export"):
         monkeypatch.setattr(trained_runs, name, getattr(engine, name))
+    monkeypatch.setattr(config, "load", lambda name, words: None)
     return engine
 
 
@@ -144,7 +145,7 @@ def test_the_engine_is_called_as_told(engine: Engine, line: str, call: Any) -> N
         ("run a.yaml s=1 --workers 3", "unrecognized argument '--workers'"),
         ("resume", "the following arguments are required: RUN_ID"),
         ("resume f00d more", "unrecognized argument 'more'"),
-        ("list more", "unrecognized argument 'more'"),
+        ("list optimizer more", "unrecognized argument 'more'"),
         ("evaluate f00d --split train", "invalid choice: 'train'"),
         ("evaluate f00d --episodes 0", "argument --episodes: must be a whole number of at least 1, not '0'"),
         ("sample f00d --count many", "argument --count: must be a whole number of at least 1, not 'many'"),
@@ -229,7 +230,7 @@ def test_weights_that_cannot_be_meant_are_one_sentence(engine: Engine, capsys: p
     assert "--weights: write best, last, or the update of a checkpoint, not 'newest'" in capsys.readouterr().err
 
 
-def test_list_names_every_config_algorithm_data_set_and_source(capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_names_every_config_and_component(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["list", "--json"]) == 0
     captured = capsys.readouterr()
     listed = json.loads(captured.out)
@@ -239,10 +240,13 @@ def test_list_names_every_config_algorithm_data_set_and_source(capsys: pytest.Ca
         (path.parent.relative_to(config.config_folder()).as_posix(), name) for name, path in shipped.items()
     }
     assert listed["configs"]["agents/policy_gradient"]["ppo_cartpole"] == "rayloom_agents.policy_gradient.ppo:PPO"
-    assert "digits" in listed["datasets"]
-    assert set(listed["sources"]) == set(config.SOURCE_KINDS)
-    for word in (*shipped, *listed["datasets"], *listed["sources"]):
-        assert f"  {word} " in captured.err
+    assert set(listed["kinds"]["source"]) == set(config.SOURCE_KINDS)
+    assert {"adam", "sgd"} < set(listed["kinds"]["optimizer"])
+    assert {"mlp", "lenet5", "rnn"} < set(listed["kinds"]["network"])
+    assert all(text for kinds in listed["kinds"].values() for text in kinds.values())
+    for word in (*shipped, *(name for kinds in listed["kinds"].values() for name in kinds)):
+        assert f"  {word}" in captured.err
+    assert max(map(len, captured.err.splitlines())) <= 80
     assert cli.main(["list"]) == 0
     assert capsys.readouterr().out == captured.err
 
@@ -357,7 +361,7 @@ def test_help_does_not_wait_for_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
-    for command in ("run", "resume", "evaluate", "sample", "export", "show", "list", "ui"):
+    for command in ("run", "resume", "evaluate", "sample", "export", "show", "list", "explain", "ui"):
         assert f"\n    {command} " in done.stdout
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from examples import examples
 from rayloom.config.load import from_tree, parse_yaml
 from rayloom.config.schema import RunConfig
+from rayloom.errors import UserError
 from rayloom.search import space as space_module
 from rayloom.search.domains import Categorical, Leaf, Numeric, Range
 from rayloom.search.space import Space, apply
@@ -379,3 +380,32 @@ def test_every_point_of_a_checked_space_makes_a_valid_config(tree: dict[str, Any
         assert list(config.algorithm.sizes) == found.values.get("algorithm.sizes", [64, 64])  # type: ignore[attr-defined]
         assert config.learner.batch_size == found.values["learner.batch_size"]
         assert config.search is None
+
+
+def test_another_kind_begins_with_its_own_defaults_and_then_gets_what_is_varied_of_it() -> None:
+    adam = {"kind": "adam", "learning_rate": 0.5, "betas": [0.5, 0.9]}
+    config = from_tree({**BASE, "learner": {"optimizer": adam}})
+    rate = {"learner.optimizer.learning_rate": 0.1}  # written before the kind on which the others depend
+    sgd = {"learner.optimizer.momentum": 0.9, "learner.optimizer.kind": "sgd"}
+    assert apply(config, {**rate, **sgd})["learner"]["optimizer"] == {
+        "kind": "sgd", "momentum": 0.9, "learning_rate": 0.1,
+    }  # fmt: skip
+    assert apply(config, {"learner.optimizer.kind": "sgd"})["learner"]["optimizer"] == {"kind": "sgd"}
+    kept = apply(config, {**rate, "learner.optimizer.kind": "adam"})["learner"]["optimizer"]
+    assert kept == {**config.to_tree()["learner"]["optimizer"], "learning_rate": 0.1}
+    assert config.learner.optimizer.settings.betas == (0.5, 0.9)
+
+
+def test_a_study_varies_kinds_and_each_kinds_settings() -> None:
+    found = space("""
+        learner.optimizer.learning_rate: [0.1]
+        learner.optimizer.betas: {choice: [[0.5, 0.9]], when: {learner.optimizer.kind: [adam, adamw]}}
+        learner.optimizer.momentum: {choice: [0.0, 0.9], when: {learner.optimizer.kind: sgd}}
+        learner.optimizer.kind: [adam, sgd, adamw]
+        learner.schedule: [constant, {kind: cosine, final: 0.1}]
+    """)
+    found.check(CONFIG)
+    assert len(found.grid()) == 2 * (1 + 2 + 1)
+    wrong = space("learner.optimizer.kind: [sgd, adam]\nlearner.optimizer.momentum: [0.5]")
+    with pytest.raises(UserError, match=r"^search\.space\.learner\.optimizer\.momentum: adam has no such setting"):
+        wrong.check(CONFIG)
