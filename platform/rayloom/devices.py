@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Literal
 
 import torch
+from torch import nn
 
 from rayloom.config.schema import RunConfig
 from rayloom.config.sources import DatasetSourceConfig
@@ -27,3 +29,9 @@ def choose_device(config: RunConfig, role: Literal["learner", "rollout", "evalua
     forced = role == "learner" and config.learner.device == "cuda"
     assigned = config.learner.device != "cpu" and gpus_of(config, role) > 0
     return torch.device("cuda" if forced or assigned else "cpu")
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Return the device of a module's parameters or, without any, of its buffers."""
+    tensor = next(itertools.chain(module.parameters(), module.buffers()), None)
+    return torch.device("cpu") if tensor is None else tensor.device

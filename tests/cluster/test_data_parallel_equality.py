@@ -1,7 +1,7 @@
 """K learners equal one learner with the whole batch, end to end: real learners in real processes, over gloo.
 
 What equality means: from equal weights, one learner that draws every batch whole and K learners that draw a K-th of it
-each (the same examples with the same noise: see `equality_parts`) make the same updates, one all-reduce for each step
+each (the same examples: see `equality_parts`) make the same updates, one all-reduce for each step
 of each phase, gradients clipped after it. Float sums are not associative, so that weights agree to 1e-4 of their size,
 and to 1e-4 of the way that they have gone since the start; learners of one group agree to the last bit.
 """

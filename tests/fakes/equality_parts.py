@@ -1,13 +1,12 @@
-"""Learners whose noise does not depend on how many of them there are, and processes that train them over gloo.
+"""Processes that train learners over gloo on examples that do not depend on how many of them there are.
 
-One learner and K learners can only be compared where both see the same examples with the same noise. So here noise is a
-function of the example and of the number of the update, replay draws by what the transitions hold, and environments
-are those of the same rollout workers. Everything else is the engine's and the algorithms' own.
+One learner and K learners can only be compared where both see the same examples with the same noise. The noise is the
+engine's and the same by itself; here replay draws by what the transitions hold, and environments are those of the same
+rollout workers. Everything else is the engine's and the algorithms' own.
 """
 
 from __future__ import annotations
 
-import hashlib
 import time
 from pathlib import Path
 from typing import Any
@@ -26,39 +25,8 @@ from rayloom.rollouts.rollout import Rollout
 from rayloom.rollouts.worker import RolloutWorker
 from rayloom.runs.learner_role import LearnerRole
 from rayloom.runs.schedule import Schedule
-from rayloom_generative.adversarial.wgan_gp import WGANGP
-from rayloom_generative.autoencoders.vae import VAE
 
 DEADLINE_S = 60.0
-
-
-def noise_of(examples: torch.Tensor, size: int, *place: Any) -> torch.Tensor:
-    """Return standard normal numbers [B, size] that depend on each example's bytes and `place` alone."""
-    rows = []
-    for example in examples.numpy():
-        seed = int.from_bytes(hashlib.sha256(example.tobytes() + repr(place).encode()).digest()[:8], "little")
-        rows.append(np.random.default_rng(seed).standard_normal(size, dtype=np.float32))
-    return torch.from_numpy(np.stack(rows)) if rows else torch.empty(0, size)
-
-
-class NoisyVAE(VAE):
-    """A VAE whose codes are drawn by content."""
-
-    def prepare(self, trajectory: Batch) -> Batch:
-        batch = super().prepare(trajectory)
-        noise = noise_of(trajectory[self.field], self.config.latent_size, self.progress.updates)
-        return {**batch, "noise": noise}
-
-
-class NoisyWGANGP(WGANGP):
-    """A WGAN whose codes and points of the penalty are drawn by content."""
-
-    def prepare(self, trajectory: Batch) -> Batch:
-        batch = super().prepare(trajectory)
-        size = self.config.latent_size
-        noise = noise_of(trajectory[self.field], 2 * size + 1, self.progress.updates)
-        between = torch.special.ndtr(noise[:, -1])  # uniform on 0..1
-        return {**batch, "code": noise[:, :size], "generator_code": noise[:, size:-1], "between": between}
 
 
 class WorkersHere(LocalPool):
@@ -112,21 +80,20 @@ def config_of(name: str, count: int) -> RunConfig:
         case "vae":
             # 1197 examples: the last batch of an epoch is smaller and cannot be shared evenly.
             learner |= {"batch_size": 128, "optimizer": {**sgd, "learning_rate": 2e-3}, "max_grad_norm": 4.7}
-            algorithm = {"import": "equality_parts:NoisyVAE"}
-            return case("vae", algorithm=algorithm, learner=learner, source={"drop_last": False})
+            return case("vae", learner=learner, source={"drop_last": False})
         case "vae_adam":
-            algorithm = {"import": "equality_parts:NoisyVAE", "beta": 2.0, "kl_warmup_updates": 20}
+            algorithm = {"beta": 2.0, "kl_warmup_updates": 20}
             learner |= {"schedule": {"kind": "cosine", "warmup": 5}}
             return case("vae", algorithm=algorithm, learner=learner)
         case "wgan_gp":
-            algorithm = {"import": "equality_parts:NoisyWGANGP", "betas": None, **smooth}
+            algorithm = {"betas": None, **smooth}
             learner |= {"batch_size": 65, "optimizer": {**sgd, "learning_rate": 5e-3}, "max_grad_norm": 2.8}
             return case("wgan_gp", algorithm=algorithm, learner=learner)
         case "wgan_gp_adam":
             # Some biases of a critic have the gradient 0, real examples against fakes. Adam divides by its size: with a
             # small eps the rounding would decide where they go.
             learner |= {"optimizer": {"learning_rate": 1e-3, "eps": 1e-4}}
-            return case("wgan_gp", algorithm={"import": "equality_parts:NoisyWGANGP", **smooth}, learner=learner)
+            return case("wgan_gp", algorithm=smooth, learner=learner)
         case "ppo":
             # One batch is a whole rollout, so that the order of its rows, which is each learner's own, does not matter.
             source = {"env": "equality_parts:SameStepCartPole-v0", "rollout_steps": 64, "epochs": 4}
@@ -155,11 +122,11 @@ def train(name: str, config: RunConfig, group: ProcessGroup | None = None) -> di
     norms: list[tuple[int, float]] = []
     record = role.learner._record
 
-    def keep(index: int, loss: Loss, norm: torch.Tensor | None) -> None:
+    def keep(index: int, loss: Loss, norm: torch.Tensor | None, batch: Batch) -> None:
         examples.append(len(loss.per_example))
         if norm is not None:
             norms.append((index, float(norm)))
-        record(index, loss, norm)
+        record(index, loss, norm, batch)
 
     role.learner._record = keep  # type: ignore[method-assign]
     start = {key: value.clone() for key, value in role.algorithm.state_dict().items()}

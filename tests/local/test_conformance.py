@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ def role(request: pytest.FixtureRequest) -> Any:
 def test_every_phase_lowers_its_loss_on_a_fixed_batch(role: LearnerRole) -> None:
     batch = _draw(role)
     for learner in role.learner.phases:
+        assert isinstance(learner, PhaseLearner)
         losses = []
         for _ in range(60):
             loss, _ = learner.step(batch)
@@ -46,64 +48,66 @@ def test_every_phase_lowers_its_loss_on_a_fixed_batch(role: LearnerRole) -> None
         assert sum(losses[-10:]) / 10 < sum(losses[:10]) / 10, (learner.phase.name, losses[:3], losses[-3:])
 
 
-class _RowNoise:
-    """Stands in for torch's noise: each call returns rows [start, start + n) of a fixed table of its own."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.start = 0
-        self.calls = 0
-        self._tables: dict[tuple[int, str], torch.Tensor] = {}
-        true_randn, true_rand = torch.randn, torch.rand
-
-        def table(kind: str, shape: tuple[int, ...]) -> torch.Tensor:
-            key = (self.calls, kind)
-            self.calls += 1
-            if key not in self._tables:
-                make = true_randn if kind == "normal" else true_rand
-                generator = torch.Generator().manual_seed(len(self._tables))
-                self._tables[key] = make((256, *shape[1:]), generator=generator)
-            return self._tables[key][self.start : self.start + shape[0]].clone()
-
-        def shape_of(arguments: tuple[Any, ...]) -> tuple[int, ...]:
-            first = arguments[0]
-            return tuple(first) if isinstance(first, tuple | list | torch.Size) else tuple(arguments)
-
-        monkeypatch.setattr(torch, "randn", lambda *a, **k: table("normal", shape_of(a)))
-        monkeypatch.setattr(torch, "rand", lambda *a, **k: table("uniform", shape_of(a)))
-        monkeypatch.setattr(torch, "randn_like", lambda x, **k: table("normal", tuple(x.shape)))
-        monkeypatch.setattr(torch, "rand_like", lambda x, **k: table("uniform", tuple(x.shape)))
-        monkeypatch.setattr(torch, "bernoulli", lambda p, **k: (table("uniform", tuple(p.shape)) < p).to(p.dtype))
-
-    def at(self, start: int) -> None:
-        self.start, self.calls = start, 0
-
-
 def _gradient(learner: PhaseLearner, batch: Batch, global_count: int) -> torch.Tensor:
-    learner.flat.gradient.zero_()
+    for flat in learner.flats:
+        flat.gradient.zero_()
     loss = learner.phase.loss(batch)
-    learner.objective(loss, batch, global_count).backward(inputs=learner.flat.parameters)
-    return learner.flat.gradient.clone()
+    learner.objective(loss, batch, global_count).backward(inputs=learner.parameters)
+    return torch.cat([flat.gradient for flat in learner.flats])
 
 
 @pytest.mark.parametrize("name", [name for name in ALL if name != "mlp_dropout"])
 @pytest.mark.parametrize("cuts", [(0, 32), (0, 5, 9, 32)])
-def test_shards_of_a_batch_add_up_to_the_whole_batch(
-    name: str, cuts: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_shards_of_a_batch_add_up_to_the_whole_batch(name: str, cuts: tuple[int, ...]) -> None:
     role = LearnerRole(case(name))
     batch = {key: value[:32] for key, value in _draw(role).items()}
     batch.setdefault("weight", torch.linspace(0.5, 1.5, 32))
-    noise = _RowNoise(monkeypatch)
-    for learner in role.learner.phases:
-        noise.at(0)
+    noise = role.learner.noise
+
+    def at(start: int, index: int) -> None:
+        noise.cut = lambda: (start, 32)
+        noise.begin("shards", index)
+
+    for index, learner in enumerate(role.learner.phases):
+        assert isinstance(learner, PhaseLearner)
+        at(0, index)
         whole = _gradient(learner, batch, 32)
         assert whole.abs().max() > 0
         total = torch.zeros_like(whole)
         for start, end in itertools.pairwise(cuts):
-            noise.at(start)
+            at(start, index)
             total += _gradient(learner, {key: value[start:end] for key, value in batch.items()}, 32)
         torch.testing.assert_close(total, whole, rtol=1e-4, atol=1e-6)
     role.close()
+
+
+class _Place:
+    """The place of one learner among three whose collective operations nobody calls."""
+
+    world_size = 3
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+
+    def all_reduce(self, tensor: torch.Tensor) -> None:
+        raise AssertionError("a batch is drawn by each learner alone")
+
+    def sum_counts(self, counts: Sequence[int]) -> list[int]:
+        raise AssertionError("a batch is drawn by each learner alone")
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if TREES[name]["source"]["kind"] == "dataset"])
+def test_the_prepared_shares_of_several_learners_are_the_prepared_batch(name: str) -> None:
+    """With the noise that `prepare` draws: 64 examples are shared 21, 21 and 22."""
+    alone = LearnerRole(case(name))
+    roles = [LearnerRole(case(name), group=_Place(rank)) for rank in range(3)]
+    for _ in range(2):
+        whole = alone.learner._next(alone.source.next)
+        shares = [role.learner._next(role.source.next) for role in roles]
+        for key, value in whole.items():
+            assert torch.equal(torch.cat([share[key] for share in shares]), value), key
+    for role in (alone, *roles):
+        role.close()
 
 
 def _finish(role: LearnerRole, stop_after: int | None = None) -> list[dict[str, float]]:
@@ -175,6 +179,8 @@ class _NoSynchronisation(TorchDispatchMode):
 def test_a_loss_never_waits_for_the_device(role: LearnerRole) -> None:
     batch = _draw(role)
     for learner in role.learner.phases:
+        assert isinstance(learner, PhaseLearner)
+        learner.step(batch)  # whose first loss is checked
         with _NoSynchronisation():
             loss = learner.phase.loss(batch)
         assert loss.per_example.shape == (len(next(iter(batch.values()))),)

@@ -58,8 +58,7 @@ class WGANGP(Algorithm):
     critic with a finite lambda is a little too large: a linear critic of data at distance m has slope
     1 + m / (2 lambda).
 
-    Codes and interpolation coefficients are fields of the prepared batch, drawn from torch's global generator: the
-    losses are functions of their batch.
+    Codes and interpolation coefficients are fields of the prepared batch: the losses are functions of their batch.
     """
 
     Config = WGANGPConfig
@@ -90,14 +89,16 @@ class WGANGP(Algorithm):
             raise UserError(f"algorithm.known_modes: {config.known_modes} lies in the plane; set known_modes to none")
 
     def phases(self) -> list[Phase]:
-        """Return the critic's phase and the generator's; never compiled: torch.compile drops the penalty's graph."""
+        """Return the critic's phase and the generator's.
+
+        Never compiled or rounded: torch.compile drops the penalty's graph, and bfloat16 its digits.
+        """
         optimizer: dict[str, Any] = {} if self.config.betas is None else {"betas": self.config.betas}
         steps = self.config.critic_steps
+        eager: dict[str, Any] = {"compilable": False, "autocast": False}
         return [
-            Phase(
-                "critic", self.critic_loss, tuple(self.critic.parameters()), optimizer, repeat=steps, compilable=False
-            ),
-            Phase("generator", self.generator_loss, tuple(self.generator.parameters()), optimizer, compilable=False),
+            Phase("critic", self.critic_loss, tuple(self.critic.parameters()), optimizer, repeat=steps, **eager),
+            Phase("generator", self.generator_loss, tuple(self.generator.parameters()), optimizer, **eager),
         ]
 
     def prepare(self, trajectory: Batch) -> Batch:
@@ -105,8 +106,8 @@ class WGANGP(Algorithm):
         raw = trajectory[self.field]
         data = 2 * unit_range(raw) - 1 if self.field == "image" else raw
         # The generator's phase reuses the critic's last batch, so that it needs codes of its own.
-        codes = torch.randn(len(data), 2, self.config.latent_size, device=data.device)
-        between = torch.rand(len(data), device=data.device)
+        codes = self.noise.normal(len(data), 2, self.config.latent_size)
+        between = self.noise.uniform(len(data))
         return {**trajectory, self.field: data, "code": codes[:, 0], "generator_code": codes[:, 1], "between": between}
 
     def critic_loss(self, batch: Batch) -> Loss:

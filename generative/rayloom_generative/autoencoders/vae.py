@@ -72,8 +72,7 @@ class VAE(Algorithm):
     example; any of torch's optimisers. A linear VAE (no hidden layers, gaussian likelihood, fewer codes than
     dimensions) has probabilistic PCA as its optimum (Lucas et al. 2019), see `probabilistic_pca`.
 
-    The noise of the reparameterisation is a field of the prepared batch, drawn from torch's global generator: the loss
-    is a function of its batch.
+    The noise of the reparameterisation is a field of the prepared batch: the loss is a function of its batch.
     """
 
     Config = VAEConfig
@@ -113,8 +112,8 @@ class VAE(Algorithm):
         """Scale images to 0..1, draw their bits where configured, and draw the noise [B, L] of the code."""
         data = unit_range(trajectory[self.field])
         if self.config.binarize == "dynamic":
-            data = torch.bernoulli(data)
-        noise = torch.randn(len(data), self.config.latent_size, device=data.device)
+            data = self.noise.bernoulli(data)
+        noise = self.noise.normal(len(data), self.config.latent_size)
         return {**trajectory, self.field: data, "noise": noise}
 
     def loss(self, batch: Batch) -> Loss:

@@ -44,8 +44,11 @@ _NODE_PAUSE_S = 1.0
 class RayRole:
     """What the loop drives when any role is an actor."""
 
-    def __init__(self, config: RunConfig, plan: Plan, resumed: bool = False) -> None:
-        """Make all roles; a run that is `resumed` makes do with fewer learners and rollout workers where it must."""
+    def __init__(self, config: RunConfig, plan: Plan, resumed: bool = False, begins: bool = True) -> None:
+        """Make all roles; a run that is `resumed` makes do with fewer learners and rollout workers where it must.
+
+        `begins`: whether it starts here and not from a checkpoint.
+        """
         self._started = start_ray(config)
         self._config = config
         self._present = config  # with as many learners and rollout workers as there are at the moment
@@ -55,6 +58,7 @@ class RayRole:
         self._local: LearnerRole | None = None
         self._evaluator: Any = None
         self._recoveries = 0
+        self._begins = begins
         self._stride = 1  # updates between two answers of the learners
         self._placement: Placement | None = None
         self._events: list[str] = []
@@ -90,13 +94,13 @@ class RayRole:
         if plan.role("evaluator").place == "actor":
             self._make_evaluator(config)
         if learner.place == "driver":
-            self._local = LearnerRole(config, pool_factory(remote, self._placement))
+            self._local = LearnerRole(config, pool_factory(remote, self._placement), begins=self._begins)
             return
         assert self._placement is not None
         self._learners = [
             ray.remote(LearnerActor)
             .options(**self._placement.options("learner", rank))
-            .remote(config.to_tree(), remote, search_path(), rank, self._placement)
+            .remote(config.to_tree(), remote, search_path(), rank, self._placement, self._begins)
             for rank in range(learner.count)
         ]
         self._processes = self._call_all("process")  # each is there, or the one that is not is named
@@ -116,6 +120,7 @@ class RayRole:
         """
         self._close_roles()
         self._recoveries += 1
+        self._begins = True  # there may have been no checkpoint yet
         deadline = time.monotonic() + self._deadline_s
         nodes = live_nodes()
         while True:
@@ -208,6 +213,11 @@ class RayRole:
             pause = min(_PAUSE_S, self._deadline_s / 4, resume_at - now)
             self._stride = max(1, min(2 * self._stride, int(self._stride * pause / (now - started))))
 
+    def samples_per_epoch(self) -> int | None:
+        """Return the examples that one pass over the data delivers; None for environments."""
+        samples: int | None = self._call("samples_per_epoch")
+        return samples
+
     def metrics(self) -> dict[str, float]:
         """Return and clear the metrics: rank 0's, with the mean of train/ and time/ and the sum of faults/ over all."""
         first, *others = self._call_all("metrics")
@@ -274,12 +284,11 @@ class RayRole:
         self._wait(refs, self._names())
 
     def weights_sha256(self) -> str:
-        """Return the hash of all trained tensors, which must be equal on all learners."""
+        """Return the hash of all parameters and buffers, which must be equal on all learners."""
         hashes = self._call_all("weights_sha256")
         if len(set(hashes)) > 1:
-            raise RuntimeError(
-                f"the learners' weights have drifted apart: {dict(zip(self._names(), hashes, strict=True))}"
-            )
+            found = dict(zip(self._names(), hashes, strict=True))
+            raise RuntimeError(f"the learners' parameters or buffers have drifted apart: {found}")
         return str(hashes[0])
 
     def parameter_counts(self) -> dict[str, int]:
@@ -333,6 +342,6 @@ def saved_config(config: RunConfig, states: Sequence[Mapping[str, Any]]) -> RunC
     return replace(saved, source=replace(config.source, rollout_workers=workers))
 
 
-def make_ray_role(config: RunConfig, plan: Plan, resumed: bool = False) -> RayRole:
+def make_ray_role(config: RunConfig, plan: Plan, resumed: bool = False, begins: bool = True) -> RayRole:
     """Return the roles of a run on Ray."""
-    return RayRole(config, plan, resumed)
+    return RayRole(config, plan, resumed, begins)

@@ -19,9 +19,10 @@ from rayloom.cluster.process_group import ProcessGroup
 from rayloom.config.load import from_tree
 from rayloom.config.schema import RunConfig
 from rayloom.config.sources import DatasetSourceConfig
-from rayloom.contract import Algorithm, Progress
+from rayloom.contract import Algorithm, GlobalNoise, Progress
 from rayloom.devices import choose_device
 from rayloom.errors import Process
+from rayloom.learner.state import adopt
 from rayloom.rollouts.pool import LocalPool, WorkerPool
 from rayloom.runs.evaluator import Evaluation, Evaluator
 from rayloom.runs.learner_role import LearnerRole, PoolFactory, load_run_dataset, source_spec
@@ -54,7 +55,13 @@ class LearnerActor(LearnerRole):
     """One learner's role with a process of its own."""
 
     def __init__(
-        self, tree: dict[str, Any], remote_rollouts: bool, paths: list[str], rank: int, placement: ActorOptions | None
+        self,
+        tree: dict[str, Any],
+        remote_rollouts: bool,
+        paths: list[str],
+        rank: int,
+        placement: ActorOptions | None,
+        begins: bool = True,
     ) -> None:
         extend_search_path(paths)
         config = from_tree(tree)
@@ -62,7 +69,7 @@ class LearnerActor(LearnerRole):
         confirm_assignment(f"learner {rank}", config.learner.gpus, device)
         self._members = ProcessGroup(rank, count, device, learner_deadline_s(config)) if count > 1 else None
         self._rank = rank
-        super().__init__(config, pool_factory(remote_rollouts, placement), self._members)
+        super().__init__(config, pool_factory(remote_rollouts, placement), self._members, begins)
 
     def process(self) -> Process:
         """Return this process."""
@@ -92,6 +99,7 @@ class EvaluatorActor:
         device = choose_device(config, "evaluator")
         confirm_assignment("the evaluator", config.cluster.evaluator_gpus, device)
         self._algorithm.to(device)
+        self._algorithm.noise = GlobalNoise(device)
         self._evaluator = Evaluator(config, self._algorithm, dataset)
 
     def process(self) -> Process:
@@ -102,6 +110,6 @@ class EvaluatorActor:
         self, number: int, weights: Mapping[str, Any], progress: Progress, split: str | None, episodes: int | None
     ) -> Evaluation:
         """Evaluate these weights."""
-        self._algorithm.load_state_dict(weights)
+        adopt(self._algorithm, weights)
         self._algorithm.progress = progress
         return self._evaluator.evaluate(number, split, episodes)

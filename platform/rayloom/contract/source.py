@@ -28,6 +28,13 @@ class Source(ABC):
     def feedback(self, loss: Loss) -> None:  # noqa: B027  optional
         """Take back what the learner computed for the batch that `next` returned last (priorities)."""
 
+    def cut(self) -> tuple[int, int] | None:
+        """Return which rows of the global batch `next` returned last, or prepares at the moment: (first, total).
+
+        Noise is cut alike. None: every learner has as many rows, in the order of their ranks.
+        """
+        return None
+
     @abstractmethod
     def counters(self) -> dict[str, int]:
         """Return totals since the start of the run: env_steps, episodes, samples, epochs (those that apply)."""

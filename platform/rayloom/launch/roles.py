@@ -11,16 +11,17 @@ from rayloom.runs.loop import Role
 from rayloom.runs.plan import Plan
 
 
-def make_role(config: RunConfig, plan: Plan, resumed: bool = False) -> Role:
+def make_role(config: RunConfig, plan: Plan, resumed: bool = False, begins: bool = True) -> Role:
     """Return the learner's role, here or as an actor, with its workers.
 
-    A run that is `resumed` makes do with a cluster that has become smaller.
+    A run that is `resumed` makes do with a cluster that has become smaller. `begins`: it starts here and not
+    from a checkpoint.
     """
     if not plan.uses_ray:
         source = config.source
         if not isinstance(source, DatasetSourceConfig):
             source = replace(source, rollout_workers=0)  # one worker in this process steps all environments
-        return LearnerRole(replace(config, learner=replace(config.learner, count=1), source=source))
+        return LearnerRole(replace(config, learner=replace(config.learner, count=1), source=source), begins=begins)
     from rayloom.cluster.ray_role import make_ray_role
 
-    return make_ray_role(config, plan, resumed)
+    return make_ray_role(config, plan, resumed, begins)

@@ -129,7 +129,7 @@ def _continue(config: RunConfig, plan: Plan, folder: Path, observer: Observer) -
         observer.note(note)
     if loaded is None:
         observer.note("the run had no checkpoint yet: it starts from its beginning")
-    role = make_role(config, plan, resumed=True)
+    role = make_role(config, plan, resumed=True, begins=loaded is None)
     try:
         return _train(config, plan, role, folder, observer, loaded, resumed=True)
     finally:

@@ -16,6 +16,7 @@ from torch import Tensor
 from rayloom.config.schema import RunConfig
 from rayloom.config.sources import DatasetSourceConfig
 from rayloom.contract import Algorithm, Figure, Spec
+from rayloom.devices import device_of
 from rayloom.errors import UserError
 from rayloom.launch.export import save_exported
 from rayloom.launch.showing import episode_picture, sample_picture
@@ -152,7 +153,7 @@ class Trained:
         return episode_picture(self.config, self.algorithm, count, destination)
 
     def _device(self) -> torch.device:
-        return next(self.algorithm.parameters()).device
+        return device_of(self.algorithm)
 
 
 def _tensors(observation: Any, device: torch.device) -> Any:

@@ -1,13 +1,15 @@
 """The learner: weighs, reduces by global count, differentiates, all-reduces, clips and steps. Once, for everybody.
 
-Each phase's parameters live in one flat tensor, of which the module's parameters are views, and so do their gradients:
-clipping, the all-reduce and the optimiser touch one tensor instead of dozens. The update rules of `optimizers.py` are
-elementwise, so this changes no number.
+    draw --batch--> phase: loss -> gradient -> optimiser    (PhaseLearner, or one compiled graph)
+                    rule:  sums -> apply                    (RuleLearner)
+
+Parameters live in flat memory, of which the module's parameters are views, and so do their gradients. The update rules
+of `optimizers.py` are elementwise, so this changes no number.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,75 +17,156 @@ from torch import Tensor
 
 from rayloom.config.schedules import SCHEDULES
 from rayloom.config.schema import LearnerConfig
-from rayloom.contract import Algorithm, Batch, Loss, Phase
+from rayloom.contract import Algorithm, Batch, Loss, Phase, Rule, Source
+from rayloom.devices import device_of
+from rayloom.errors import UserError
+from rayloom.learner.checks import check_after_update, check_phases
+from rayloom.learner.flat_parameters import Piece, cut_into_pieces
 from rayloom.learner.group import Group, SingleLearner
 from rayloom.learner.metric_sums import MetricSums
+from rayloom.learner.noise import AddressedNoise
 from rayloom.learner.phase import PhaseLearner
+from rayloom.learner.rule import RuleLearner, Taken
+from rayloom.learner.state import adopt, check_equal, own_buffers, shared_state
 
 
 class Learner:
-    """Runs the phases of one algorithm. Owned by one thread."""
+    """Runs the phases and rules of one algorithm. Owned by one thread."""
 
-    def __init__(self, algorithm: Algorithm, config: LearnerConfig, group: Group | None = None) -> None:
+    def __init__(self, algorithm: Algorithm, config: LearnerConfig, group: Group | None = None, seed: int = 0) -> None:
+        """Call `phases()` and lay out the memory; `seed` is the root of the noise."""
         self.algorithm = algorithm
         self.config = config
         self.updates = 0
         self.sums = MetricSums()
-        phases = algorithm.phases()
-        assert phases, "an algorithm needs at least one phase"
-        seen: set[int] = set()
-        for phase in phases:
-            assert isinstance(phase, Phase)
-            ids = {id(parameter) for parameter in phase.parameters}
-            assert not ids & seen, f"phase {phase.name} shares parameters with an earlier phase"
-            seen |= ids
-        self.phases = [
-            self._make_phase(phase, config, group or SingleLearner()) for phase in phases if isinstance(phase, Phase)
+        self.group = group or SingleLearner()
+        self.device = device_of(algorithm)
+        self.noise = AddressedNoise(seed, self.device, self.group.rank, self.group.world_size)
+        algorithm.noise = self.noise
+        self._draws = 0
+        self._source: Source | None = None
+        steps = check_phases(algorithm, algorithm.phases())
+        pieces = iter(cut_into_pieces([step for step in steps if isinstance(step, Phase)]))
+        self.phases: list[PhaseLearner | RuleLearner] = [
+            RuleLearner(step, self.group)
+            if isinstance(step, Rule)
+            else self._make_phase(step, config, self.group, next(pieces))
+            for step in steps
         ]
+        self.declared = steps
+        """The phases and rules as the algorithm declares them."""
         constant = config.schedule == SCHEDULES.component()
         self._schedule: Callable[[Any, float, int], float] | None = None if constant else config.schedule.load()
-        self._prefixes = ["" if len(phases) == 1 else f"{phase.name}_" for phase in phases]
+        self._prefixes = ["" if len(steps) == 1 else f"{step.name}_" for step in steps]
+        self._main = next((index for index, step in enumerate(steps) if isinstance(step, Phase)), None)
+        self._conditional = all(step.when is not None for step in steps)
+        self._epoch_rules = [x for x in self.phases if isinstance(x, RuleLearner) and x.rule.over == "epoch"]
+        self._checked = False
 
     @staticmethod
-    def _make_phase(phase: Phase, config: LearnerConfig, group: Group) -> PhaseLearner:
+    def _make_phase(phase: Phase, config: LearnerConfig, group: Group, pieces: Sequence[Piece]) -> PhaseLearner:
         if config.compile and phase.compilable:
             from rayloom.learner.compiled import CompiledPhaseLearner
 
-            return CompiledPhaseLearner(phase, config, group)
-        return PhaseLearner(phase, config, group)
+            return CompiledPhaseLearner(phase, config, group, pieces)
+        return PhaseLearner(phase, config, group, pieces)
+
+    def attach(self, source: Source) -> None:
+        """Learn from this source: it tells when a pass is complete and how the batch is cut.
+
+        UserError for a rule over epochs and a source that has none.
+        """
+        if self._epoch_rules and "epochs" not in source.counters():
+            raise UserError(
+                f"source: rule {self._epoch_rules[0].rule.name!r} of {type(self.algorithm).__name__} applies once an "
+                "epoch, which only a data set has; take a data set as source"
+            )
+        self._source = source
+        self.noise.cut = source.cut
 
     def update(self, draw: Callable[[], Batch], feedback: Callable[[Loss], None]) -> None:
         """Run one update: every due phase, `repeat` times, each time on a fresh batch from `draw`."""
-        algorithm = self.algorithm
+        algorithm, noise = self.algorithm, self.noise
         number = self.updates + 1
         scale = self._rate_scale(number)
         batch: Batch | None = None
-        for index, learner in enumerate(self.phases):
-            phase = learner.phase
-            if number % phase.every:
-                continue
-            if scale is not None:
+        for index in self._due(number):
+            learner, declared = self.phases[index], self.declared[index]
+            if scale is not None and isinstance(learner, PhaseLearner):
                 learner.set_rate_scale(scale)
-            for repetition in range(phase.repeat):
-                if batch is None or repetition or phase.repeat > 1:
-                    batch = draw()
+            for repetition in range(declared.repeat):
+                if batch is None or repetition or declared.repeat > 1:
+                    batch = self._next(draw)
+                noise.begin(number, declared.name, repetition)
+                if isinstance(learner, RuleLearner):
+                    self._record_rule(index, learner.step(batch))
+                    continue
                 loss, norm = learner.step(batch)
                 feedback(loss)
-                self._record(index, loss, norm)
+                self._record(index, loss, norm, batch)
         with torch.no_grad():
-            algorithm.after_update(number)
+            metrics = algorithm.after_update(number)
+        if metrics is not None:
+            self._record_after(metrics)
         self.updates = number
+        if not self._checked:
+            check_equal(algorithm, self.group)
+            self._checked = True
 
-    def _record(self, index: int, loss: Loss, norm: Tensor | None) -> None:
-        prefix = self._prefixes[index]
+    def _due(self, number: int) -> list[int]:
+        """Return the places of the phases that take part; all conditions are asked before a batch is drawn."""
+        progress = self.algorithm.progress
+        due = [
+            index
+            for index, declared in enumerate(self.declared)
+            if not number % declared.every and (declared.when is None or declared.when(progress))
+        ]
+        if not due and self._conditional and not any(d.when(progress) for d in self.declared if d.when is not None):
+            raise UserError(
+                f"{type(self.algorithm).__name__}.phases(): in update {number} the `when` of every phase is false, so "
+                "that nothing can ever change; let one of them be true"
+            )
+        return due
+
+    def _next(self, draw: Callable[[], Batch]) -> Batch:
+        """Draw a batch; what its preparation draws is addressed by the number of the draw."""
+        self.noise.begin("prepare", self._draws)
+        self._draws += 1
+        if not self._epoch_rules or self._source is None:
+            return draw()
+        before = self._source.counters()["epochs"]
+        batch = draw()
+        ends = self._source.counters()["epochs"] > before
+        for rule in self._epoch_rules:
+            rule.drawn(ends)
+        return batch
+
+    def _record(self, index: int, loss: Loss, norm: Tensor | None, batch: Batch) -> None:
+        prefix, count = self._prefixes[index], loss.count
+        weight = None if count is None else batch.get("weight")
         per_example = loss.per_example.detach()
-        self.sums.add(f"{prefix}loss", per_example)
-        if prefix and index == 0:
-            self.sums.add("loss", per_example)
-        for name, value in loss.metrics.items():
-            self.sums.add(f"{prefix}{name}", value)
+        values = {"loss": per_example, **loss.metrics}
+        if weight is not None:
+            values = {name: value * weight if value.ndim else value for name, value in values.items()}
+        for name, value in values.items():
+            self.sums.add(f"{prefix}{name}", value, count)
+        if prefix and index == self._main:
+            self.sums.add("loss", values["loss"], count)
         if norm is not None:
             self.sums.add(f"{prefix}gradient_norm", norm)
+
+    def _record_rule(self, index: int, taken: Taken) -> None:
+        prefix = self._prefixes[index]
+        for name, value in taken.metrics.items():
+            self.sums.add(f"{prefix}{name}", value, taken.elements)
+        for name, value in taken.changed.items():
+            self.sums.add(f"{prefix}{name}", value.detach())
+
+    def _record_after(self, metrics: Mapping[str, Tensor]) -> None:
+        if not self._checked:
+            check_after_update(self.algorithm, metrics)
+        for name, value in metrics.items():
+            self.sums.add(name, value)
 
     def _rate_scale(self, number: int) -> float | None:
         """Return the schedule's factor for this update; None when the rate never changes."""
@@ -91,24 +174,54 @@ class Learner:
             return None
         return float(self._schedule(self.config.schedule.settings, min(1.0, self.algorithm.progress.fraction), number))
 
+    def learning_rate(self) -> float | None:
+        """Return the present learning rate of the first phase; None where only rules learn."""
+        return next((x.learning_rate for x in self.phases if isinstance(x, PhaseLearner)), None)
+
+    def drain_metrics(self) -> dict[str, float]:
+        """Return the means of the training metrics over all learners since the last call; all of them call it."""
+        return self.sums.drain(self.group, self.device)
+
     def trained(self) -> dict[str, Tensor]:
-        """Return the trained parameters by name."""
-        ids = {id(parameter) for learner in self.phases for parameter in learner.flat.parameters}
-        return {name: p.detach() for name, p in self.algorithm.named_parameters() if id(p) in ids}
+        """Return what the phases train and the rules change, by name."""
+        ids = {id(tensor) for each in self.declared for tensor in changed_by(each)}
+        named = {**dict(self.algorithm.named_parameters()), **dict(self.algorithm.named_buffers())}
+        return {name: tensor.detach() for name, tensor in named.items() if id(tensor) in ids}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return module, optimisers, counters and unreported metrics."""
+        """Return what all learners have alike: module, optimisers and counters."""
         return {
-            "algorithm": dict(self.algorithm.state_dict()),
-            "optimizers": [learner.optimizer.state_dict() for learner in self.phases],
+            "algorithm": shared_state(self.algorithm),
+            "optimizers": [
+                [optimizer.state_dict() for optimizer in each.optimizers] if isinstance(each, PhaseLearner) else []
+                for each in self.phases
+            ],
             "updates": self.updates,
+            "draws": self._draws,
+        }
+
+    def own_state_dict(self) -> dict[str, Any]:
+        """Return what this learner has of its own: its buffers, what its rules have gathered, unreported metrics."""
+        return {
+            "buffers": own_buffers(self.algorithm),
+            "rules": [each.state_dict() if isinstance(each, RuleLearner) else {} for each in self.phases],
             "sums": self.sums.state_dict(),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
-        self.algorithm.load_state_dict(state["algorithm"])
-        for learner, saved in zip(self.phases, state["optimizers"], strict=True):
-            learner.optimizer.load_state_dict(saved)
+    def load_state_dict(self, state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` and `own_state_dict` returned."""
+        adopt(self.algorithm, {**state["algorithm"], **own["buffers"]})
+        for learner, optimizers, gathered in zip(self.phases, state["optimizers"], own["rules"], strict=True):
+            if isinstance(learner, RuleLearner):
+                learner.load_state_dict(gathered)
+                continue
+            for optimizer, saved in zip(learner.optimizers, optimizers, strict=True):
+                optimizer.load_state_dict(saved)
         self.updates = int(state["updates"])
-        self.sums.load_state_dict(state["sums"])
+        self._draws = int(state["draws"])
+        self.sums.load_state_dict(own["sums"])
+
+
+def changed_by(declared: Phase | Rule) -> Sequence[Tensor]:
+    """Return what a phase trains or a rule changes."""
+    return declared.changes if isinstance(declared, Rule) else declared.parameters

@@ -2,46 +2,67 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from rayloom.components import Component
 from rayloom.config.optimizers import OPTIMIZERS
 from rayloom.config.schema import LearnerConfig
 from rayloom.config.validation import override
 from rayloom.contract import Batch, Loss, Phase
-from rayloom.learner.flat_parameters import FlatParameters
+from rayloom.learner.checks import check_loss
+from rayloom.learner.flat_parameters import Piece
 from rayloom.learner.group import Group
 from rayloom.learner.optimizers import _undecorated, make_optimizer
 
 
 class PhaseLearner:
-    """One phase with its flat parameters and optimiser."""
+    """One phase with its pieces of flat memory, and an optimiser for each of them."""
 
-    def __init__(self, phase: Phase, config: LearnerConfig, group: Group) -> None:
+    def __init__(self, phase: Phase, config: LearnerConfig, group: Group, pieces: Sequence[Piece]) -> None:
         self.phase = phase
         self.group = group
         self.config = config
-        self.flat = FlatParameters(phase.parameters)
-        where = f"phase {phase.name}: optimizer"
-        self.optimizer_config = override(OPTIMIZERS, config.optimizer, phase.optimizer, where)
-        self.optimizer = make_optimizer(self.optimizer_config, [self.flat.flat])
-        self._plain_step = _undecorated(type(self.optimizer).step)
-        self._rate = self.optimizer.param_groups[0]["lr"]
-        device = self.flat.flat.device.type
-        self._autocast = config.precision == "bfloat16" and phase.compilable
-        self._device_type = device
+        self.flats = [piece.flat for piece in pieces]
+        self.parameters = tuple(parameter for flat in self.flats for parameter in flat.parameters)
+        self.optimizer_configs = [self._settings(piece) for piece in pieces]
+        self.optimizers = [
+            make_optimizer(settings, [piece.flat.flat])
+            for settings, piece in zip(self.optimizer_configs, pieces, strict=True)
+        ]
+        self._plain_steps = [(_undecorated(type(optimizer).step), optimizer) for optimizer in self.optimizers]
+        self._rates = [optimizer.param_groups[0]["lr"] for optimizer in self.optimizers]
+        self._device_type = self.flats[0].flat.device.type
+        self._autocast = config.precision == "bfloat16" and phase.autocast
+        self._checked = False
+
+    def _settings(self, piece: Piece) -> Component:
+        different = {**self.phase.optimizer, **piece.settings}
+        return override(OPTIMIZERS, self.config.optimizer, different, f"phase {self.phase.name}: optimizer")
+
+    @property
+    def learning_rate(self) -> float:
+        """The present learning rate of its first piece."""
+        return float(self.optimizers[0].param_groups[0]["lr"])
 
     def set_rate_scale(self, scale: float) -> None:
-        """Set the learning rate to `scale` times its configured value."""
-        self.optimizer.param_groups[0]["lr"] = self._rate * scale
+        """Set the learning rates to `scale` times their configured values."""
+        for optimizer, rate in zip(self.optimizers, self._rates, strict=True):
+            optimizer.param_groups[0]["lr"] = rate * scale
 
     def step(self, batch: Batch) -> tuple[Loss, Tensor | None]:
         """Descend once; return what the phase proposed and the gradient's norm where it was clipped."""
-        self.flat.gradient.zero_()
+        for flat in self.flats:
+            flat.gradient.zero_()
         loss = self._propose(batch)
-        count = loss.per_example.shape[0]
+        if not self._checked:
+            check_loss(self.phase, loss, batch)
+            self._checked = True
+        count = count_of(loss)
         alone = self.group.world_size == 1
-        self.objective(loss, batch, count if alone else 1).backward(inputs=self.flat.parameters)  # type: ignore[no-untyped-call]
+        self.objective(loss, batch, count if alone else 1).backward(inputs=self.parameters)  # type: ignore[no-untyped-call]
         if not alone:
             self.reduce(count)
         norm = self._clip()
@@ -49,15 +70,23 @@ class PhaseLearner:
         return loss, norm
 
     def apply_gradient(self) -> None:
-        """Let the optimiser take one step, without the hooks and the compiler's marks around torch's own `step`."""
+        """Let the optimisers take one step, without the hooks and the compiler's marks around torch's own `step`."""
         with torch.no_grad():
-            self._plain_step(self.optimizer)
+            for plain_step, optimizer in self._plain_steps:
+                plain_step(optimizer)
+            if self.phase.after_step is not None:
+                self.phase.after_step()
 
-    def reduce(self, count: int) -> None:
-        """Make the sum over this learner's `count` examples the mean over those of all learners."""
-        self.flat.count.fill_(count)
-        self.group.all_reduce(self.flat.summed)
-        self.flat.gradient.div_(self.flat.count)
+    def reduce(self, count: int | Tensor) -> None:
+        """Make the sum over this learner's examples, which count `count`, the mean over those of all learners."""
+        first = self.flats[0]
+        first.count.fill_(count)
+        for flat in self.flats:
+            self.group.all_reduce(flat.summed)
+        if isinstance(count, Tensor):
+            first.count.clamp_(min=torch.finfo(first.count.dtype).tiny)
+        for flat in self.flats:
+            flat.gradient.div_(first.count)
 
     def _propose(self, batch: Batch) -> Loss:
         if not self._autocast:
@@ -66,20 +95,41 @@ class PhaseLearner:
             return self.phase.loss(batch)
 
     @staticmethod
-    def objective(loss: Loss, batch: Batch, global_count: int) -> Tensor:
+    def objective(loss: Loss, batch: Batch, global_count: int | Tensor) -> Tensor:
         """Reduce per-example losses [B] to this shard's share of the scalar objective.
 
-        The shares of all shards add up to sum(weight * loss) / global_count, whatever the cut.
+        The shares of all shards add up to sum(weight * loss) / global_count, whatever the cut; to 0 where nothing
+        counts.
         """
-        assert loss.per_example.ndim == 1, f"the loss must be per example [B], not {tuple(loss.per_example.shape)}"
         weight = batch.get("weight")
         weighted = loss.per_example if weight is None else loss.per_example * weight
+        if isinstance(global_count, Tensor):
+            global_count = global_count.clamp(min=torch.finfo(global_count.dtype).tiny)
         return weighted.sum() / global_count
 
     def _clip(self) -> Tensor | None:
         """Scale the gradient to at most `max_grad_norm` (Pascanu et al. 2013), without a host synchronisation."""
         if self.config.max_grad_norm is None:
             return None
-        norm: Tensor = torch.linalg.vector_norm(self.flat.gradient)
-        self.flat.gradient.mul_((self.config.max_grad_norm / (norm + 1e-6)).clamp_(max=1.0))
+        norm = norm_of([flat.gradient for flat in self.flats])
+        scale = (self.config.max_grad_norm / (norm + 1e-6)).clamp_(max=1.0)
+        for flat in self.flats:
+            flat.gradient.mul_(scale)
         return norm
+
+
+def count_of(loss: Loss) -> int | Tensor:
+    """Return how many elements the examples of a loss stand for: their number, or the sum of their counts."""
+    per_example = loss.per_example
+    if loss.count is None:
+        return per_example.shape[0]
+    return loss.count.sum(dtype=per_example.dtype)
+
+
+def norm_of(gradients: Sequence[Tensor]) -> Tensor:
+    """Return the L2 norm of a gradient that lies in pieces."""
+    if len(gradients) == 1:
+        norm: Tensor = torch.linalg.vector_norm(gradients[0])
+        return norm
+    joint: Tensor = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g).float() for g in gradients]))
+    return joint

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -12,15 +11,10 @@ import torch
 from torch import Tensor
 
 from rayloom.contract import Algorithm
+from rayloom.devices import device_of
 from rayloom.rollouts.spaces import Array, Values
 
 _CPU = torch.device("cpu")
-
-
-def device_of(algorithm: Algorithm) -> torch.device:
-    """Return where the algorithm's tensors lie; the CPU for one that has none."""
-    first = next(itertools.chain(algorithm.parameters(), algorithm.buffers()), None)
-    return _CPU if first is None else first.device
 
 
 class ActingAlgorithm:

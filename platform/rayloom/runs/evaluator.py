@@ -16,7 +16,8 @@ from rayloom.config.schema import RunConfig
 from rayloom.config.sources import DatasetSourceConfig
 from rayloom.contract import Algorithm, Batch, Figure
 from rayloom.datasets.dataset import Dataset
-from rayloom.rollouts.acting import ActingAlgorithm, device_of
+from rayloom.devices import device_of
+from rayloom.rollouts.acting import ActingAlgorithm
 from rayloom.rollouts.environment import Environment
 from rayloom.rollouts.making import make_environment
 from rayloom.seeding import derive_seed

@@ -26,13 +26,15 @@ from rayloom.config.sources import (
     OnPolicySourceConfig,
     ReplaySourceConfig,
 )
-from rayloom.contract import Algorithm, Batch, Progress, Source, Spec
+from rayloom.contract import Algorithm, Batch, GlobalNoise, Progress, Source, Spec, Table
 from rayloom.datasets import load as load_dataset
 from rayloom.datasets.dataset import Dataset
 from rayloom.devices import choose_device
 from rayloom.errors import Process
 from rayloom.learner.group import Group, SingleLearner, TimedGroup
-from rayloom.learner.learner import Learner
+from rayloom.learner.learner import Learner, changed_by
+from rayloom.learner.state import cut_buffers, shared_state
+from rayloom.learner.training_rows import TrainingRows
 from rayloom.rollouts.environment import spec_of
 from rayloom.rollouts.making import make_environment
 from rayloom.rollouts.pool import LocalPool, WorkerPool
@@ -85,8 +87,17 @@ class LearnerRole:
     group: Group = SingleLearner()
     _totals: Counters | None = None
 
-    def __init__(self, config: RunConfig, pool_factory: PoolFactory = LocalPool, group: Group | None = None) -> None:
-        """Build everything; `group` holds the other learners, which need not have met before the first update."""
+    def __init__(
+        self,
+        config: RunConfig,
+        pool_factory: PoolFactory = LocalPool,
+        group: Group | None = None,
+        begins: bool = True,
+    ) -> None:
+        """Build everything; `group` holds the other learners, which need not have met before the first update.
+
+        `begins`: whether the run starts here and not from a checkpoint that is loaded next.
+        """
         self.timeline = Timeline()
         self.group = TimedGroup(group, self.timeline) if group else SingleLearner()
         torch.set_num_threads(config.learner.threads)
@@ -96,6 +107,9 @@ class LearnerRole:
         seed_process(config.seed, "learner", 0)
         spec = source_spec(config, self.dataset)
         self.algorithm = config.algorithm_class()(config.algorithm, spec).to(self.device)
+        if begins:
+            self._initialize()
+        cut_buffers(self.algorithm, self.group.rank, self.group.world_size)
         if self.group.world_size > 1:
             self.algorithm.sum_over_learners = self._sum_over_learners
             # Equal weights so far; what is random from here on is each learner's own.
@@ -103,6 +117,7 @@ class LearnerRole:
         self.learner = self._make_learner()
         self.evaluator = Evaluator(config, self.algorithm, self.dataset)
         self.source = self._make_source(pool_factory)
+        self.learner.attach(self.source)
         self._last_rates = (time.perf_counter(), self.counters(), 0.0)
         self.timeline.drain()
 
@@ -110,7 +125,13 @@ class LearnerRole:
         return load_run_dataset(self.config)
 
     def _make_learner(self) -> Learner:
-        return Learner(self.algorithm, self.config.learner, self.group)
+        return Learner(self.algorithm, self.config.learner, self.group, self.config.seed)
+
+    def _initialize(self) -> None:
+        """Let the algorithm take statistics of the training data, on every learner alike."""
+        data: Table | None = None if self.dataset is None else TrainingRows(self.dataset.train)
+        with torch.no_grad():
+            self.algorithm.initialize(data)
 
     def _make_source(self, pool_factory: PoolFactory) -> Source:
         config, source, group = self.config, self.config.source, self.group
@@ -155,8 +176,16 @@ class LearnerRole:
         if self.dataset is None:
             return None
         examples = len(next(iter(self.dataset.train.values())))
-        draws = sum(p.phase.repeat for p in self.learner.phases if p.phase.repeat > 1) or 1
+        draws = sum(each.repeat for each in self.learner.declared if each.repeat > 1) or 1
         return max(1, examples // (self.config.learner.batch_size * draws))
+
+    def samples_per_epoch(self) -> int | None:
+        """Return the examples that one pass over the data delivers; None for environments."""
+        if self.dataset is None:
+            return None
+        assert isinstance(self.config.source, DatasetSourceConfig)
+        examples = len(next(iter(self.dataset.train.values())))
+        return examples - examples % self.config.learner.batch_size if self.config.source.drop_last else examples
 
     def advance(self, schedule: Schedule, pause_s: float = math.inf, most_updates: float = math.inf) -> Advance:
         """Update until an interval becomes due, the budget is spent, `pause_s` seconds or `most_updates` have passed.
@@ -197,11 +226,11 @@ class LearnerRole:
 
     def metrics(self) -> dict[str, float]:
         """Return and clear the training metrics since the last call, by full name; rates are over that time."""
-        values = {f"train/{name}": value for name, value in self.learner.sums.drain().items()}
+        values = {f"train/{name}": value for name, value in self.learner.drain_metrics().items()}
         values.update({f"train/{name}": value for name, value in self.source.metrics().items()})
-        if self.learner.phases:
-            rate = self.learner.phases[0].optimizer.param_groups[0]["lr"]
-            values["train/learning_rate"] = float(rate)
+        rate = self.learner.learning_rate()
+        if rate is not None:
+            values["train/learning_rate"] = rate
         now, counters, waited = time.perf_counter(), self.counters(), self.source.wait_s
         before, old, waited_before = self._last_rates
         elapsed = max(now - before, 1e-9)
@@ -221,8 +250,12 @@ class LearnerRole:
         return {**as_metrics("learner", self.timeline.drain()), **as_metrics("rollout", workers)}
 
     def evaluate(self, split: str | None = None, episodes: int | None = None) -> Evaluation:
-        """Evaluate the present weights here."""
-        return self.evaluator.evaluate(self.learner.updates, split, episodes)
+        """Evaluate the present weights here; what is drawn meanwhile is none of the training's noise."""
+        noise, self.algorithm.noise = self.algorithm.noise, GlobalNoise(self.device)
+        try:
+            return self.evaluator.evaluate(self.learner.updates, split, episodes)
+        finally:
+            self.algorithm.noise = noise
 
     def policy(self) -> tuple[int, dict[str, Tensor], Progress]:
         """Return the number of updates, the module's whole state on the CPU, and the progress."""
@@ -230,18 +263,19 @@ class LearnerRole:
         return self.learner.updates, weights, self.algorithm.progress
 
     def weights_sha256(self) -> str:
-        """Return the hash of all trained tensors."""
-        return tensors_sha256(self.learner.trained())
+        """Return the hash of all parameters and buffers that are equal on all learners."""
+        return tensors_sha256(shared_state(self.algorithm))
 
     def parameter_counts(self) -> dict[str, int]:
-        """Return the number of trained parameters of each phase."""
-        return {p.phase.name: sum(q.numel() for q in p.phase.parameters) for p in self.learner.phases}
+        """Return how many numbers each phase trains, or each rule changes."""
+        return {each.name: sum(t.numel() for t in changed_by(each)) for each in self.learner.declared}
 
     def barrier_and_state(self) -> dict[str, Any]:
         """Bring the environments to a barrier and return everything that a resumed run needs."""
         self.source.barrier()
         return {
             "learner": self.learner.state_dict(),
+            "own": self.learner.own_state_dict(),
             "source": self.source.state_dict(),
             "random": capture_random_state(),
             "totals": self._totals,
@@ -249,7 +283,7 @@ class LearnerRole:
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Restore what `barrier_and_state` returned."""
-        self.learner.load_state_dict(state["learner"])
+        self.learner.load_state_dict(state["learner"], state["own"])
         self.source.load_state_dict(state["source"])
         restore_random_state(state["random"])
         self._totals = None if state["totals"] is None else dict(state["totals"])

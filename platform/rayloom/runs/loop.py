@@ -32,6 +32,7 @@ class Role(Protocol):
 
     def counters(self) -> Counters: ...
     def updates_per_epoch(self) -> int | None: ...
+    def samples_per_epoch(self) -> int | None: ...
     def advance(self, schedule: Schedule, pause_s: float = math.inf) -> Advance: ...
     def metrics(self) -> dict[str, float]: ...
     def evaluate(self, split: str | None = None, episodes: int | None = None) -> Evaluation: ...
@@ -46,7 +47,7 @@ class Role(Protocol):
     def close(self) -> None: ...
 
 
-def make_schedule(config: RunConfig, updates_per_epoch: int | None) -> Schedule:
+def make_schedule(config: RunConfig, updates_per_epoch: int | None, samples_per_epoch: int | None = None) -> Schedule:
     """Return the run's schedule, with defaults that fit its budget."""
     budget = config.budget()
 
@@ -62,6 +63,7 @@ def make_schedule(config: RunConfig, updates_per_epoch: int | None) -> Schedule:
             "checkpoint": interval(config.checkpoint.every, "checkpoint.every", 10),
         },
         budget,
+        samples_per_epoch,
     )
 
 
@@ -98,7 +100,7 @@ class Loop:
         self._tracker = tracker
         self._checkpoints = checkpoints
         self._observer = observer
-        self.schedule = make_schedule(config, role.updates_per_epoch())
+        self.schedule = make_schedule(config, role.updates_per_epoch(), role.samples_per_epoch())
         self.timeline = RunTimeline()
         self.more_metrics: Mapping[str, float] = {}
         """Logged with the role's metrics, at the same steps."""

@@ -16,9 +16,16 @@ Counters = dict[str, int]
 class Schedule:
     """Named intervals and a stopping budget."""
 
-    def __init__(self, intervals: Mapping[str, Interval | None], budget: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        intervals: Mapping[str, Interval | None],
+        budget: Mapping[str, int],
+        samples_per_epoch: int | None = None,
+    ) -> None:
+        """`samples_per_epoch`, where it is known, lets `fraction` grow within an epoch."""
         self._intervals = [(name, i.unit, i.count) for name, i in intervals.items() if i is not None]
         self._budget = list(budget.items())
+        self._samples_per_epoch = samples_per_epoch
 
     def due(self, before: Counters, after: Counters) -> set[str]:
         """Return the names whose interval has a multiple in (before, after]."""
@@ -28,7 +35,13 @@ class Schedule:
 
     def fraction(self, counters: Counters) -> float:
         """Return the share of the budget that is spent, 0 to 1."""
-        return min(1.0, max((counters.get(unit, 0) / limit for unit, limit in self._budget), default=0.0))
+        return min(1.0, max((self._spent(unit, counters) / limit for unit, limit in self._budget), default=0.0))
+
+    def _spent(self, unit: str, counters: Counters) -> float:
+        count = counters.get(unit, 0)
+        if unit != "epochs" or not self._samples_per_epoch:
+            return count
+        return min(count + 1.0, max(float(count), counters["samples"] / self._samples_per_epoch))
 
     def exhausted(self, counters: Counters) -> str | None:
         """Return the budget that is spent, as "env_steps >= 100000", or None."""

@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from rayloom.checkpoint.store import Loaded
 from rayloom.config.schema import RunConfig
-from rayloom.contract import Algorithm, Progress, Spec
+from rayloom.contract import Algorithm, GlobalNoise, Progress, Spec
 from rayloom.datasets.dataset import Dataset
 from rayloom.devices import choose_device
 from rayloom.errors import UserError
+from rayloom.learner.resharding import whole_state
 from rayloom.runs.learner_role import load_run_dataset, source_spec
 from rayloom.runs.objectives import read_objectives
 from rayloom.runs.schedule import Schedule
@@ -38,8 +40,7 @@ class Weights:
     @property
     def state(self) -> dict[str, Tensor]:
         """The state of the algorithm's module, on the CPU."""
-        found: dict[str, Tensor] = self.loaded.state["role"]["learner"]["algorithm"]
-        return found
+        return whole_state(self.loaded.state["role"])
 
     def __str__(self) -> str:
         by = f" by {self.metric}" if self.metric else ""
@@ -100,7 +101,9 @@ def build_trained(config: RunConfig, folder: Path, which: Which | None = None, d
     weights = find_weights(config, folder, which)
     dataset = load_run_dataset(config)
     spec = source_spec(config, dataset)
-    algorithm = config.algorithm_class()(config.algorithm, spec).to(device or choose_device(config))
+    place = torch.device(device) if device else choose_device(config)
+    algorithm = config.algorithm_class()(config.algorithm, spec).to(place)
+    algorithm.noise = GlobalNoise(place)
     algorithm.load_state_dict(weights.state)
     counters = weights.loaded.metadata["counters"]
     fraction = Schedule({}, config.budget()).fraction(counters)

@@ -101,6 +101,8 @@ class _LossModule(nn.Module):
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         loss = self._loss(batch)
+        if loss.count is not None:
+            raise UserError("Loss.count: a population cannot divide by it; set search.population to 1")
         # The share that PhaseLearner.step descends, with one learner.
         objective = PhaseLearner.objective(loss, batch, loss.per_example.shape[0])
         return objective, {"loss": loss.per_example.detach(), **loss.metrics}
@@ -125,12 +127,12 @@ class _Stack:
             learner.member.move(values, gradient)
         self._module = _LossModule(self._algorithm, phase.phase.loss)
         names = {id(parameter): name for name, parameter in self._module.named_parameters()}
-        assert len(names) == len(phase.windows) and not list(self._module.buffers()), (
+        assert len(names) == len(phase.flat.windows) and not list(self._module.buffers()), (
             "a population needs an algorithm without buffers whose one phase has all of its parameters"
         )
         self._names = [names[id(parameter)] for parameter in phase.flat.parameters]
-        self._parameters = [self._window(self.values, *window) for window in phase.windows]
-        self._targets = [self._window(self.gradients, *window) for window in phase.windows]
+        self._parameters = [self._window(self.values, *window) for window in phase.flat.windows]
+        self._targets = [self._window(self.gradients, *window) for window in phase.flat.windows]
         configs = [role.config.algorithm for role in roles]
         self._numbers = {
             name: torch.tensor([float(getattr(config, name)) for config in configs], device=like.device)

@@ -6,8 +6,8 @@ A member has its own source, schedule, optimiser state, metrics, evaluations and
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ from rayloom.config.schema import LearnerConfig, RunConfig
 from rayloom.config.sources import DatasetSourceConfig
 from rayloom.contract import Algorithm, Batch, Phase
 from rayloom.datasets.dataset import Dataset
+from rayloom.errors import UserError
+from rayloom.learner.flat_parameters import Piece
 from rayloom.learner.group import Group
 from rayloom.learner.learner import Learner
 from rayloom.learner.metric_sums import MetricSums
@@ -25,6 +27,8 @@ from rayloom.runs.learner_role import Advance, LearnerRole, PoolFactory
 from rayloom.runs.schedule import Counters, Schedule
 from rayloom.seeding import torch_generator
 from rayloom.sources.dataset import DatasetSource
+
+_ALONE = "set search.population to 1"
 
 
 class MemberSource(DatasetSource):
@@ -49,11 +53,11 @@ class MemberSource(DatasetSource):
 class MemberPhase(PhaseLearner):
     """A PhaseLearner whose parameters and gradients can move into rows of shared tensors."""
 
-    def __init__(self, phase: Phase, config: LearnerConfig, group: Group) -> None:
-        super().__init__(phase, config, group)
-        start, size = self.flat.flat.data_ptr(), self.flat.flat.element_size()
-        self.windows = [((p.data_ptr() - start) // size, p.shape) for p in self.flat.parameters]
-        """Offset and shape of each parameter in the flat tensor."""
+    def __init__(self, phase: Phase, config: LearnerConfig, group: Group, pieces: Sequence[Piece]) -> None:
+        super().__init__(phase, config, group, pieces)
+        (self.flat,) = self.flats
+        (self.optimizer,) = self.optimizers
+        (self.optimizer_config,) = self.optimizer_configs
         self._fused: Callable[[], None] | None = None
 
     def move(self, values: Tensor, gradient: Tensor) -> None:
@@ -61,7 +65,7 @@ class MemberPhase(PhaseLearner):
         flat = self.flat
         values.copy_(flat.flat.data)
         flat.flat.data, flat.flat.grad, flat.gradient = values, gradient, gradient
-        for parameter, (offset, shape) in zip(flat.parameters, self.windows, strict=True):
+        for parameter, (offset, shape) in zip(flat.parameters, flat.windows, strict=True):
             window = slice(offset, offset + shape.numel())
             parameter.data = values[window].view(shape)
             parameter.grad = gradient[window].view(shape)
@@ -112,10 +116,10 @@ class MemberSums(MetricSums):
         before, examples = self._sums.get(name, (0.0, 0))
         self._sums[name] = (before + total, examples + count)
 
-    def drain(self) -> dict[str, float]:
+    def drain(self, group: Group | None = None, device: torch.device | None = None) -> dict[str, float]:
         """Return the mean of every metric since the last drain, and forget them."""
         self._deliver()
-        return super().drain()
+        return super().drain(group, device)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the sums so far."""
@@ -128,6 +132,18 @@ class MemberSums(MetricSums):
         super().load_state_dict(state)
 
 
+class _NoNoise:
+    """Refuses to draw: the members of a population share one loss."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def _refuse(self, *arguments: object) -> NoReturn:
+        raise UserError(f"{self._name} draws noise in prepare or in its loss, which a population cannot; {_ALONE}")
+
+    normal = uniform = bernoulli = permutation = _refuse
+
+
 class MemberLearner(Learner):
     """A Learner whose gradient and metrics somebody else computes."""
 
@@ -136,11 +152,20 @@ class MemberLearner(Learner):
     def __init__(self, algorithm: Algorithm, config: LearnerConfig, deliver: Callable[[], None]) -> None:
         super().__init__(algorithm, config)
         self.sums = MemberSums(deliver)
+        name = type(algorithm).__name__
+        algorithm.noise = _NoNoise(name)
+        if len(self.declared) != 1 or not isinstance(self.phases[0], MemberPhase):
+            raise UserError(f"{name} does not have one phase and no rule, as a population needs; {_ALONE}")
 
     @staticmethod
-    def _make_phase(phase: Phase, config: LearnerConfig, group: Group) -> PhaseLearner:
-        assert phase.compilable and phase.every == phase.repeat == 1, "a population needs one plain, compilable phase"
-        return MemberPhase(phase, config, group)
+    def _make_phase(phase: Phase, config: LearnerConfig, group: Group, pieces: Sequence[Piece]) -> PhaseLearner:
+        plain = phase.every == phase.repeat == 1 and phase.when is None and phase.after_step is None
+        if not (phase.compilable and plain and len(pieces) == 1):
+            raise UserError(
+                f"phase {phase.name!r} has every, repeat, when, groups or after_step, or is not compilable, which a "
+                f"population cannot train; {_ALONE}"
+            )
+        return MemberPhase(phase, config, group, pieces)
 
     @property
     def member(self) -> MemberPhase:
@@ -157,12 +182,14 @@ class MemberLearner(Learner):
         if scale is not None:
             phase.set_rate_scale(scale)
         phase.step_optimizer()
-        self.algorithm.after_update(number)
+        metrics = self.algorithm.after_update(number)
+        if metrics is not None:
+            self._record_after(metrics)
         self.updates = number
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
-        super().load_state_dict(state)
+    def load_state_dict(self, state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` and `own_state_dict` returned."""
+        super().load_state_dict(state, own)
         self.member.unbind()
 
 

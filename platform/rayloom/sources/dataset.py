@@ -65,6 +65,7 @@ class DatasetSource(Source):
         self._epoch = 0
         self._position = 0
         self._order: Tensor | None = None
+        self._cut = (0, batch_size)
 
     @torch.no_grad()
     def next(self) -> Batch:
@@ -78,6 +79,7 @@ class DatasetSource(Source):
         start = self._position
         count = min(self._batch_size, self._length - start)
         first, last = count * self._rank // self._world_size, count * (self._rank + 1) // self._world_size
+        self._cut = (first, count)
         rows = self._order[start + first : start + last]
         batch = {name: tensor.index_select(0, rows) for name, tensor in self._fields}
         if self._augmented:
@@ -93,6 +95,10 @@ class DatasetSource(Source):
         for name in self._images:
             offsets = torch.randint(0, 2 * _MAX_SHIFT + 1, (2, count), generator=generator)
             batch[name] = shift_images(batch[name], offsets[:, first:last].to(self._device), _MAX_SHIFT)
+
+    def cut(self) -> tuple[int, int]:
+        """Return the place of this rank's share in the present global batch, and its size."""
+        return self._cut
 
     def counters(self) -> dict[str, int]:
         """Return the examples of all ranks so far and the completed epochs."""

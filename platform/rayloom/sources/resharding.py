@@ -36,6 +36,7 @@ from rayloom.checkpoint.random_state import generator_state
 from rayloom.config.schema import RunConfig
 from rayloom.config.shares import learner_share
 from rayloom.config.sources import DatasetSourceConfig, EnvironmentSourceConfig
+from rayloom.learner.resharding import reshard_own
 from rayloom.seeding import derive_seed, numpy_generator, torch_generator
 from rayloom.sources.columns import as_ring, blocks_in_time, by_other_workers, cut_columns
 
@@ -66,9 +67,10 @@ def reshard(before: RunConfig, after: RunConfig, states: Sequence[State]) -> lis
     kept = [state["random"] for state in states[:count]]
     new = [_random_state(after.seed, "learner", r, "reshard", updates, count) for r in range(len(kept), count)]
     totals = _totals(after, states, sources)
+    parts = reshard_own([state["own"] for state in states], count)
     return [
-        {**states[0], "source": source, "random": state, "totals": totals}
-        for source, state in zip(sources, kept + new, strict=True)
+        {**states[0], "own": part, "source": source, "random": state, "totals": totals}
+        for part, source, state in zip(parts, sources, kept + new, strict=True)
     ]
 
 

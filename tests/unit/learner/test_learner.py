@@ -133,7 +133,7 @@ def test_a_phase_overrides_single_optimiser_settings() -> None:
         return [Phase("all", algorithm.loss, parameters, optimizer={"learning_rate": 0.5, "betas": (0.0, 0.9)})]
 
     learner = Learner(_Regression(make), LearnerConfig(optimizer=OPTIMIZERS.component(eps=1e-3)))
-    group = learner.phases[0].optimizer.param_groups[0]
+    group = learner.phases[0].optimizers[0].param_groups[0]
     assert (group["lr"], group["betas"], group["eps"]) == (0.5, (0.0, 0.9), 1e-3)
 
 
@@ -155,7 +155,7 @@ def test_learning_rate_schedules(schedule: Component, fraction: float, update: i
     learner.updates = update - 1
     algorithm.progress.fraction = fraction
     learner.update(_batch, lambda loss: None)
-    assert learner.phases[0].optimizer.param_groups[0]["lr"] == pytest.approx(0.5 * expected)
+    assert learner.phases[0].optimizers[0].param_groups[0]["lr"] == pytest.approx(0.5 * expected)
 
 
 class _TwoLearners:
@@ -196,14 +196,6 @@ def test_metric_sums_are_means_over_all_examples_and_survive_saving() -> None:
     assert sums.drain() == {}
 
 
-def test_parameters_shared_by_two_phases_are_refused() -> None:
-    def make(algorithm: _Regression) -> list[Phase]:
-        return [Phase(name, algorithm.loss, tuple(algorithm.parameters())) for name in "ab"]
-
-    with pytest.raises(AssertionError, match="shares parameters"):
-        Learner(_Regression(make), LearnerConfig())
-
-
 @pytest.mark.parametrize("allowed", [True, False])
 def test_bfloat16_runs_losses_under_autocast_except_where_a_phase_forbids_it(allowed: bool) -> None:
     seen: list[torch.dtype] = []
@@ -214,7 +206,7 @@ def test_bfloat16_runs_losses_under_autocast_except_where_a_phase_forbids_it(all
             seen.append(hidden.dtype)
             return Loss((algorithm.second(hidden).squeeze(1) - batch["y"]).square())
 
-        return [Phase("all", loss, tuple(algorithm.parameters()), compilable=allowed)]
+        return [Phase("all", loss, tuple(algorithm.parameters()), autocast=allowed, compilable=not allowed)]
 
     algorithm = _Regression(make)
     Learner(algorithm, LearnerConfig(precision="bfloat16")).update(_batch, lambda loss: None)

@@ -15,7 +15,8 @@ from counting_memory import CountingMemory
 from rayloom.config.load import from_tree
 from rayloom.config.schema import RunConfig
 from rayloom.contract import replace_rows
-from rayloom.rollouts.acting import ActingAlgorithm, device_of
+from rayloom.devices import device_of
+from rayloom.rollouts.acting import ActingAlgorithm
 from rayloom.rollouts.environment import Environment
 from rayloom.rollouts.worker import RolloutWorker
 from rayloom.runs.learner_role import LearnerRole

@@ -32,6 +32,7 @@ from rayloom.sources.replay_buffer import PrioritizedReplayBuffer, ReplayBuffer
 from rayloom.sources.resharding import deal, reshard
 
 State = dict[str, Any]
+NOTHING: dict[str, Any] = {"buffers": {}, "rules": [], "sums": {}}  # of a learner's own
 COUNTS = [(before, after) for before in (1, 2, 4) for after in (1, 2, 4) if before != after]
 
 
@@ -410,7 +411,7 @@ def state_of(rank: int, share: int, blocks: int, lengths: Sequence[int], rng: np
         "buffer": buffer.state_dict(),
         "draws": 5,
     }
-    return {"learner": {"updates": 9}, "source": source, "random": {}, "totals": None}
+    return {"learner": {"updates": 9}, "own": NOTHING, "source": source, "random": {}, "totals": None}
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -515,7 +516,7 @@ def test_trajectories_that_wait_are_dealt_out_by_age() -> None:
         drained = [{"version": 7 - rank, "number": 10 * rank + number} for number in range(3)]
         source = {"pool": pool, "statistics": statistics, "env_steps": 11, "samples": 9, "drained": drained, "draws": 7}
         source.update(pending=pending, lags={0: 3, 2 + rank: 5}, dropped=rank)
-        states.append({"learner": {"updates": 7}, "source": source, "random": {}, "totals": None})
+        states.append({"learner": {"updates": 7}, "own": NOTHING, "source": source, "random": {}, "totals": None})
     dealt = [state["source"] for state in reshard(old, new, states)]
     everything = [[int(row) for pending in source["pending"] for row in pending["rows"]["row"]] for source in dealt]
     assert sorted(row for rows in everything for row in rows) == sorted(

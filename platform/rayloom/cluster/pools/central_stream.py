@@ -24,8 +24,8 @@ from rayloom.cluster.pools.central_pool import CentralPool
 from rayloom.cluster.pools.supervisor import ActorOptions, start_s
 from rayloom.config.schema import RunConfig
 from rayloom.contract import Algorithm, Progress
+from rayloom.devices import device_of
 from rayloom.errors import Process, RoleTimeoutError
-from rayloom.rollouts.acting import device_of
 from rayloom.rollouts.rollout import Rollout
 
 

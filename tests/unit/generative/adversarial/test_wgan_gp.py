@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from rayloom import datasets
-from rayloom.contract import Batch, TensorSpec
+from rayloom.contract import Batch, GlobalNoise, TensorSpec
 from rayloom.errors import UserError
 from rayloom_generative.adversarial.wgan_gp import WGANGP, WGANGPConfig, interpolate
 
@@ -230,6 +230,7 @@ def test_shards_of_a_batch_equal_the_batch(kind: str) -> None:
 def test_a_step_never_waits_for_the_device(constraint: Any) -> None:
     # Tensors on the meta device hold no data: anything that reads a number raises.
     algorithm = plane(constraint=constraint).to("meta")
+    algorithm.noise = GlobalNoise(torch.device("meta"))
     batch = algorithm.prepare({"point": torch.empty(4, 2, device="meta")})
     for phase in algorithm.phases():
         loss = phase.loss(batch)

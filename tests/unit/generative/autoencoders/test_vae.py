@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rayloom import datasets
-from rayloom.contract import Batch, TensorSpec
+from rayloom.contract import Batch, GlobalNoise, TensorSpec
 from rayloom.errors import UserError
 from rayloom_generative.autoencoders import vae
 from rayloom_generative.autoencoders.vae import VAE, VAEConfig
@@ -205,6 +205,7 @@ def test_shards_of_a_batch_equal_the_batch() -> None:
 def test_a_step_never_waits_for_the_device(likelihood: Any) -> None:
     # Tensors on the meta device hold no data: anything that reads a number raises.
     algorithm = small(likelihood=likelihood).to("meta")
+    algorithm.noise = GlobalNoise(torch.device("meta"))
     batch = algorithm.prepare({"image": torch.empty(4, 1, 8, 8, dtype=torch.uint8, device="meta")})
     loss = algorithm.loss(batch)
     assert loss.per_example.is_meta and loss.per_example.shape == (4,)
