@@ -29,7 +29,8 @@ class Loss:
     per_example: Tensor
     """The loss of each example, [B], with gradient. The learner weights, sums and divides by the global count."""
     metrics: dict[str, Tensor] = field(default_factory=dict)
-    """Detached tensors, [B] (reduced like the loss) or scalar; they stay on the device until the log step."""
+    """Detached tensors, [B] or scalar; they stay on the device until the log step. Those of examples are averaged over
+    all learners; where there is a `count`, they are weighed and divided as the loss is."""
     priorities: Tensor | None = None
     """New replay priorities [B], non-negative, detached; only for sources that ask for them."""
     count: Tensor | None = None
@@ -58,7 +59,7 @@ class Phase:
     """Run only in every n-th update (the delayed actor of TD3)."""
     when: Condition | None = None
     """Run only in updates for which it is true: phases that change over a run (layer-wise pre-training). It sees the
-    counters as they were before the update. None: always."""
+    counters as they were before the update; in no update may it be false for every phase. None: always."""
     groups: tuple[tuple[tuple[nn.Parameter, ...], Mapping[str, Any]], ...] = ()
     """Some of `parameters`, with settings of the optimiser that differ for them: no weight decay on biases."""
     after_step: Callable[[], None] | None = None

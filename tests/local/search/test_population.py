@@ -258,7 +258,7 @@ def test_a_members_state_is_that_of_the_run_alone() -> None:
     assert torch.equal(mine["random"]["torch"], theirs["random"]["torch"])
     assert mine["source"] == theirs["source"]
     assert mine["learner"].keys() == theirs["learner"].keys()
-    own, other = (state["learner"]["optimizers"][0]["state"][0] for state in (mine, theirs))
+    own, other = (state["learner"]["optimizers"][0][0]["state"][0] for state in (mine, theirs))
     assert own.keys() == other.keys()
     for name, value in other.items():
         torch.testing.assert_close(own[name], value, rtol=1e-4, atol=1e-7)

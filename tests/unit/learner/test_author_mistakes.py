@@ -218,5 +218,5 @@ def test_buffers_that_each_learner_changes_by_its_own_data_are_refused_after_the
         learner.update(lambda: {"x": _batch()["x"] + group.rank}, lambda loss: None)
 
     authors = [_Author(loss=_normalised) for _ in range(2)]
-    with pytest.raises(UserError, match="_Author: the buffer 'norm.running_mean' differs between the learners"):
+    with pytest.raises(UserError, match=r"_Author: the buffer 'norm.running_mean' differs between the learners"):
         simulate(2, learn)

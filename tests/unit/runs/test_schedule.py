@@ -37,3 +37,14 @@ def test_shares_of_a_budget() -> None:
     assert share_of_budget({"env_steps": 5000}, 100, None) == Interval(50, "env_steps")
     assert share_of_budget({"updates": 5}, 100, None) == Interval(1, "updates")
     assert share_of_budget({"epochs": 3}, 10, 40) == Interval(12, "updates")
+
+
+def test_within_an_epoch_the_spent_share_of_the_budget_follows_the_samples() -> None:
+    schedule = Schedule({}, {"epochs": 2}, samples_per_epoch=100)
+    points = [(0, 0), (0, 25), (0, 99), (1, 100), (1, 150), (2, 200)]
+    shares = [schedule.fraction({"updates": 1, "epochs": epochs, "samples": samples}) for epochs, samples in points]
+    assert shares == [0.0, 0.125, 0.495, 0.5, 0.75, 1.0]
+    # A length that is not quite true never leaves the epoch.
+    wrong = Schedule({}, {"epochs": 2}, samples_per_epoch=40)
+    assert [wrong.fraction({"epochs": e, "samples": s}) for e, s in points] == [0.0, 0.3125, 0.5, 1.0, 1.0, 1.0]
+    assert Schedule({}, {"epochs": 2}).fraction({"epochs": 1, "samples": 150}) == 0.5
