@@ -14,8 +14,6 @@ from rayloom.contract import Algorithm
 from rayloom.devices import device_of
 from rayloom.rollouts.spaces import Array, Values
 
-_CPU = torch.device("cpu")
-
 
 class ActingAlgorithm:
     """An algorithm that acts in N environments, and its recurrent state. It may be the learner's own object."""

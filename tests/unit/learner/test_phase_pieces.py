@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from rayloom.config.schema import LearnerConfig, OptimizerConfig
+from rayloom.config.optimizers import OPTIMIZERS
+from rayloom.config.schema import LearnerConfig
 from rayloom.contract import Algorithm, AlgorithmConfig, Batch, Loss, Phase, Progress
 from rayloom.errors import UserError
 from rayloom.learner.learner import Learner
 from simulated_learners import SimulatedGroup, simulate
 
-ADAM = LearnerConfig(optimizer=OptimizerConfig(name="adam", learning_rate=0.05))
+ADAM = LearnerConfig(optimizer=OPTIMIZERS.component("adam", learning_rate=0.05))
 
 
 class _Net(Algorithm):
@@ -67,7 +68,7 @@ def test_phases_that_share_parameters_have_optimiser_states_of_their_own(limit: 
 
     algorithm, plain, batch = _Net(make), _Net(make), _batch()
     learner = _run(
-        algorithm, batch, config=LearnerConfig(optimizer=OptimizerConfig(learning_rate=0.05), max_grad_norm=limit)
+        algorithm, batch, config=LearnerConfig(optimizer=OPTIMIZERS.component(learning_rate=0.05), max_grad_norm=limit)
     )
     assert [len(phase.flats) for phase in learner.phases] == [2, 2]  # type: ignore[union-attr]
     phases = plain.phases()
@@ -91,7 +92,15 @@ def test_groups_have_settings_of_their_own() -> None:
         biases = tuple(p for name, p in net.named_parameters() if name.endswith("bias"))
         groups = ((biases, {"weight_decay": 0.0, "learning_rate": 0.01}),)
         every = tuple(net.parameters())
-        return [Phase("all", net.loss_of("left"), every, {"name": "adamw", "weight_decay": 0.3}, groups=groups)]
+        return [
+            Phase(
+                "all",
+                net.loss_of("left"),
+                every,
+                {"kind": "adamw", "learning_rate": 0.05, "weight_decay": 0.3},
+                groups=groups,
+            )
+        ]
 
     algorithm, plain, batch = _Net(make), _Net(make), _batch()
     _run(algorithm, batch)
@@ -169,7 +178,7 @@ def test_the_step_is_divided_by_the_sum_of_the_counts_and_metrics_alike() -> Non
         return [Phase("all", net.loss_of("left"), tuple(net.parameters()))]
 
     algorithm, plain = _Net(make), _Net(make)
-    sgd = LearnerConfig(optimizer=OptimizerConfig(name="sgd", learning_rate=1.0))
+    sgd = LearnerConfig(optimizer=OPTIMIZERS.component("sgd", learning_rate=1.0))
     learner = _run(algorithm, batch, 1, sgd)
     per_example = plain.phases()[0].loss(batch).per_example
     objective = (per_example * weight).sum() / 27
@@ -205,7 +214,7 @@ def test_several_learners_repeat_one_learners_update_and_its_metrics(counted: bo
             Phase("right", net.loss_of("right"), (*net.right.parameters(), *net.trunk.parameters())),
         ]
 
-    config = LearnerConfig(optimizer=OptimizerConfig(name="sgd", learning_rate=0.5, momentum=0.9), max_grad_norm=0.3)
+    config = LearnerConfig(optimizer=OPTIMIZERS.component("sgd", learning_rate=0.5, momentum=0.9), max_grad_norm=0.3)
     alone = _Net(make)
     whole = _run(alone, batch, 3, config).drain_metrics()
     algorithms = [_Net(make) for _ in cuts[1:]]
