@@ -53,10 +53,10 @@ class Learner:
             else self._make_phase(step, config, self.group, next(pieces))
             for step in steps
         ]
-        constant = config.schedule == SCHEDULES.component()
-        self._schedule: Callable[[Any, float, int], float] | None = None if constant else config.schedule.load()
         self.declared = steps
         """The phases and rules as the algorithm declares them."""
+        constant = config.schedule == SCHEDULES.component()
+        self._schedule: Callable[[Any, float, int], float] | None = None if constant else config.schedule.load()
         self._prefixes = ["" if len(steps) == 1 else f"{step.name}_" for step in steps]
         self._main = next((index for index, step in enumerate(steps) if isinstance(step, Phase)), None)
         self._conditional = all(step.when is not None for step in steps)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from rayloom.components import Component
 from rayloom.config.optimizers import OPTIMIZERS
 from rayloom.config.schema import LearnerConfig
 from rayloom.config.validation import override
@@ -26,10 +27,7 @@ class PhaseLearner:
         self.config = config
         self.flats = [piece.flat for piece in pieces]
         self.parameters = tuple(parameter for flat in self.flats for parameter in flat.parameters)
-        where = f"phase {phase.name}: optimizer"
-        self.optimizer_configs = [
-            override(OPTIMIZERS, config.optimizer, {**phase.optimizer, **piece.settings}, where) for piece in pieces
-        ]
+        self.optimizer_configs = [self._settings(piece) for piece in pieces]
         self.optimizers = [
             make_optimizer(settings, [piece.flat.flat])
             for settings, piece in zip(self.optimizer_configs, pieces, strict=True)
@@ -39,6 +37,10 @@ class PhaseLearner:
         self._device_type = self.flats[0].flat.device.type
         self._autocast = config.precision == "bfloat16" and phase.autocast
         self._checked = False
+
+    def _settings(self, piece: Piece) -> Component:
+        different = {**self.phase.optimizer, **piece.settings}
+        return override(OPTIMIZERS, self.config.optimizer, different, f"phase {self.phase.name}: optimizer")
 
     @property
     def learning_rate(self) -> float:

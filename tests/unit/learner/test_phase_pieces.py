@@ -92,7 +92,15 @@ def test_groups_have_settings_of_their_own() -> None:
         biases = tuple(p for name, p in net.named_parameters() if name.endswith("bias"))
         groups = ((biases, {"weight_decay": 0.0, "learning_rate": 0.01}),)
         every = tuple(net.parameters())
-        return [Phase("all", net.loss_of("left"), every, {"name": "adamw", "weight_decay": 0.3}, groups=groups)]
+        return [
+            Phase(
+                "all",
+                net.loss_of("left"),
+                every,
+                {"kind": "adamw", "learning_rate": 0.05, "weight_decay": 0.3},
+                groups=groups,
+            )
+        ]
 
     algorithm, plain, batch = _Net(make), _Net(make), _batch()
     _run(algorithm, batch)
