@@ -15,6 +15,7 @@ import yaml
 from annotated_types import Ge, Gt
 
 from rayloom.components import Component
+from rayloom.config.evaluations import OwnEvaluation, written
 from rayloom.config.import_path import import_algorithm
 from rayloom.config.optimizers import OPTIMIZERS
 from rayloom.config.schedules import SCHEDULES
@@ -135,11 +136,21 @@ class EvaluateConfig:
     num_envs: Annotated[int, Ge(1)] | None = None
     """Parallel evaluation environments; null: as many as episodes."""
     max_episode_steps: Annotated[int, Ge(1)] = 100_000
-    """An evaluation episode that is longer ends the run with an error (unit: env_steps)."""
+    """An evaluation episode that is longer is cut off there and counts as it is (unit: env_steps)."""
+    env_options: Mapping[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the evaluation's environments that differ from `source.env_options`, as
+    `{reward_clipping: false}` for Atari returns as the game counts them."""
+    wrappers: tuple[Mapping[str, Any], ...] | None = None
+    """Wrappers of the evaluation's environments instead of `source.wrappers`, as [] for unclipped rewards; null: those
+    of the source."""
     split: Literal["validation", "test"] = "validation"
     """Data that evaluations read; the test set is for the last word only."""
     batch_size: Annotated[int, Ge(1)] = 1_000
     """Examples in one forward pass."""
+    deadline_s: Annotated[float, Gt(0)] = 600.0
+    """Longest time of one unit of work, a step of all environments, a batch, or a game (seconds)."""
+    own: OwnEvaluation | None = None
+    """An evaluation of your own and its settings, written `evaluate: {import: ..., ...}`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,6 +257,7 @@ class RunConfig:
         """Return plain data that `from_tree` reads back to an equal config."""
         tree = cast(dict[str, Any], plain(self))
         tree["algorithm"] = {"import": tree.pop("algorithm_path"), **tree["algorithm"]}
+        tree["evaluate"] = written(tree["evaluate"])
         return tree
 
     def to_yaml(self) -> str:

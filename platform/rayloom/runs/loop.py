@@ -17,8 +17,8 @@ from typing import Any, Protocol
 
 from rayloom.checkpoint.store import CheckpointStore
 from rayloom.config.schema import Interval, RunConfig
+from rayloom.contract import Findings
 from rayloom.errors import Process
-from rayloom.runs.evaluator import Evaluation
 from rayloom.runs.learner_role import Advance
 from rayloom.runs.objectives import read_objectives
 from rayloom.runs.observer import Observer, Report
@@ -35,7 +35,7 @@ class Role(Protocol):
     def samples_per_epoch(self) -> int | None: ...
     def advance(self, schedule: Schedule, pause_s: float = math.inf) -> Advance: ...
     def metrics(self) -> dict[str, float]: ...
-    def evaluate(self, split: str | None = None, episodes: int | None = None) -> Evaluation: ...
+    def evaluate(self, split: str | None = None, episodes: int | None = None) -> Findings: ...
     def barrier_and_state(self) -> dict[str, Any]: ...
     def load_state(self, state: Mapping[str, Any]) -> None: ...
     def weights_sha256(self) -> str: ...
@@ -189,6 +189,8 @@ class Loop:
         self._tracker.log_metrics(evaluation.metrics, step, counters["updates"])
         for name, figure in evaluation.figures.items():
             self._tracker.log_figure(name, figure, step)
+        for name, content in evaluation.files.items():
+            self._tracker.log_content(f"evaluations/step_{step:09d}/{name}", content)
         self._report(counters)
         value = self.metrics.get(self._objectives.best or "")
         improved = self._objectives.improves(value, self.best)

@@ -154,7 +154,15 @@ class Tracker:
 
     def log_text(self, name: str, text: str) -> None:
         """Record a text file, for instance config.yaml, as an artifact of that name."""
-        self._append(_write_text(self.run_dir, name, text))
+        self._append(_write_artifact(self.run_dir, name, text))
+
+    def log_content(self, name: str, content: str | bytes) -> None:
+        """Record a file of an evaluation; UserError when its name leads out of the run folder."""
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            from rayloom.errors import UserError
+
+            raise UserError(f"an evaluation names the file {name!r}; give a path inside the run folder")
+        self._append(_write_artifact(self.run_dir, name, content))
 
     def log_file(self, name: str) -> None:
         """Record a file that lies under `run_dir`/artifacts already, as an artifact of that name."""
@@ -285,7 +293,7 @@ def record_end(
     ended = Journal(run_dir)
     try:
         if text is not None:
-            ended.append(_write_text(run_dir, *text))
+            ended.append(_write_artifact(run_dir, *text))
         if tags:
             ended.append({"kind": "tags", "tags": {key: str(value) for key, value in tags.items()}})
         ended.append({"kind": "finish", "status": status, "time": journal.now_ms()})
@@ -294,12 +302,12 @@ def record_end(
     return True
 
 
-def _write_text(run_dir: Path, name: str, text: str) -> dict[str, Any]:
+def _write_artifact(run_dir: Path, name: str, content: str | bytes) -> dict[str, Any]:
     """Write an artifact in one step and return its record."""
     target = run_dir / "artifacts" / name
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.with_name(target.name + ".new")
-    aside.write_text(text, encoding="utf-8")
+    aside.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
     os.replace(aside, target)
     return {"kind": "file", "name": name}
 
