@@ -29,7 +29,7 @@ from rayloom.cluster.nodes.processes import strike
 from rayloom.cluster.role_actors import EvaluatorActor, LearnerActor, learner_deadline_s, pool_factory
 from rayloom.config.schema import RunConfig
 from rayloom.config.sources import DatasetSourceConfig
-from rayloom.contract import Findings
+from rayloom.contract import Findings, Input
 from rayloom.errors import LearnersLostError, Process, RoleDiedError, RoleTimeoutError, UserError
 from rayloom.runs.learner_role import Advance, LearnerRole
 from rayloom.runs.plan import Plan, make_plan
@@ -282,6 +282,10 @@ class RayRole:
             return
         refs = [actor.load_state.remote(own) for actor, own in zip(self._learners, states, strict=True)]
         self._wait(refs, self._names())
+
+    def start_from(self, inputs: Mapping[str, Input]) -> None:
+        """Let all learners take over what earlier runs have learnt."""
+        self._call_all("start_from", inputs)
 
     def weights_sha256(self) -> str:
         """Return the hash of all parameters and buffers, which must be equal on all learners."""

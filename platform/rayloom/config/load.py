@@ -17,6 +17,7 @@ import yaml
 
 from rayloom.config.evaluations import OF_EVERY_EVALUATION, OwnEvaluation, import_evaluation
 from rayloom.config.import_path import ALGORITHMS, import_algorithm, import_object, suggest
+from rayloom.config.inputs import written_out
 from rayloom.config.schema import (
     RESOLVERS,
     UNITS,
@@ -225,6 +226,10 @@ def from_tree(tree: Mapping[str, Any]) -> RunConfig:
     _check_stop(tree["stop"])
     _check_intervals(tree)
     tree = _with_own_evaluation(tree)
+    if "inputs" in tree:
+        tree["inputs"] = written_out(tree["inputs"])
+        if isinstance(tree["inputs"], Mapping) and "start_from" in tree["inputs"]:
+            raise UserError("inputs.start_from: there is a part of that name beside inputs; choose another name")
     settings = validate(SOURCE_KINDS[kind], source, "source")
     run = validate(RunConfig, {**tree, "algorithm_path": path, "algorithm": None, "source": settings}, "")
     # Last, because the algorithm's module imports torch: a mistake in the keys above is told at once.

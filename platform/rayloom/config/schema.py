@@ -17,6 +17,7 @@ from annotated_types import Ge, Gt
 from rayloom.components import Component
 from rayloom.config.evaluations import OwnEvaluation, written
 from rayloom.config.import_path import import_algorithm
+from rayloom.config.inputs import InputConfig, StartFromConfig
 from rayloom.config.optimizers import OPTIMIZERS
 from rayloom.config.schedules import SCHEDULES
 from rayloom.config.search import SearchConfig
@@ -122,6 +123,8 @@ class LearnerConfig:
     """CPUs that Ray reserves for each learner actor; null: as many as `threads`."""
     gpus: Annotated[float, Ge(0)] = 0
     """GPUs of each learner; fractions share one."""
+    freeze: tuple[str, ...] = ()
+    """Parameters that stay as they are, by name, with * for anything, as [encoder.*]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,6 +188,8 @@ class TrackingConfig:
     """Let the run end only after the trained model is logged; else the writer logs it afterwards, in seconds."""
     enabled: bool = True
     """False keeps the journal in the output folder and leaves MLflow alone."""
+    pictures: bool = True
+    """Draw figures and curves into the run folder where MLflow does not take them, in a process of their own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,6 +232,10 @@ class RunConfig:
     """The algorithm's own settings: an instance of its `Config`, which this module does not import."""
     source: SourceConfig
     """Where batches come from."""
+    inputs: Mapping[str, InputConfig] = field(default_factory=dict)
+    """Earlier runs that the algorithm starts from, by the name that it gives them: a run id, or {run, weights}."""
+    start_from: StartFromConfig | None = None
+    """An earlier run with whose weights this one begins (fine-tuning)."""
     learner: LearnerConfig = LearnerConfig()
     """How losses become weight changes."""
     evaluate: EvaluateConfig = EvaluateConfig()

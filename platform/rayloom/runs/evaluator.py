@@ -28,7 +28,7 @@ Array = np.ndarray[Any, Any]
 
 
 def evaluation_source(config: RunConfig) -> EnvironmentSourceConfig:
-    """Return the settings of the environments that evaluations play in: the source's, with options and wrappers of their own."""
+    """Return the settings of the evaluations' environments: the source's, with options and wrappers of their own."""
     source = config.source
     assert not isinstance(source, DatasetSourceConfig)
     own = config.evaluate
