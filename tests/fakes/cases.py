@@ -95,5 +95,5 @@ TREES: dict[str, dict[str, Any]] = {
 def case(name: str, output: str = "rayloom-runs", **sections: dict[str, Any]) -> RunConfig:
     """Return the typed config of a case, with sections overridden."""
     tree = _with(TREES[name], **sections)
-    tracking = {"enabled": False, "system_metrics": False, **tree.get("tracking", {})}
+    tracking = {"enabled": False, "system_metrics": False, "pictures": False, **tree.get("tracking", {})}
     return from_tree({"name": name, "output": output, **tree, "tracking": tracking})

@@ -29,8 +29,8 @@ from rayloom.cluster.nodes.processes import strike
 from rayloom.cluster.role_actors import EvaluatorActor, LearnerActor, learner_deadline_s, pool_factory
 from rayloom.config.schema import RunConfig
 from rayloom.config.sources import DatasetSourceConfig
+from rayloom.contract import Findings, Input
 from rayloom.errors import LearnersLostError, Process, RoleDiedError, RoleTimeoutError, UserError
-from rayloom.runs.evaluator import Evaluation
 from rayloom.runs.learner_role import Advance, LearnerRole
 from rayloom.runs.plan import Plan, make_plan
 from rayloom.runs.schedule import Counters, Schedule
@@ -246,16 +246,16 @@ class RayRole:
                 processes += ray.get(ready)
         return processes
 
-    def evaluate(self, split: str | None = None, episodes: int | None = None) -> Evaluation:
+    def evaluate(self, split: str | None = None, episodes: int | None = None) -> Findings:
         """Evaluate the present weights, in the evaluator's actor where there is one; one that dies is replaced."""
         if self._evaluator is None:
-            evaluation: Evaluation = self._call("evaluate", split, episodes)
+            evaluation: Findings = self._call("evaluate", split, episodes)
             return evaluation
         number, weights, progress = self._call("policy")
         for attempt in range(1, self._config.cluster.tries + 1):
             ref = self._evaluator.evaluate.remote(number, weights, progress, split, episodes)
             try:
-                result: Evaluation = wait([ref], ["the evaluator"], self._deadline_s)[0]
+                result: Findings = wait([ref], ["the evaluator"], self._deadline_s)[0]
                 return result
             except (RoleDiedError, RoleTimeoutError) as error:
                 if attempt == self._config.cluster.tries:
@@ -282,6 +282,10 @@ class RayRole:
             return
         refs = [actor.load_state.remote(own) for actor, own in zip(self._learners, states, strict=True)]
         self._wait(refs, self._names())
+
+    def start_from(self, inputs: Mapping[str, Input]) -> None:
+        """Let all learners take over what earlier runs have learnt."""
+        self._call_all("start_from", inputs)
 
     def weights_sha256(self) -> str:
         """Return the hash of all parameters and buffers, which must be equal on all learners."""

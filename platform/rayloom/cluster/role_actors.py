@@ -19,12 +19,12 @@ from rayloom.cluster.process_group import ProcessGroup
 from rayloom.config.load import from_tree
 from rayloom.config.schema import RunConfig
 from rayloom.config.sources import DatasetSourceConfig
-from rayloom.contract import Algorithm, GlobalNoise, Progress
+from rayloom.contract import Algorithm, Findings, GlobalNoise, Progress
 from rayloom.devices import choose_device
 from rayloom.errors import Process
 from rayloom.learner.state import adopt
 from rayloom.rollouts.pool import LocalPool, WorkerPool
-from rayloom.runs.evaluator import Evaluation, Evaluator
+from rayloom.runs.evaluator import Evaluator
 from rayloom.runs.learner_role import LearnerRole, PoolFactory, load_run_dataset, source_spec
 
 _RENDEZVOUS_S = 60.0
@@ -108,7 +108,7 @@ class EvaluatorActor:
 
     def evaluate(
         self, number: int, weights: Mapping[str, Any], progress: Progress, split: str | None, episodes: int | None
-    ) -> Evaluation:
+    ) -> Findings:
         """Evaluate these weights."""
         adopt(self._algorithm, weights)
         self._algorithm.progress = progress

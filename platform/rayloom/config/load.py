@@ -15,7 +15,9 @@ from typing import Any, cast
 
 import yaml
 
+from rayloom.config.evaluations import OF_EVERY_EVALUATION, OwnEvaluation, import_evaluation
 from rayloom.config.import_path import ALGORITHMS, import_algorithm, import_object, suggest
+from rayloom.config.inputs import written_out
 from rayloom.config.schema import (
     RESOLVERS,
     UNITS,
@@ -224,6 +226,11 @@ def from_tree(tree: Mapping[str, Any]) -> RunConfig:
         raise UserError(f"source.kind: {kind!r} is no source{suggest(str(kind), SOURCE_KINDS)}")
     _check_stop(tree["stop"])
     _check_intervals(tree)
+    tree = _with_own_evaluation(tree)
+    if "inputs" in tree:
+        tree["inputs"] = written_out(tree["inputs"])
+        if isinstance(tree["inputs"], Mapping) and "start_from" in tree["inputs"]:
+            raise UserError("inputs.start_from: there is a part of that name beside inputs; choose another name")
     settings = validate(SOURCE_KINDS[kind], source, "source")
     run = validate(RunConfig, {**tree, "algorithm_path": path, "algorithm": None, "source": settings}, "")
     # Last, because the algorithm's module imports torch: a mistake in the keys above is told at once.
@@ -232,6 +239,22 @@ def from_tree(tree: Mapping[str, Any]) -> RunConfig:
         fitting = ", ".join(sorted(algorithm_class.sources))
         raise UserError(f"source.kind: {algorithm_class.__name__} cannot learn from {kind!r}; use {fitting}")
     return dataclasses.replace(run, algorithm=resolve(ALGORITHMS, algorithm, "algorithm").settings)
+
+
+def _with_own_evaluation(tree: dict[str, Any]) -> dict[str, Any]:
+    """Return the tree with an evaluation that it imports, and that one's settings, resolved."""
+    part = tree.get("evaluate")
+    if not isinstance(part, Mapping):
+        return tree
+    if "own" in part:
+        raise UserError('evaluate.own: there is no such key; write evaluate: {import: "package.module:Class"}')
+    if "import" not in part:
+        return tree
+    path = part["import"]
+    engine = {name: part[name] for name in OF_EVERY_EVALUATION if name in part}
+    rest = {name: value for name, value in part.items() if name != "import" and name not in engine}
+    settings = validate(import_evaluation(path).Config, rest, "evaluate")
+    return {**tree, "evaluate": {**engine, "own": OwnEvaluation(path, settings)}}
 
 
 def _check_parts(tree: Mapping[Any, Any]) -> None:

@@ -15,7 +15,9 @@ import yaml
 from annotated_types import Ge, Gt
 
 from rayloom.components import Component
+from rayloom.config.evaluations import OwnEvaluation, written
 from rayloom.config.import_path import import_algorithm
+from rayloom.config.inputs import InputConfig, StartFromConfig
 from rayloom.config.optimizers import OPTIMIZERS
 from rayloom.config.schedules import SCHEDULES
 from rayloom.config.search import SearchConfig
@@ -121,6 +123,8 @@ class LearnerConfig:
     """CPUs that Ray reserves for each learner actor; null: as many as `threads`."""
     gpus: Annotated[float, Ge(0)] = 0
     """GPUs of each learner; fractions share one."""
+    freeze: tuple[str, ...] = ()
+    """Parameters that stay as they are, by name, with * for anything, as [encoder.*]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,11 +139,21 @@ class EvaluateConfig:
     num_envs: Annotated[int, Ge(1)] | None = None
     """Parallel evaluation environments; null: as many as episodes."""
     max_episode_steps: Annotated[int, Ge(1)] = 100_000
-    """An evaluation episode that is longer ends the run with an error (unit: env_steps)."""
+    """An evaluation episode that is longer is cut off there and counts as it is (unit: env_steps)."""
+    env_options: Mapping[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the evaluation's environments that differ from `source.env_options`, as
+    `{reward_clipping: false}` for Atari returns as the game counts them."""
+    wrappers: tuple[Mapping[str, Any], ...] | None = None
+    """Wrappers of the evaluation's environments instead of `source.wrappers`, as [] for unclipped rewards; null: those
+    of the source."""
     split: Literal["validation", "test"] = "validation"
     """Data that evaluations read; the test set is for the last word only."""
     batch_size: Annotated[int, Ge(1)] = 1_000
     """Examples in one forward pass."""
+    deadline_s: Annotated[float, Gt(0)] = 600.0
+    """Longest time of one unit of work, a step of all environments, a batch, or a game (seconds)."""
+    own: OwnEvaluation | None = None
+    """An evaluation of your own and its settings, written `evaluate: {import: ..., ...}`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +188,8 @@ class TrackingConfig:
     """Let the run end only after the trained model is logged; else the writer logs it afterwards, in seconds."""
     enabled: bool = True
     """False keeps the journal in the output folder and leaves MLflow alone."""
+    pictures: bool = True
+    """Draw figures and curves into the run folder where MLflow does not take them, in a process of their own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,6 +232,10 @@ class RunConfig:
     """The algorithm's own settings: an instance of its `Config`, which this module does not import."""
     source: SourceConfig
     """Where batches come from."""
+    inputs: Mapping[str, InputConfig] = field(default_factory=dict)
+    """Earlier runs that the algorithm starts from, by the name that it gives them: a run id, or {run, weights}."""
+    start_from: StartFromConfig | None = None
+    """An earlier run with whose weights this one begins (fine-tuning)."""
     learner: LearnerConfig = LearnerConfig()
     """How losses become weight changes."""
     evaluate: EvaluateConfig = EvaluateConfig()
@@ -246,6 +266,7 @@ class RunConfig:
         """Return plain data that `from_tree` reads back to an equal config."""
         tree = cast(dict[str, Any], plain(self))
         tree["algorithm"] = {"import": tree.pop("algorithm_path"), **tree["algorithm"]}
+        tree["evaluate"] = written(tree["evaluate"])
         return tree
 
     def to_yaml(self) -> str:

@@ -36,6 +36,7 @@ from rayloom.contract.data import (
     gather_parts,
     spread_parts,
 )
+from rayloom.contract.evaluation import Budget, Evaluation, EvaluationConfig, EvaluationContext, Findings
 from rayloom.contract.figures import Figure
 from rayloom.contract.noise import GlobalNoise, Noise
 from rayloom.contract.source import Source
@@ -47,9 +48,14 @@ __all__ = [
     "Algorithm",
     "AlgorithmConfig",
     "Batch",
+    "Budget",
     "Component",
     "Condition",
+    "Evaluation",
+    "EvaluationConfig",
+    "EvaluationContext",
     "Figure",
+    "Findings",
     "Gathered",
     "GlobalNoise",
     "Input",

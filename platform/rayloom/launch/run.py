@@ -17,14 +17,23 @@ from rayloom.config.schema import RunConfig
 from rayloom.errors import UserError
 from rayloom.launch.chaos import Chaos, check_plan
 from rayloom.launch.roles import make_role
-from rayloom.runs.folders import LOCAL_MARK, find_run_folder, is_running, load_run_config, make_run_folder, read_result
+from rayloom.runs.folders import (
+    LOCAL_MARK,
+    checkpoint_store,
+    find_run_folder,
+    is_running,
+    load_run_config,
+    make_run_folder,
+    read_result,
+)
+from rayloom.runs.inputs import inputs_for, keep_inputs, read_inputs
 from rayloom.runs.jobs import attempt, earlier_result, held
 from rayloom.runs.learner_role import LearnerRole
 from rayloom.runs.loop import Role
 from rayloom.runs.objectives import read_objectives
 from rayloom.runs.observer import Observer, Result
 from rayloom.runs.plan import Plan, check_machine, cluster_address, make_plan
-from rayloom.runs.session import Session, checkpoint_store
+from rayloom.runs.session import Session
 from rayloom.tracking.location import resolve_uri
 from rayloom.tracking.provenance import is_uploaded
 
@@ -77,7 +86,11 @@ def run(
         read_objectives(typed, role.parameter_counts())
         if striker is not None:
             striker.check_nodes(role)
+        inputs = read_inputs(typed)
+        if inputs:
+            role.start_from(inputs)  # what does not fit is told before there is a folder
         folder = make_run_folder(typed)
+        keep_inputs(folder, inputs)
         return _train(typed, plan, role, folder, observer, None, chaos=striker)
     finally:
         role.close()
@@ -100,6 +113,9 @@ def _run_job(config: RunConfig, plan: Plan, job: str, observer: Observer, chaos:
             read_objectives(config, role.parameter_counts())
             if chaos is not None:
                 chaos.check_nodes(role)
+            inputs = inputs_for(config, taken.folder)
+            if inputs:
+                role.start_from(inputs)
             return _train(config, plan, role, taken.folder, observer, None, chaos=chaos)
         finally:
             role.close()
@@ -155,6 +171,8 @@ def _train(
         with sigterm_raises():
             if loaded is not None:
                 session.restore(loaded)
+            elif resumed:
+                session.begin()
             result = session.train()
     except (KeyboardInterrupt, Terminated):
         session.end("KILLED", "interrupted")

@@ -14,16 +14,15 @@ from rayloom.errors import UserError
 from rayloom.rollouts.acting import ActingAlgorithm
 from rayloom.rollouts.making import make_rendered
 from rayloom.seeding import derive_seed
-from rayloom.tracking.tracker import figure_arrays
+from rayloom.tracking.figure_store import figure_parts
 
 
 def sample_picture(figure: Figure, destination: Path) -> Path:
     """Draw samples into an image file."""
-    from rayloom.tracking.writer.pictures import draw
+    from rayloom.tracking.pictures import draw
 
-    data, reference = figure_arrays("sample", figure)
     try:
-        draw(figure.kind, data, reference, destination, labels=figure.labels, columns=figure.columns)
+        draw(*figure_parts(figure), destination)
         return destination
     except (OSError, ValueError) as error:
         raise UserError(f"the picture {destination} cannot be written ({error}); choose another file") from None
@@ -32,11 +31,13 @@ def sample_picture(figure: Figure, destination: Path) -> Path:
 def episode_picture(config: RunConfig, algorithm: Algorithm, count: int, destination: Path) -> Path:
     """Draw `count` frames of one greedy episode, or all of them into a .gif."""
     frames = episode_frames(config, algorithm)
-    if destination.suffix == ".gif":
-        return _write_gif(frames, destination)
-    chosen = np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(int)
+    whole = destination.suffix == ".gif"
+    chosen = (
+        range(len(frames)) if whole else np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(int)
+    )
     images = torch.from_numpy(np.stack([frames[i] for i in chosen])).permute(0, 3, 1, 2) / 255.0
-    return sample_picture(Figure("images", images), destination)
+    figure = Figure("animation", images, frames_per_second=50.0) if whole else Figure("images", images)
+    return sample_picture(figure, destination)
 
 
 def episode_frames(config: RunConfig, algorithm: Algorithm) -> list[np.ndarray[Any, Any]]:
@@ -64,11 +65,3 @@ def episode_frames(config: RunConfig, algorithm: Algorithm) -> list[np.ndarray[A
     finally:
         environment.close()
     return frames
-
-
-def _write_gif(frames: list[np.ndarray[Any, Any]], destination: Path) -> Path:
-    from PIL import Image
-
-    pictures = [Image.fromarray(frame) for frame in frames]
-    pictures[0].save(destination, save_all=True, append_images=pictures[1:], duration=20, loop=0)
-    return destination

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from rayloom.config.schema import RunConfig
 from rayloom.config.sources import DatasetSourceConfig
-from rayloom.contract import Algorithm, Figure, Spec
+from rayloom.contract import Algorithm, Figure, Findings, Spec
 from rayloom.devices import device_of
 from rayloom.errors import UserError
 from rayloom.launch.export import save_exported
 from rayloom.launch.showing import episode_picture, sample_picture
-from rayloom.runs.evaluator import Evaluation, Evaluator
+from rayloom.runs.evaluator import Evaluator
 from rayloom.runs.folders import find_run_folder, load_run_config
 from rayloom.runs.weights import TrainedAlgorithm, Weights, Which, build_trained
 from rayloom.seeding import torch_generator
@@ -129,7 +129,7 @@ class Trained:
         with torch.no_grad():
             return self.algorithm.sample(count, torch_generator(self.config.seed, "sample", seed), **options)
 
-    def evaluate(self, split: str | None = None, episodes: int | None = None) -> Evaluation:
+    def evaluate(self, split: str | None = None, episodes: int | None = None) -> Findings:
         """Evaluate as the run did at this update, on another split or over more episodes where they are given."""
         evaluator = Evaluator(self.config, self.algorithm, self._built.dataset)
         try:

@@ -22,6 +22,7 @@ from rayloom.devices import device_of
 from rayloom.errors import UserError
 from rayloom.learner.checks import check_after_update, check_phases
 from rayloom.learner.flat_parameters import Piece, cut_into_pieces
+from rayloom.learner.freezing import without_frozen
 from rayloom.learner.group import Group, SingleLearner
 from rayloom.learner.metric_sums import MetricSums
 from rayloom.learner.noise import AddressedNoise
@@ -45,7 +46,7 @@ class Learner:
         algorithm.noise = self.noise
         self._draws = 0
         self._source: Source | None = None
-        steps = check_phases(algorithm, algorithm.phases())
+        steps = without_frozen(algorithm, check_phases(algorithm, algorithm.phases()), config.freeze)
         pieces = iter(cut_into_pieces([step for step in steps if isinstance(step, Phase)]))
         self.phases: list[PhaseLearner | RuleLearner] = [
             RuleLearner(step, self.group)

@@ -91,14 +91,18 @@ def advise(config: RunConfig, spent: Spent) -> str | None:
 
 def _evaluations_help(case: _Case) -> bool:
     """Return whether evaluations can be made fewer or shorter."""
-    return case.config.evaluate.every is not None or not isinstance(case.config.source, DatasetSourceConfig)
+    return case.config.evaluate.every is not None or _has_episodes(case)
+
+
+def _has_episodes(case: _Case) -> bool:
+    return case.config.evaluate.own is None and not isinstance(case.config.source, DatasetSourceConfig)
 
 
 def _evaluate(case: _Case) -> str:
     ways = []
     if case.config.evaluate.every is not None:
         ways.append(f"raise {case.now('evaluate.every')}")
-    if not isinstance(case.config.source, DatasetSourceConfig):
+    if _has_episodes(case):
         ways.append(f"lower {case.now('evaluate.episodes')}")
     return f"evaluations took {SHARE} of the run: {' or '.join(ways)}"
 

@@ -1,35 +1,39 @@
-"""Held-out evaluation: whole greedy episodes in environments, or one pass over a split of a data set.
+"""Held-out evaluation: whole greedy episodes in environments, one pass over a split of a data set, or the user's own.
 
 An evaluation never changes the run: it draws from generators of its own, seeded by the seed tree and its number.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from rayloom.config.evaluations import import_evaluation
 from rayloom.config.schema import RunConfig
-from rayloom.config.sources import DatasetSourceConfig
-from rayloom.contract import Algorithm, Batch, Figure
+from rayloom.config.sources import DatasetSourceConfig, EnvironmentSourceConfig
+from rayloom.contract import Algorithm, Batch, Budget, Evaluation, EvaluationContext, Figure, Findings
 from rayloom.datasets.dataset import Dataset
 from rayloom.devices import device_of
 from rayloom.rollouts.acting import ActingAlgorithm
 from rayloom.rollouts.environment import Environment
 from rayloom.rollouts.making import make_environment
+from rayloom.runs.isolation import isolated
 from rayloom.seeding import derive_seed
 
+Array = np.ndarray[Any, Any]
 
-@dataclass(frozen=True)
-class Evaluation:
-    """What one evaluation found."""
 
-    metrics: dict[str, float]
-    """By full name, evaluate/..."""
-    figures: dict[str, Figure] = field(default_factory=dict)
+def evaluation_source(config: RunConfig) -> EnvironmentSourceConfig:
+    """Return the settings of the evaluations' environments: the source's, with options and wrappers of their own."""
+    source = config.source
+    assert not isinstance(source, DatasetSourceConfig)
+    own = config.evaluate
+    wrappers = source.wrappers if own.wrappers is None else own.wrappers
+    return replace(source, env_options={**source.env_options, **own.env_options}, wrappers=wrappers)
 
 
 class Evaluator:
@@ -40,77 +44,108 @@ class Evaluator:
         self._algorithm = algorithm
         self._dataset = dataset
         self._environment: Environment | None = None
+        self._own = self._make_own()
+        self._budget = Budget(config.evaluate.deadline_s)
 
-    def evaluate(self, number: int, split: str | None = None, episodes: int | None = None) -> Evaluation:
+    def _make_own(self) -> Evaluation | None:
+        """Return the evaluation that the config imports; None for the engine's own two."""
+        own = self._config.evaluate.own
+        if own is None:
+            return None
+        context = EvaluationContext(source=self._config.source, data=self._dataset)
+        return import_evaluation(own.path)(own.settings, context)
+
+    @property
+    def units(self) -> int:
+        """Units of work that the newest evaluation has done."""
+        return self._budget.units
+
+    def evaluate(self, number: int, split: str | None = None, episodes: int | None = None) -> Findings:
         """Evaluate; `number` addresses the seeds, so that equal numbers meet equal episodes."""
-        algorithm = self._algorithm
-        training = algorithm.training
-        algorithm.eval()
-        device = device_of(algorithm)
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.no_grad():
-            torch.manual_seed(derive_seed(self._config.seed, "evaluate", number, "torch"))
-            if isinstance(self._config.source, DatasetSourceConfig):
-                result = self._evaluate_data(split or self._config.evaluate.split)
+        config = self._config.evaluate
+        with isolated(self._algorithm, self._config.seed, number):
+            self._budget = Budget(config.deadline_s, episodes)
+            if self._own is not None:
+                self._algorithm.after_publish()
+                result = self._own.run(
+                    self._algorithm, derive_seed(self._config.seed, "evaluate", number), self._budget
+                )
+            elif isinstance(self._config.source, DatasetSourceConfig):
+                result = self._evaluate_data(split or config.split)
             else:
-                result = self._evaluate_episodes(number, episodes or self._config.evaluate.episodes)
-        algorithm.train(training)
-        return result
+                result = self._evaluate_episodes(number, episodes or config.episodes)
+        return replace(result, metrics={f"evaluate/{name}": float(value) for name, value in result.metrics.items()})
 
     def close(self) -> None:
         """Close the evaluation environments."""
+        if self._own is not None:
+            self._own.close()
         if self._environment is not None:
             self._environment.close()
             self._environment = None
 
     # --- environments ----------------------------------------------------------------------------------------------
 
-    def _evaluate_episodes(self, number: int, episodes: int) -> Evaluation:
+    def _evaluate_episodes(self, number: int, episodes: int) -> Findings:
         algorithm, config = self._algorithm, self._config.evaluate
         num_envs = min(config.num_envs or episodes, episodes)
         if self._environment is None or self._environment.num_envs != num_envs:
             self.close()
-            self._environment = make_environment(self._config.source, num_envs)  # type: ignore[arg-type]
+            self._environment = make_environment(evaluation_source(self._config), num_envs)
         environment = self._environment
         # Every environment owes a fixed number of episodes: taking whichever end first would favour short ones.
         owed = np.array([episodes // num_envs + (i < episodes % num_envs) for i in range(num_envs)])
-        returns, lengths = np.zeros(num_envs), np.zeros(num_envs, dtype=np.int64)
         finished: list[tuple[float, int]] = []
         algorithm.after_publish()
-        observation = environment.reset(derive_seed(self._config.seed, "evaluate", number, "environment"))
-        acting = ActingAlgorithm(algorithm)
-        acting.begin(num_envs)
+        address: tuple[str | int, ...] = ("evaluate", number, "environment")
+        rounds = 0
         while owed.any():
-            step = environment.step(acting.choose(observation, None)[0])
-            acting.observe_ends(step.begins)
-            returns += step.reward * step.valid
-            lengths += step.valid
-            done = (step.terminated | step.truncated) & step.valid
-            if done.any():
-                for n in np.flatnonzero(done):
-                    if owed[n]:
-                        finished.append((float(returns[n]), int(lengths[n])))
-                        owed[n] -= 1
-                    returns[n], lengths[n] = 0.0, 0
-            if (lengths * (owed > 0)).max() >= config.max_episode_steps:
-                raise RuntimeError(
-                    f"an evaluation episode did not end within {config.max_episode_steps} steps "
-                    f"(evaluate.max_episode_steps)"
-                )
-            observation = step.observation
+            seed = derive_seed(self._config.seed, *address, *([rounds] if rounds else []))
+            self._play(environment, seed, owed, finished)
+            rounds += 1
         totals = np.array([total for total, _ in finished])
-        return Evaluation(
+        return Findings(
             {
-                "evaluate/return_mean": float(totals.mean()),
-                "evaluate/return_std": float(totals.std()),
-                "evaluate/return_min": float(totals.min()),
-                "evaluate/return_max": float(totals.max()),
-                "evaluate/episode_length_mean": float(np.mean([length for _, length in finished])),
+                "return_mean": float(totals.mean()),
+                "return_std": float(totals.std()),
+                "return_min": float(totals.min()),
+                "return_max": float(totals.max()),
+                "episode_length_mean": float(np.mean([length for _, length in finished])),
             }
         )
 
+    def _play(self, environment: Environment, seed: int, owed: Array, finished: list[tuple[float, int]]) -> None:
+        """Play episodes from a reset until each environment has given those that it owes, or had one cut off.
+
+        Environments restart by themselves where an episode ends, but not where we cut it off after
+        `max_episode_steps`: one that owes more then waits for the next reset of all.
+        """
+        algorithm, longest = self._algorithm, self._config.evaluate.max_episode_steps
+        num_envs = environment.num_envs
+        returns, lengths = np.zeros(num_envs), np.zeros(num_envs, dtype=np.int64)
+        plays = owed > 0
+        observation = environment.reset(seed)
+        acting = ActingAlgorithm(algorithm)
+        acting.begin(num_envs)
+        while plays.any():
+            step = environment.step(acting.choose(observation, None)[0])
+            acting.observe_ends(step.begins)
+            self._budget.done()
+            returns += step.reward * step.valid
+            lengths += step.valid
+            done = (step.terminated | step.truncated) & step.valid
+            cut = ~done & (lengths >= longest)
+            for n in np.flatnonzero(done | cut):
+                if plays[n]:
+                    finished.append((float(returns[n]), int(lengths[n])))
+                    owed[n] -= 1
+                    plays[n] = owed[n] > 0 and not cut[n]
+                returns[n], lengths[n] = 0.0, 0
+            observation = step.observation
+
     # --- data ------------------------------------------------------------------------------------------------------
 
-    def _evaluate_data(self, split: str) -> Evaluation:
+    def _evaluate_data(self, split: str) -> Findings:
         assert self._dataset is not None
         algorithm = self._algorithm
         device = device_of(algorithm)
@@ -130,10 +165,11 @@ class Evaluator:
                 else:
                     total = value.double().sum() if value.ndim else value.double() * rows
                     sums[name] = sums.get(name, 0.0) + total
+            self._budget.done()
             if start == 0:
                 figures.update(algorithm.figures(prepared))
-        metrics = {f"evaluate/{name}": float(total) / count for name, total in sums.items()}
+        metrics = {name: float(total) / count for name, total in sums.items()}
         scalars, more = algorithm.summarize({name: torch.cat(values) for name, values in outputs.items()})
-        metrics.update({f"evaluate/{name}": float(value) for name, value in scalars.items()})
+        metrics.update({name: float(value) for name, value in scalars.items()})
         figures.update(more)
-        return Evaluation(metrics, figures)
+        return Findings(metrics, figures)

@@ -26,7 +26,7 @@ from rayloom.config.sources import (
     OnPolicySourceConfig,
     ReplaySourceConfig,
 )
-from rayloom.contract import Algorithm, Batch, GlobalNoise, Progress, Source, Spec, Table
+from rayloom.contract import Algorithm, Batch, Findings, GlobalNoise, Input, Progress, Source, Spec, Table
 from rayloom.datasets import load as load_dataset
 from rayloom.datasets.dataset import Dataset
 from rayloom.devices import choose_device
@@ -38,8 +38,9 @@ from rayloom.learner.training_rows import TrainingRows
 from rayloom.rollouts.environment import spec_of
 from rayloom.rollouts.making import make_environment
 from rayloom.rollouts.pool import LocalPool, WorkerPool
-from rayloom.runs.evaluator import Evaluation, Evaluator
+from rayloom.runs.evaluator import Evaluator
 from rayloom.runs.schedule import Counters, Schedule
+from rayloom.runs.starting import start_algorithm
 from rayloom.seeding import seed_process
 from rayloom.sources.asynchronous import AsynchronousSource
 from rayloom.sources.base import RolloutSource
@@ -249,13 +250,17 @@ class LearnerRole:
             self.timeline.split("sample", own)
         return {**as_metrics("learner", self.timeline.drain()), **as_metrics("rollout", workers)}
 
-    def evaluate(self, split: str | None = None, episodes: int | None = None) -> Evaluation:
+    def evaluate(self, split: str | None = None, episodes: int | None = None) -> Findings:
         """Evaluate the present weights here; what is drawn meanwhile is none of the training's noise."""
         noise, self.algorithm.noise = self.algorithm.noise, GlobalNoise(self.device)
         try:
             return self.evaluator.evaluate(self.learner.updates, split, episodes)
         finally:
             self.algorithm.noise = noise
+
+    def start_from(self, inputs: Mapping[str, Input]) -> None:
+        """Take over what earlier runs have learnt; once, when the run begins."""
+        start_algorithm(self.algorithm, self.config, inputs)
 
     def policy(self) -> tuple[int, dict[str, Tensor], Progress]:
         """Return the number of updates, the module's whole state on the CPU, and the progress."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Literal
 
+from rayloom.config.evaluations import import_evaluation
 from rayloom.config.import_path import suggest
 from rayloom.config.schema import UNITS, Limit, RunConfig
 from rayloom.config.sources import DatasetSourceConfig
@@ -105,7 +106,8 @@ def declared_metrics(config: RunConfig, phases: Collection[str] | None = None) -
         parts = {**own, "loss": _LOSS, "gradient_norm": _NORM}
         known |= {f"train/{prefix}{name}": metric for name, metric in parts.items()}
     episodes = not isinstance(config.source, DatasetSourceConfig)
-    evaluations = EPISODES if episodes else own
+    evaluation = config.evaluate.own
+    evaluations = import_evaluation(evaluation.path).metrics if evaluation else EPISODES if episodes else own
     known |= {f"evaluate/{name}": metric for name, metric in evaluations.items()}
     return known | (dict(_ROLLOUTS) if episodes else {}) | dict(_ENGINE)
 

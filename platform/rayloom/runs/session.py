@@ -14,14 +14,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from rayloom.checkpoint.store import CheckpointStore, Loaded
+from rayloom.checkpoint.store import Loaded
 from rayloom.config.schema import RunConfig, flatten
 from rayloom.errors import LearnersLostError, UserError
 from rayloom.runs.advice import advise
-from rayloom.runs.folders import LOCAL_MARK, RUN, forget_result, write_result
+from rayloom.runs.folders import LOCAL_MARK, RUN, checkpoint_store, forget_result, write_result
+from rayloom.runs.inputs import inputs_for, recorded_inputs
 from rayloom.runs.jobs import job_tag
 from rayloom.runs.loop import Loop, LoopStep, Role
-from rayloom.runs.objectives import read_objectives
 from rayloom.runs.observer import Observer, Result
 from rayloom.runs.plan import Plan
 from rayloom.tracking.provenance import git_state, ray_job_tag
@@ -44,11 +44,6 @@ class InjectedFaults(Protocol):
     def conclude(self, role: Role, tracker: Tracker) -> None: ...
     def report(self) -> dict[str, Any]: ...
     def summary(self) -> str: ...
-
-
-def checkpoint_store(config: RunConfig, folder: Path) -> CheckpointStore:
-    """Return the checkpoints of a run."""
-    return CheckpointStore(folder / "checkpoints", config.checkpoint.keep, read_objectives(config).mode)
 
 
 @dataclass(frozen=True)
@@ -101,6 +96,12 @@ class Session:
     def restore(self, loaded: Loaded) -> None:
         """Continue from a checkpoint."""
         self.loop.restore(loaded.state)
+
+    def begin(self) -> None:
+        """Begin the run, or begin it again where it was lost before its first checkpoint."""
+        inputs = inputs_for(self.config, self.folder)
+        if inputs:
+            self.role.start_from(inputs)
 
     def advance(self, pause_s: float = math.inf) -> LoopStep:
         """Train until something is due, and do it; or until `pause_s` seconds have passed.
@@ -159,7 +160,9 @@ class Session:
         self.loop.rewind()
         self.tracker.rewind()
         loaded = checkpoint_store(self.config, self.folder).load_latest()
-        if loaded is not None:
+        if loaded is None:
+            self.begin()
+        else:
             self.loop.restore(loaded.state)
         self._observer.note(f"{reason}: {learners} go on from the last checkpoint")
 
@@ -259,18 +262,21 @@ def start_tracker(
     state = None if hosted else git_state(Path.cwd())
     about = {"rayloom.folder": str(folder), "rayloom.algorithm": config.algorithm_path, "rayloom.family": family}
     about |= job_tag(folder) | ray_job_tag()
+    taken = recorded_inputs(folder)
+    about |= {f"rayloom.input.{name}": each["run_id"] for name, each in taken.items()}
     tracker = Tracker.start(
         folder,
         uri=config.tracking.uri or "",
         experiment=config.tracking.experiment or family,
         run_name=config.name,
-        params=flatten(config.to_tree()),
+        params=flatten({**config.to_tree(), **({"taken": taken} if taken else {})}),
         tags={**about, **tags, **(state.tags() if state else {})},
         resume=resumed,
         enabled=config.tracking.enabled,
         system_metrics=config.tracking.system_metrics,
         hosts=hosts,
         hosted=hosted,
+        pictures=config.tracking.pictures,
     )
     if not resumed:
         tracker.log_text(*recorded)

@@ -16,10 +16,10 @@ from rayloom.datasets.dataset import Dataset
 from rayloom.devices import choose_device
 from rayloom.errors import UserError
 from rayloom.learner.resharding import whole_state
+from rayloom.runs.folders import checkpoint_store
 from rayloom.runs.learner_role import load_run_dataset, source_spec
 from rayloom.runs.objectives import read_objectives
 from rayloom.runs.schedule import Schedule
-from rayloom.runs.session import checkpoint_store
 
 Which = Literal["best", "last"] | int
 """The weights with the best metric, the newest ones, or those after so many updates."""

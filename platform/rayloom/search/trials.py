@@ -20,10 +20,11 @@ import torch
 from rayloom.config.load import from_tree
 from rayloom.config.schema import RunConfig
 from rayloom.errors import UserError
-from rayloom.runs.folders import RUN, write_config
+from rayloom.runs.folders import RUN, checkpoint_store, write_config
+from rayloom.runs.inputs import inputs_for
 from rayloom.runs.loop import LoopStep, Role
 from rayloom.runs.plan import Plan, make_plan
-from rayloom.runs.session import Hosting, Session, checkpoint_store, record_failed_start
+from rayloom.runs.session import Hosting, Session, record_failed_start
 from rayloom.search.population import Population
 
 EventKind = Literal["report", "finished", "failed"]
@@ -218,9 +219,11 @@ class TrialGroup:
         plan = make_plan(config, order.local)
         loaded = checkpoint_store(config, folder).load_latest() if resumed else None
         role, hosting = self._roles[order.number], Hosting(order.tags)
+        inputs_for(config, folder)
         session = Session(config, plan, role, folder, resumed=resumed, hosting=hosting)
         self.members[order.number] = session
         if loaded is None:
+            session.begin()
             return []
         session.restore(loaded)
         # The evaluation before the checkpoint once more: its decision may have been lost on the way.

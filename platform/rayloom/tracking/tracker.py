@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from rayloom.tracking import journal
+from rayloom.tracking.drawing import FigureDrawing
+from rayloom.tracking.figure_store import store_figure
 from rayloom.tracking.journal import Acknowledgement, Journal, read_metrics
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ class Tracker:
         self._next_check = 0.0
         self._target: int | None = None
         self._leaves_model = False
+        self._drawing: FigureDrawing | None = None
 
     @classmethod
     def start(
@@ -65,8 +66,12 @@ class Tracker:
         drain_s: float = 300.0,
         hosts: bool = False,
         hosted: bool = False,
+        pictures: bool = True,
     ) -> Tracker:
         """Open the journal of a run and start its writer process.
+
+        Where there is no writer, figures are drawn into the folder by a process of their own, unless `pictures` is
+        false.
 
         With `hosts` the run is a study: its writer also carries the journals of the trials, which are the folders
         `run_dir`/trials/*. With `hosted` the run is such a trial: it starts no writer and waits for none.
@@ -95,6 +100,8 @@ class Tracker:
         )
         if tracker._has_writer:
             tracker._spawn()
+        elif pictures and not enabled and not hosts and not hosted:
+            tracker._drawing = FigureDrawing(run_dir)
         return tracker
 
     @property
@@ -138,23 +145,24 @@ class Tracker:
             self._append({"kind": "metrics", "time": journal.now_ms(), "step": int(step), **order, "values": new})
 
     def log_figure(self, name: str, figure: Figure, step: int) -> None:
-        """Record something to look at; the writer draws it. UserError when its data do not fit its kind."""
+        """Record something to look at; another process draws it."""
         if (step, 0) <= self._before.get(_figure_key(name), _NOWHERE):
             return
-        data, reference = figure_arrays(name, figure)
+        _check_inside(name)
         stem = f"figures/{name}/step_{step:09d}"
-        target = self.run_dir / f"{stem}.npz"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        aside = target.with_suffix(".new.npz")
-        arrays: dict[str, Any] = {"data": data} if reference is None else {"data": data, "reference": reference}
-        np.savez(aside, **arrays)
-        os.replace(aside, target)
-        record = {"kind": "figure", "name": name, "step": int(step), "stem": stem, "draw": figure.kind}
-        self._append({**record, "labels": list(figure.labels), "columns": figure.columns})
+        store_figure(self.run_dir / f"{stem}.npz", figure)
+        self._append({"kind": "figure", "name": name, "step": int(step), "stem": stem})
+        if self._drawing is not None:
+            self._drawing.update()
 
     def log_text(self, name: str, text: str) -> None:
         """Record a text file, for instance config.yaml, as an artifact of that name."""
-        self._append(_write_text(self.run_dir, name, text))
+        self._append(_write_artifact(self.run_dir, name, text))
+
+    def log_content(self, name: str, content: str | bytes) -> None:
+        """Record a file of an evaluation; UserError when its name leads out of the run folder."""
+        _check_inside(name)
+        self._append(_write_artifact(self.run_dir, name, content))
 
     def log_file(self, name: str) -> None:
         """Record a file that lies under `run_dir`/artifacts already, as an artifact of that name."""
@@ -192,6 +200,8 @@ class Tracker:
             self._append({"kind": "finish", "status": status, "time": journal.now_ms()})
             self._target = self._journal.size
             self._journal.close()
+            if self._drawing is not None:
+                self._drawing.finish()
         return self._wait_delivered(time.monotonic() + timeout_s) if self._has_writer else True
 
     def _wait_delivered(self, deadline: float) -> bool:
@@ -285,7 +295,7 @@ def record_end(
     ended = Journal(run_dir)
     try:
         if text is not None:
-            ended.append(_write_text(run_dir, *text))
+            ended.append(_write_artifact(run_dir, *text))
         if tags:
             ended.append({"kind": "tags", "tags": {key: str(value) for key, value in tags.items()}})
         ended.append({"kind": "finish", "status": status, "time": journal.now_ms()})
@@ -294,12 +304,12 @@ def record_end(
     return True
 
 
-def _write_text(run_dir: Path, name: str, text: str) -> dict[str, Any]:
+def _write_artifact(run_dir: Path, name: str, content: str | bytes) -> dict[str, Any]:
     """Write an artifact in one step and return its record."""
     target = run_dir / "artifacts" / name
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.with_name(target.name + ".new")
-    aside.write_text(text, encoding="utf-8")
+    aside.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
     os.replace(aside, target)
     return {"kind": "file", "name": name}
 
@@ -336,6 +346,14 @@ def _journal_id(run_dir: Path) -> str:
     return uuid.uuid4().hex
 
 
+def _check_inside(name: str) -> None:
+    """Raise UserError for a name of a figure or file that leads out of the run folder."""
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        from rayloom.errors import UserError
+
+        raise UserError(f"an evaluation names the file {name!r}; give a path inside the run folder")
+
+
 def _figure_key(name: str) -> str:
     return f"figure {name}"
 
@@ -352,23 +370,3 @@ def _last_places(run_dir: Path) -> dict[str, tuple[int, int]]:
             key = _figure_key(record["name"])
             last[key] = max((record["step"], 0), last.get(key, _NOWHERE))
     return last
-
-
-def figure_arrays(name: str, figure: Figure) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None]:
-    """Return the data (images as bytes) and the reference points as arrays."""
-    shape = tuple(figure.data.shape)
-    fits = {
-        "images": len(shape) == 4 and shape[1] in (1, 3) and 0 not in shape,
-        "matrix": len(shape) == 2 and 0 not in shape,
-        "points": len(shape) == 2 and shape[1] == 2,
-    }[figure.kind]
-    if not fits:
-        from rayloom.errors import UserError
-
-        wanted = {"images": "[M, 1 or 3, H, W]", "matrix": "[R, C]", "points": "[M, 2]"}[figure.kind]
-        raise UserError(f"the figure {name!r} of kind {figure.kind} needs data {wanted}, not {list(shape)}")
-    data = figure.data.detach().float().cpu().numpy()
-    if figure.kind == "images":
-        data = (np.nan_to_num(data, nan=0.0).clip(0.0, 1.0) * 255.0).round().astype(np.uint8)
-    reference = figure.reference
-    return data, None if reference is None else reference.detach().float().cpu().numpy()

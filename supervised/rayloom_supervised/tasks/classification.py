@@ -173,7 +173,7 @@ class Classifier(Algorithm):
             "micro_f1": metrics.micro_f1(confusion),
         }
         names = self.config.class_names or tuple(str(index) for index in range(self.num_classes))
-        return scores, {"confusion_matrix": Figure("matrix", confusion.float(), labels=names)}
+        return scores, {"confusion_matrix": Figure("matrix", confusion.float(), labels=names, column_labels=names)}
 
     def inference_module(self) -> nn.Module:
         """Return the module that maps raw images [B, ...], in the data set's own range, to logits [B, K].

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from cases import case
+from rayloom.errors import UserError
 from rayloom.rollouts.environment import Step
-from rayloom.runs.evaluator import Evaluator
+from rayloom.runs.evaluator import Evaluator, evaluation_source
 from rayloom.runs.learner_role import LearnerRole
 
 
@@ -21,8 +22,10 @@ class _Scripted:
     def __init__(self, num_envs: int) -> None:
         self.num_envs = num_envs
         self.closed = False
+        self.seeds: list[int] = []
 
     def reset(self, seed: int) -> np.ndarray:
+        self.seeds.append(seed)
         self._count = np.zeros(self.num_envs, int)
         return np.zeros((self.num_envs, 4), np.float32)
 
@@ -59,10 +62,31 @@ def test_one_environment_for_each_episode_by_default(monkeypatch: pytest.MonkeyP
     assert metrics["evaluate/return_mean"] == pytest.approx((2 + 3 + 4 + 5) / 4)
 
 
-def test_an_episode_without_end_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    evaluator = _evaluator(monkeypatch, episodes=8, num_envs=8, max_episode_steps=6)
-    with pytest.raises(RuntimeError, match="did not end within 6 steps"):
+def test_an_episode_without_end_is_cut_off_and_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics = _evaluator(monkeypatch, episodes=8, num_envs=8, max_episode_steps=6).evaluate(0).metrics
+    assert metrics["evaluate/episode_length_mean"] == pytest.approx((2 + 3 + 4 + 5 + 6 + 6 + 6 + 6) / 8)
+    assert metrics["evaluate/return_max"] == 6.0
+
+
+def test_after_a_cut_an_environment_begins_its_next_episode_at_a_reset(monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluator = _evaluator(monkeypatch, episodes=6, num_envs=2, max_episode_steps=2)
+    metrics = evaluator.evaluate(0).metrics
+    # Environment 0 (length 2) restarts by itself and gives its three at once; environment 1 needs a reset for each.
+    assert metrics["evaluate/episode_length_mean"] == metrics["evaluate/return_mean"] == 2.0
+    seeds = evaluator._environment.seeds  # type: ignore[union-attr]
+    assert len(seeds) == len(set(seeds)) == 3
+
+
+def test_a_unit_of_work_that_takes_too_long_ends_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluator = _evaluator(monkeypatch, episodes=2, num_envs=2, deadline_s=1e-9)
+    with pytest.raises(UserError, match=r"evaluate\.deadline_s: unit 1 of an evaluation's work took"):
         evaluator.evaluate(0)
+
+
+def test_evaluations_have_environment_options_of_their_own() -> None:
+    config = case("ppo", source={"env_options": {"a": 1, "b": 2}}, evaluate={"env_options": {"b": 3, "c": 4}})
+    assert evaluation_source(config).env_options == {"a": 1, "b": 3, "c": 4}
+    assert config.source.env_options == {"a": 1, "b": 2}  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("name", ["ppo", "vae", "mlp_dropout", "wgan_gp"])

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from rayloom.tracking.pictures import draw_curves, image_grid, main_curves
 from rayloom.tracking.provenance import git_state
-from rayloom.tracking.writer.pictures import draw_curves, image_grid, main_curves
 
 
 def test_the_grid_places_images_row_by_row() -> None:

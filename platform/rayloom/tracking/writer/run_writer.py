@@ -230,9 +230,9 @@ class Writer:
                 folder = None if name.parent == Path() else name.parent.as_posix()
                 store.log_file(self._run_dir / "artifacts" / name, folder)
             elif kind == "figure":
-                from rayloom.tracking.writer.pictures import draw_figure
+                from rayloom.tracking.pictures import draw_stored
 
-                store.log_file(draw_figure(record, self._run_dir), f"figures/{record['name']}")
+                store.log_file(draw_stored(self._run_dir / f"{record['stem']}.npz"), f"figures/{record['name']}")
             elif kind == "model" and end > self._start_end:
                 self._take_model(store, record, end)
             elif kind == "unreadable":
@@ -287,7 +287,7 @@ class Writer:
         self.exit = 0
 
     def _log_curves(self, store: Store) -> None:
-        from rayloom.tracking.writer.pictures import draw_curves
+        from rayloom.tracking.pictures import draw_curves
 
         curves = self._run_dir / "curves.png"
         if draw_curves(journal.read_metrics(self._run_dir), curves):
