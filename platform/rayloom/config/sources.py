@@ -20,14 +20,17 @@ class DatasetSourceConfig:
     __pydantic_config__ = STRICT
     kind: Literal["dataset"]
     """Selects this source."""
-    dataset: str
-    """Name of a data set (`rayloom list`) or an import path "package.module:function"."""
-    options: Mapping[str, Any] = field(default_factory=dict)
-    """Keyword arguments of the data set's loader."""
+    dataset: str | Mapping[str, Any]
+    """A data set: its kind (`rayloom list`), or a mapping of `kind` or `import` and its settings."""
     drop_last: bool = True
     """Leave out an epoch's last batch when it is smaller than `learner.batch_size`."""
     augment: Literal["none", "shift"] = "none"
     """shift moves each image by up to two pixels."""
+    resident_mib: Annotated[float, Ge(0)] = 1024.0
+    """A training split of at most this size lies on the learner's device; batches of a larger one are read while the
+    learner works (unit: MiB)."""
+    read_ahead: Annotated[int, Ge(0)] = 4
+    """Batches that a thread reads ahead of the learner; 0: the learner reads them itself. Changes no batch."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -67,7 +67,7 @@ def load_run_dataset(config: RunConfig) -> Dataset | None:
     """Return the run's data set; None for environments."""
     if not isinstance(config.source, DatasetSourceConfig):
         return None
-    return load_dataset(config.source.dataset, config.seed, config.source.options)
+    return load_dataset(config.source.dataset, config.seed)
 
 
 def source_spec(config: RunConfig, dataset: Dataset | None) -> Spec:
@@ -175,7 +175,7 @@ class LearnerRole:
         """Return the updates in one pass over the data; None for environments."""
         if self.dataset is None:
             return None
-        examples = len(next(iter(self.dataset.train.values())))
+        examples = len(self.dataset.train)
         draws = sum(each.repeat for each in self.learner.declared if each.repeat > 1) or 1
         return max(1, examples // (self.config.learner.batch_size * draws))
 
@@ -184,7 +184,7 @@ class LearnerRole:
         if self.dataset is None:
             return None
         assert isinstance(self.config.source, DatasetSourceConfig)
-        examples = len(next(iter(self.dataset.train.values())))
+        examples = len(self.dataset.train)
         return examples - examples % self.config.learner.batch_size if self.config.source.drop_last else examples
 
     def advance(self, schedule: Schedule, pause_s: float = math.inf, most_updates: float = math.inf) -> Advance:
