@@ -61,6 +61,8 @@ def load_arrays(config: ArraysConfig, seed: int) -> Dataset:
     for name, part in parts.items():
         _check_arrays(name, part.arrays, config)
     spec = _describe(parts["train"].arrays, config)
+    for name, part in parts.items():
+        _check_labels(name, part.arrays, spec)
     tables = {name: _table(part.arrays, config) for name, part in parts.items()}
     if len(parts) < len(SPLITS):
         tables = _cut(tables, parts, spec, config)
@@ -105,7 +107,7 @@ def _map_folder(root: Path, folder: Path) -> _Part:
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:
-    reason = "it holds Python objects" if "allow_pickle" in str(error) else type(error).__name__
+    reason = "it holds Python objects" if "bject" in str(error) else type(error).__name__
     return UserError(f"{path} cannot be read as plain arrays ({reason}): save numbers with numpy.save or numpy.savez")
 
 
@@ -118,15 +120,18 @@ def _check_arrays(split: str, arrays: Arrays, config: ArraysConfig) -> None:
             raise UserError(f"the field {name!r} of the {split} split has the type {array.dtype}: save numbers")
         if not (name == "image" and config.channels_last):
             check_channels(name, array.shape[1:])
-    label = arrays.get("label")
-    if label is not None and label.dtype.kind in "iu" and label.ndim == 1 and len(label):
-        limit = len(config.labels) or int(label.max()) + 1
-        bad = np.flatnonzero((label < 0) | (label >= limit))
-        if len(bad):
-            raise UserError(
-                f"the field 'label' of the {split} split has the class {label[bad[0]]} in row {bad[0]}: it must be 0 "
-                f"to {limit - 1}"
-            )
+
+
+def _check_labels(split: str, arrays: Arrays, spec: Spec) -> None:
+    if "label" not in spec or spec["label"].num_values is None:
+        return
+    label, limit = arrays.get("label", np.empty(0)), spec["label"].categories
+    bad = np.flatnonzero((label < 0) | (label >= limit))
+    if len(bad):
+        raise UserError(
+            f"the field 'label' of the {split} split has the class {label[bad[0]]} in row {bad[0]}: it must be 0 to "
+            f"{limit - 1}"
+        )
 
 
 def _describe(arrays: Arrays, config: ArraysConfig) -> Spec:
