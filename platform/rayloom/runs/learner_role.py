@@ -7,6 +7,7 @@ The same class runs in the driver's process and in a Ray actor. No batch leaves 
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from rayloom.checkpoint.random_state import capture_random_state, restore_random_state
 from rayloom.checkpoint.store import tensors_sha256
-from rayloom.config.schema import RunConfig
+from rayloom.config.schema import RunConfig, plain
 from rayloom.config.shares import learner_share
 from rayloom.config.sources import (
     AsynchronousSourceConfig,
@@ -269,6 +270,20 @@ class LearnerRole:
     def parameter_counts(self) -> dict[str, int]:
         """Return how many numbers each phase trains, or each rule changes."""
         return {each.name: sum(t.numel() for t in changed_by(each)) for each in self.learner.declared}
+
+    def data(self) -> dict[str, str]:
+        """Return what identifies the run's data set, in words: name, digest, source, fields, rows; {} without one."""
+        dataset, source = self.dataset, self.config.source
+        if dataset is None or not isinstance(source, DatasetSourceConfig):
+            return {}
+        fields = {name: [str(part.dtype), *part.shape] for name, part in dataset.spec.items()}
+        rows = {split: len(getattr(dataset, split)) for split in ("train", "validation", "test")}
+        named = {"source": source.dataset, "fields": fields, "rows": rows}
+        return {
+            "name": dataset.name,
+            "digest": dataset.digest,
+            **{name: json.dumps(plain(value)) for name, value in named.items()},
+        }
 
     def barrier_and_state(self) -> dict[str, Any]:
         """Bring the environments to a barrier and return everything that a resumed run needs."""
