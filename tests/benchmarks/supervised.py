@@ -12,10 +12,10 @@ import torch
 from bench import Comparison
 from torch import Tensor, nn
 
+from rayloom.components import NoSettings, component
 from rayloom.config.load import from_tree
 from rayloom.contract import TensorSpec
-from rayloom.datasets import Dataset, component
-from rayloom.datasets.component import NoSettings
+from rayloom.datasets import Dataset
 from rayloom.runs.learner_role import LearnerRole
 
 BATCH, EXAMPLES, THREADS = 128, 25_600, 2

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rayloom import datasets
-from rayloom.datasets import component
+from rayloom.contract import component
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,32 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le
 from pydantic import ConfigDict
 
+from rayloom.components import Component, Kinds, Shipped
+
 STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
 """What pydantic accepts: no unknown keys, no infinities."""
+
+
+DATASETS = Kinds(
+    "data set",
+    {
+        "digits": Shipped("rayloom.datasets.digits:load_digits"),
+        "fashion-mnist": Shipped("rayloom.datasets.idx:load_fashion_mnist"),
+        "mnist": Shipped("rayloom.datasets.idx:load_mnist"),
+        "cifar10": Shipped("rayloom.datasets.cifar:load_cifar10"),
+        "gaussian-grid": Shipped("rayloom.datasets.gaussian:load_grid"),
+        "gaussian-ring": Shipped("rayloom.datasets.gaussian:load_ring"),
+        "gaussian": Shipped("rayloom.datasets.gaussian:load_gaussian"),
+        "image_folder": Shipped("rayloom.datasets.image_folder:load_image_folder"),
+        "csv": Shipped("rayloom.datasets.tabular:load_csv"),
+        "parquet": Shipped("rayloom.datasets.tabular:load_parquet"),
+        "text": Shipped("rayloom.datasets.text:load_text"),
+        "documents": Shipped("rayloom.datasets.text:load_documents"),
+        "arrays": Shipped("rayloom.datasets.arrays:load_arrays"),
+    },
+    own='a function make(config, seed) that is marked with @component("data set", Config)',
+)
+"""Data to learn from: each makes a `rayloom.datasets.Dataset` from its settings and the run's seed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +44,7 @@ class DatasetSourceConfig:
     __pydantic_config__ = STRICT
     kind: Literal["dataset"]
     """Selects this source."""
-    dataset: str | Mapping[str, Any]
+    dataset: Annotated[Component, DATASETS]
     """A data set: its kind (`rayloom list`), or a mapping of `kind` or `import` and its settings."""
     drop_last: bool = True
     """Leave out an epoch's last batch when it is smaller than `learner.batch_size`."""

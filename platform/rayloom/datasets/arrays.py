@@ -12,9 +12,9 @@ import numpy.typing as npt
 import torch
 from annotated_types import Ge
 
+from rayloom.components import component
 from rayloom.contract import Batch, Spec, TensorSpec
 from rayloom.datasets.checks import check_channels, tensor_dtype
-from rayloom.datasets.component import component
 from rayloom.datasets.dataset import Dataset
 from rayloom.datasets.digests import combined_digest, files_digest
 from rayloom.datasets.folders import split_folders

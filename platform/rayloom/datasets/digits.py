@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from rayloom.datasets.component import component
+from rayloom.components import component
 from rayloom.datasets.dataset import Dataset, image_spec
 from rayloom.datasets.tables import Columns
 from rayloom.errors import UserError

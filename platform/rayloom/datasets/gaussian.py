@@ -11,8 +11,8 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
+from rayloom.components import component
 from rayloom.contract import TensorSpec
-from rayloom.datasets.component import component
 from rayloom.datasets.dataset import Dataset
 from rayloom.errors import UserError
 from rayloom.seeding import torch_generator

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from rayloom.datasets.component import component
+from rayloom.components import component
 from rayloom.datasets.dataset import Dataset, hold_out, image_spec
 from rayloom.datasets.digests import combined_digest
 from rayloom.datasets.files import cache_folder, download, find_file, read_verified, search_folders, unzipped

@@ -12,8 +12,8 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
+from rayloom.components import component
 from rayloom.contract import Batch
-from rayloom.datasets.component import component
 from rayloom.datasets.dataset import Dataset, image_spec
 from rayloom.datasets.digests import combined_digest, files_digest
 from rayloom.datasets.folders import ClassFiles, find_classes

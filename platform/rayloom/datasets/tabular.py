@@ -16,9 +16,9 @@ import numpy.typing as npt
 import torch
 from annotated_types import Ge
 
+from rayloom.components import component
 from rayloom.config.import_path import suggest
 from rayloom.contract import TensorSpec
-from rayloom.datasets.component import component
 from rayloom.datasets.dataset import Dataset
 from rayloom.datasets.digests import combined_digest, files_digest
 from rayloom.datasets.files import cache_folder

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from rayloom.checkpoint.random_state import capture_random_state, restore_random_state
 from rayloom.checkpoint.store import tensors_sha256
-from rayloom.config.schema import RunConfig, plain
+from rayloom.config.schema import RunConfig
 from rayloom.config.shares import learner_share
 from rayloom.config.sources import (
     AsynchronousSourceConfig,
@@ -27,6 +27,7 @@ from rayloom.config.sources import (
     OnPolicySourceConfig,
     ReplaySourceConfig,
 )
+from rayloom.config.validation import plain
 from rayloom.contract import Algorithm, Batch, GlobalNoise, Progress, Source, Spec, Table
 from rayloom.datasets import load as load_dataset
 from rayloom.datasets.dataset import Dataset
@@ -35,7 +36,6 @@ from rayloom.errors import Process
 from rayloom.learner.group import Group, SingleLearner, TimedGroup
 from rayloom.learner.learner import Learner, changed_by
 from rayloom.learner.state import cut_buffers, shared_state
-from rayloom.learner.training_rows import TrainingRows
 from rayloom.rollouts.environment import spec_of
 from rayloom.rollouts.making import make_environment
 from rayloom.rollouts.pool import LocalPool, WorkerPool
@@ -130,7 +130,7 @@ class LearnerRole:
 
     def _initialize(self) -> None:
         """Let the algorithm take statistics of the training data, on every learner alike."""
-        data: Table | None = None if self.dataset is None else TrainingRows(self.dataset.train)
+        data: Table | None = None if self.dataset is None else self.dataset.train
         with torch.no_grad():
             self.algorithm.initialize(data)
 

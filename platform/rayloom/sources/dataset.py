@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rayloom.config.sources import DatasetSourceConfig
 from rayloom.contract import Algorithm, Batch, Source, Spec, Table
-from rayloom.datasets import Dataset, name_of
+from rayloom.datasets import Dataset
 from rayloom.datasets.tables import TensorTable, in_memory, lengths_of
 from rayloom.errors import UserError
 from rayloom.seeding import torch_generator
@@ -50,7 +50,7 @@ class DatasetSource(Source):
         are more ranks than examples in a batch, or when there is no image to augment.
         """
         assert 0 <= rank < world_size
-        self._name, self._digest = dataset.name or name_of(config.dataset), dataset.digest
+        self._name, self._digest = dataset.name or "the data set", dataset.digest
         self._size = len(dataset.train)
         if self._size < batch_size:
             raise UserError(

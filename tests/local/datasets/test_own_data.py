@@ -40,7 +40,7 @@ def write_table(path: Path) -> None:
     colour, shape, size = draw.integers(0, 3, 1500), draw.integers(0, 2, 1500), draw.uniform(0, 1, 1500).round(3)
     label = np.where(size > 0.8, 1, (colour + shape) % 2)
     lines = [
-        f"{'red green blue'.split()[c]},{'round square'.split()[s]},{x},{'no yes'.split()[y]}"
+        f"{['red', 'green', 'blue'][c]},{['round', 'square'][s]},{x},{['no', 'yes'][y]}"
         for c, s, x, y in zip(colour, shape, size, label, strict=True)
     ]
     path.write_text("\n".join(["colour,shape,size,wanted", *lines]) + "\n")
@@ -93,11 +93,12 @@ def test_pictures_in_folders_are_classified(tmp_path: Path) -> None:
 
 def test_texts_are_classified_by_the_mean_of_their_words(tmp_path: Path) -> None:
     draw = np.random.default_rng(0)
-    words = {"good": "fine great lovely".split(), "bad": "poor awful dull".split()}
+    words = {"good": ["fine", "great", "lovely"], "bad": ["poor", "awful", "dull"]}
+    plain = ["the", "a", "film", "was", "and", "of", "it", "plot"]
     lines = []
     for number in range(400):
         label = ("good", "bad")[number % 2]
-        text = [*draw.choice("the a film was and of it plot".split(), draw.integers(2, 30)), *draw.choice(words[label], 2)]
+        text = [*draw.choice(plain, draw.integers(2, 30)), *draw.choice(words[label], 2)]
         lines.append(f"{label}\t{' '.join(draw.permutation(text))}\n")
     (tmp_path / "reviews.tsv").write_text("".join(lines))
     result = train(tmp_path, {"import": TEXTS}, {"kind": "text", "path": str(tmp_path / "reviews.tsv")}, 10)

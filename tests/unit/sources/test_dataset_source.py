@@ -34,7 +34,7 @@ def make_dataset(size: int, side: int = 3) -> datasets.Dataset:
         "image": TensorSpec(shape=(1, side, side), dtype=torch.uint8),
         "label": TensorSpec(shape=(), dtype=torch.int64, num_values=size),
     }
-    return datasets.Dataset(split, split, split, spec)
+    return datasets.Dataset(split, split, split, spec, "numbers")
 
 
 def make_source(size: int = 10, batch_size: int = 3, side: int = 3, **settings: Any) -> DatasetSource:
