@@ -58,7 +58,7 @@ def require_fashion_mnist() -> None:
     from rayloom.errors import UserError
 
     try:
-        load("fashion-mnist", 0, {})
+        load("fashion-mnist", 0)
     except UserError as error:
         if os.environ.get("CI"):
             raise

@@ -12,15 +12,17 @@ import torch
 from bench import Comparison
 from torch import Tensor, nn
 
+from rayloom.components import NoSettings, component
 from rayloom.config.load import from_tree
 from rayloom.contract import TensorSpec
-from rayloom.datasets.dataset import Dataset
+from rayloom.datasets import Dataset
 from rayloom.runs.learner_role import LearnerRole
 
 BATCH, EXAMPLES, THREADS = 128, 25_600, 2
 
 
-def random_images(seed: int) -> Dataset:
+@component("data set")
+def random_images(config: NoSettings, seed: int) -> Dataset:
     """Return 28x28 images of noise: the speed does not depend on what they show."""
     generator = torch.Generator().manual_seed(0)
 
@@ -32,10 +34,9 @@ def random_images(seed: int) -> Dataset:
 
     spec = {
         "image": TensorSpec(shape=(1, 28, 28), dtype=torch.uint8),
-        "label": TensorSpec(shape=(), dtype=torch.int64, num_values=10),
+        "label": TensorSpec(shape=(), dtype=torch.int64, num_values=10, labels=tuple("0123456789")),
     }
-    names = tuple(str(i) for i in range(10))
-    return Dataset(train=split(EXAMPLES), validation=split(500), test=split(500), spec=spec, class_names=names)
+    return Dataset(train=split(EXAMPLES), validation=split(500), test=split(500), spec=spec)
 
 
 def _tree(network: dict[str, Any]) -> dict[str, Any]:
@@ -80,7 +81,7 @@ def _ours(name: str, epochs: int) -> float:
 
 def _hand_written(name: str, epochs: int) -> float:
     torch.set_num_threads(THREADS)
-    network, data = _network(name), random_images(0).train
+    network, data = _network(name), random_images(NoSettings(), 0).train
     images, labels = data["image"], data["label"]
     optimizer = torch.optim.Adam(network.parameters(), fused=True)
 
@@ -106,7 +107,7 @@ def _lightning(name: str, epochs: int) -> float:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
     torch.set_num_threads(THREADS)
-    network, data = _network(name), random_images(0).train
+    network, data = _network(name), random_images(NoSettings(), 0).train
     times: list[float] = []
 
     class Module(lightning.LightningModule):

@@ -29,7 +29,7 @@ def test_softmax_regression_is_within_a_tenth_of_a_point_of_scikit_learn(tmp_pat
     name = "softmax_regression_fashion_mnist"
     result = rayloom.run(name, "tracking.enabled=false", f"output={tmp_path}", local=True)
     mine = _accuracy(result, tmp_path)
-    data, settings = load_dataset("fashion-mnist", 0, {}), load(name).algorithm
+    data, settings = load_dataset("fashion-mnist", 0), load(name).algorithm
 
     def rows(split: dict[str, torch.Tensor]) -> Any:
         return ((split["image"].flatten(1) / 255 - settings.input_mean) / settings.input_std).numpy()  # type: ignore[attr-defined]

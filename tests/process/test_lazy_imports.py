@@ -35,8 +35,8 @@ def test_configs_run_nothing_heavy() -> None:
 
 def test_digits_are_loaded_without_importing_scikit_learn() -> None:
     code = (
-        "import sys; from rayloom import datasets; datasets.load('digits', 0, {});"
-        "print(sorted({'sklearn', 'pooch', 'requests'} & set(sys.modules)))"
+        "import sys; from rayloom import datasets; datasets.load('digits', 0);"
+        "print(sorted({'sklearn', 'pooch', 'requests', 'pandas', 'pyarrow', 'PIL'} & set(sys.modules)))"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert found.stdout.strip() == "[]"

@@ -11,7 +11,7 @@ from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
 from rayloom.contract import Algorithm, AlgorithmConfig, Batch, Figure, Loss, Metric, Phase, Spec, UserError
-from rayloom.datasets.gaussian import GridOptions, RingOptions, grid_centers, ring_centers
+from rayloom.datasets.gaussian import GridConfig, RingConfig, grid_centers, ring_centers
 from rayloom_generative.evaluation.mode_quality import mode_quality
 from rayloom_generative.fields import data_field, drawn, shown_latents, unit_range
 from rayloom_generative.networks.feed_forward import conv_critic, conv_generator, mlp_critic, mlp_generator
@@ -188,11 +188,11 @@ def interpolate(real: Tensor, fake: Tensor, share: Tensor) -> Tensor:
 
 
 def known_modes(name: str) -> tuple[Tensor | None, float]:
-    """Return the modes [M, 2] of a generated data set with its default options and their standard deviation."""
+    """Return the modes [M, 2] of a generated data set with its default settings and their standard deviation."""
     if name == "gaussian-grid":
-        grid = GridOptions()
+        grid = GridConfig()
         return grid_centers(grid), grid.standard_deviation * grid.scale
     if name == "gaussian-ring":
-        ring = RingOptions()
+        ring = RingConfig()
         return ring_centers(ring), ring.standard_deviation * ring.scale
     return None, 0.0

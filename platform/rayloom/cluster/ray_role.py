@@ -300,6 +300,11 @@ class RayRole:
         counts: dict[str, int] = self._call("parameter_counts")
         return counts
 
+    def data(self) -> dict[str, str]:
+        """Return what identifies the run's data set."""
+        data: dict[str, str] = self._call("data")
+        return data
+
     def _close_roles(self) -> None:
         if self._local is not None:
             self._local.close()

@@ -8,11 +8,35 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le
 
+from rayloom.components import Component, Kinds, Shipped
+
 if TYPE_CHECKING:
     from pydantic import ConfigDict
 
 STRICT: ConfigDict = {"extra": "forbid", "arbitrary_types_allowed": True, "allow_inf_nan": False}
 """What pydantic accepts: no unknown keys, no infinities."""
+
+
+DATASETS = Kinds(
+    "data set",
+    {
+        "digits": Shipped("rayloom.datasets.digits:load_digits"),
+        "fashion-mnist": Shipped("rayloom.datasets.idx:load_fashion_mnist"),
+        "mnist": Shipped("rayloom.datasets.idx:load_mnist"),
+        "cifar10": Shipped("rayloom.datasets.cifar:load_cifar10"),
+        "gaussian-grid": Shipped("rayloom.datasets.gaussian:load_grid"),
+        "gaussian-ring": Shipped("rayloom.datasets.gaussian:load_ring"),
+        "gaussian": Shipped("rayloom.datasets.gaussian:load_gaussian"),
+        "image_folder": Shipped("rayloom.datasets.image_folder:load_image_folder"),
+        "csv": Shipped("rayloom.datasets.tabular:load_csv"),
+        "parquet": Shipped("rayloom.datasets.tabular:load_parquet"),
+        "text": Shipped("rayloom.datasets.text:load_text"),
+        "documents": Shipped("rayloom.datasets.text:load_documents"),
+        "arrays": Shipped("rayloom.datasets.arrays:load_arrays"),
+    },
+    own='a function make(config, seed) that is marked with @component("data set", Config)',
+)
+"""Data to learn from: each makes a `rayloom.datasets.Dataset` from its settings and the run's seed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,14 +46,17 @@ class DatasetSourceConfig:
     __pydantic_config__ = STRICT
     kind: Literal["dataset"]
     """Selects this source."""
-    dataset: str
-    """Name of a data set (`rayloom list`) or an import path "package.module:function"."""
-    options: Mapping[str, Any] = field(default_factory=dict)
-    """Keyword arguments of the data set's loader."""
+    dataset: Annotated[Component, DATASETS]
+    """A data set: its kind (`rayloom list`), or a mapping of `kind` or `import` and its settings."""
     drop_last: bool = True
     """Leave out an epoch's last batch when it is smaller than `learner.batch_size`."""
     augment: Literal["none", "shift"] = "none"
     """shift moves each image by up to two pixels."""
+    resident_mib: Annotated[float, Ge(0)] = 1024.0
+    """A training split of at most this size lies on the learner's device; batches of a larger one are read while the
+    learner works (unit: MiB)."""
+    read_ahead: Annotated[int, Ge(0)] = 4
+    """Batches that a thread reads ahead of the learner; 0: the learner reads them itself. Changes no batch."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,6 +52,9 @@ class TensorSpec:
     """Largest value of each element, flattened; None when unbounded or unknown."""
     labels: tuple[str, ...] = ()
     """Names of the categories, in their order; they reach every picture. Empty when unknown."""
+    ragged: bool = False
+    """Whether the first dimension of an example varies: `shape` then has the longest. A batch is padded with zeros to
+    its own longest example, and `<name>_length` [B] has the true lengths."""
 
     @property
     def categories(self) -> int:

@@ -10,15 +10,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from rayloom.datasets.dataset import Dataset, Split, image_spec
+from rayloom.components import component
+from rayloom.datasets.dataset import Dataset, image_spec
+from rayloom.datasets.tables import Columns
 from rayloom.errors import UserError
 
 _HELD_OUT_PER_CLASS = 30
 
 
 @dataclass(frozen=True, kw_only=True)
-class DigitsOptions:
-    """`digits` takes no options."""
+class DigitsConfig:
+    """1,797 handwritten digits 8x8, shipped with scikit-learn."""
 
 
 def read_digits() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
@@ -35,7 +37,8 @@ def read_digits() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
     return table[:, :-1].reshape(-1, 8, 8).astype(np.uint8), table[:, -1]
 
 
-def load_digits(seed: int, options: DigitsOptions) -> Dataset:
+@component("data set", DigitsConfig)
+def load_digits(config: DigitsConfig, seed: int) -> Dataset:
     """Return 1,197 training, 300 validation and 300 test images uint8 [1, 8, 8], scaled from 0..16 to 0..255.
 
     Each held-out split has 30 images of each class; the cut is the same for every seed.
@@ -51,9 +54,9 @@ def load_digits(seed: int, options: DigitsOptions) -> Dataset:
         rows["validation"].append(members[_HELD_OUT_PER_CLASS : 2 * _HELD_OUT_PER_CLASS])
         rows["train"].append(members[2 * _HELD_OUT_PER_CLASS :])
 
-    def take(name: str) -> Split:
+    def take(name: str) -> Columns:
         chosen = np.sort(np.concatenate(rows[name]))
         return {"image": torch.from_numpy(images[chosen]), "label": torch.from_numpy(labels[chosen])}
 
     names = tuple(str(digit) for digit in range(10))
-    return Dataset(take("train"), take("validation"), take("test"), image_spec((1, 8, 8), 10), names)
+    return Dataset(take("train"), take("validation"), take("test"), image_spec((1, 8, 8), names), "digits")

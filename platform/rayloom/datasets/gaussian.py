@@ -11,6 +11,7 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
+from rayloom.components import component
 from rayloom.contract import TensorSpec
 from rayloom.datasets.dataset import Dataset
 from rayloom.errors import UserError
@@ -21,7 +22,7 @@ _SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SizeOptions:
+class SizeConfig:
     """How many points to draw."""
 
     train_size: Annotated[int, Ge(1)] = 100_000
@@ -33,8 +34,8 @@ class SizeOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GridOptions(SizeOptions):
-    """25 modes on a square grid."""
+class GridConfig(SizeConfig):
+    """Points of 25 normal modes on a 5x5 grid, generated."""
 
     spacing: Annotated[float, Gt(0)] = 2.0
     """Distance of neighbouring modes before scaling."""
@@ -45,8 +46,8 @@ class GridOptions(SizeOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RingOptions(SizeOptions):
-    """Modes on a circle."""
+class RingConfig(SizeConfig):
+    """Points of normal modes (8 unless told) on a circle, generated."""
 
     modes: Annotated[int, Ge(1)] = 8
     """Number of modes."""
@@ -59,8 +60,8 @@ class RingOptions(SizeOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GaussianOptions(SizeOptions):
-    """One normal distribution."""
+class GaussianConfig(SizeConfig):
+    """Points of one normal distribution in any dimension, generated."""
 
     dimension: Annotated[int, Ge(1)] = 2
     """Coordinates of a point."""
@@ -70,72 +71,76 @@ class GaussianOptions(SizeOptions):
     """Covariance: the common variance, the variances, or the whole positive definite matrix."""
 
 
-def grid_centers(options: GridOptions) -> Tensor:
+def grid_centers(config: GridConfig) -> Tensor:
     """Return the modes of `gaussian-grid`, [25, 2], after scaling."""
-    line = torch.arange(-2, 3, dtype=torch.float32) * options.spacing
-    return torch.stack((line.repeat_interleave(5), line.repeat(5)), dim=1) * options.scale
+    line = torch.arange(-2, 3, dtype=torch.float32) * config.spacing
+    return torch.stack((line.repeat_interleave(5), line.repeat(5)), dim=1) * config.scale
 
 
-def ring_centers(options: RingOptions) -> Tensor:
+def ring_centers(config: RingConfig) -> Tensor:
     """Return the modes of `gaussian-ring`, [modes, 2], after scaling."""
-    angle = torch.arange(options.modes, dtype=torch.float32) * (2 * math.pi / options.modes)
-    return torch.stack((angle.cos(), angle.sin()), dim=1) * (options.radius * options.scale)
+    angle = torch.arange(config.modes, dtype=torch.float32) * (2 * math.pi / config.modes)
+    return torch.stack((angle.cos(), angle.sin()), dim=1) * (config.radius * config.scale)
 
 
-def moments(options: GaussianOptions) -> tuple[Tensor, Tensor]:
+def moments(config: GaussianConfig) -> tuple[Tensor, Tensor]:
     """Return the mean [d] and covariance [d, d] of `gaussian` in float64; UserError where they do not fit."""
-    size = options.dimension
-    mean = torch.tensor(options.mean, dtype=torch.float64)
+    size = config.dimension
+    mean = torch.tensor(config.mean, dtype=torch.float64)
     if mean.shape not in ((), (size,)):
-        raise UserError(f"source.options.mean: give one number or {size}, as the dimension says")
+        raise UserError(f"source.dataset.mean: give one number or {size}, as the dimension says")
     try:
-        covariance = torch.tensor(options.covariance, dtype=torch.float64)
+        covariance = torch.tensor(config.covariance, dtype=torch.float64)
     except ValueError:
-        raise UserError("source.options.covariance: make all rows of the matrix equally long") from None
+        raise UserError("source.dataset.covariance: make all rows of the matrix equally long") from None
     if covariance.shape not in ((), (size,), (size, size)):
-        raise UserError(f"source.options.covariance: give one number, {size}, or {size} rows of {size}")
+        raise UserError(f"source.dataset.covariance: give one number, {size}, or {size} rows of {size}")
     if covariance.ndim < 2:
         covariance = torch.diag(covariance.expand(size))
     if not torch.equal(covariance, covariance.T) or bool(torch.linalg.cholesky_ex(covariance).info):
-        raise UserError("source.options.covariance: the matrix must be symmetric and positive definite")
+        raise UserError("source.dataset.covariance: the matrix must be symmetric and positive definite")
     return mean.expand(size).clone(), covariance
 
 
-def load_grid(seed: int, options: GridOptions) -> Dataset:
+@component("data set", GridConfig)
+def load_grid(config: GridConfig, seed: int) -> Dataset:
     """Return the 25-mode grid of Gulrajani et al. (2017), appendix of "Improved Training of Wasserstein GANs"."""
-    return _mixture(seed, "gaussian-grid", options, grid_centers(options), options.standard_deviation * options.scale)
+    return _mixture(seed, "gaussian-grid", config, grid_centers(config), config.standard_deviation * config.scale)
 
 
-def load_ring(seed: int, options: RingOptions) -> Dataset:
+@component("data set", RingConfig)
+def load_ring(config: RingConfig, seed: int) -> Dataset:
     """Return equally likely modes on a circle (Metz et al. 2017, "Unrolled Generative Adversarial Networks")."""
-    return _mixture(seed, "gaussian-ring", options, ring_centers(options), options.standard_deviation * options.scale)
+    return _mixture(seed, "gaussian-ring", config, ring_centers(config), config.standard_deviation * config.scale)
 
 
-def load_gaussian(seed: int, options: GaussianOptions) -> Dataset:
+@component("data set", GaussianConfig)
+def load_gaussian(config: GaussianConfig, seed: int) -> Dataset:
     """Return points of one normal distribution in any dimension."""
-    mean, covariance = moments(options)
+    mean, covariance = moments(config)
     factor = torch.linalg.cholesky(covariance)
 
     def draw(count: int, generator: torch.Generator) -> Tensor:
-        noise = torch.randn(count, options.dimension, generator=generator, dtype=torch.float64)
+        noise = torch.randn(count, config.dimension, generator=generator, dtype=torch.float64)
         points: Tensor = mean + noise @ factor.T
         return points.float()
 
-    return _points(seed, "gaussian", options, options.dimension, draw)
+    return _points(seed, "gaussian", config, config.dimension, draw)
 
 
-def _mixture(seed: int, name: str, options: SizeOptions, centers: Tensor, deviation: float) -> Dataset:
+def _mixture(seed: int, name: str, config: SizeConfig, centers: Tensor, deviation: float) -> Dataset:
     def draw(count: int, generator: torch.Generator) -> Tensor:
         chosen = torch.randint(len(centers), (count,), generator=generator)
         return centers[chosen] + deviation * torch.randn(count, 2, generator=generator)
 
-    return _points(seed, name, options, 2, draw)
+    return _points(seed, name, config, 2, draw)
 
 
-def _points(seed: int, name: str, options: SizeOptions, dimension: int, draw: Draw) -> Dataset:
-    sizes = (options.train_size, options.validation_size, options.test_size)
+def _points(seed: int, name: str, config: SizeConfig, dimension: int, draw: Draw) -> Dataset:
+    sizes = (config.train_size, config.validation_size, config.test_size)
     train, validation, test = (
         {"point": draw(size, torch_generator(seed, "dataset", name, split))}
         for split, size in zip(_SPLITS, sizes, strict=True)
     )
-    return Dataset(train, validation, test, {"point": TensorSpec(shape=(dimension,), dtype=torch.float32)})
+    spec = {"point": TensorSpec(shape=(dimension,), dtype=torch.float32)}
+    return Dataset(train, validation, test, spec, name)

@@ -11,20 +11,28 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from rayloom.datasets.dataset import Dataset, Split, hold_out, image_spec
+from rayloom.components import component
+from rayloom.datasets.dataset import Dataset, hold_out, image_spec
+from rayloom.datasets.digests import combined_digest
 from rayloom.datasets.files import cache_folder, download, find_file, read_verified, search_folders, unzipped
+from rayloom.datasets.tables import Columns
 
 _VALIDATION_SHARE = 12  # one twelfth of the training file: 5,000 of 60,000
 
 
 @dataclass(frozen=True, kw_only=True)
-class IdxOptions:
-    """Where the four IDX files come from."""
+class IdxConfig:
+    """70,000 handwritten digits 28x28 (download)."""
 
     folder: str | None = None
     """Folder that holds the files, with or without .gz; null: RAYLOOM_DATA, the system's folder, the cache."""
     base_url: str | None = None
     """Address of the folder to download from; null: the public one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FashionConfig(IdxConfig):
+    """70,000 pieces of clothing 28x28 in 10 classes (Debian package dataset-fashion-mnist, else a download)."""
 
 
 @dataclass(frozen=True)
@@ -92,14 +100,26 @@ def parse_idx(payload: bytes) -> npt.NDArray[np.uint8]:
     return np.frombuffer(payload, dtype=np.uint8, offset=4 + 4 * rank).reshape(shape)
 
 
-def load_idx(archive: IdxArchive, options: IdxOptions) -> Dataset:
+@component("data set", FashionConfig)
+def load_fashion_mnist(config: FashionConfig, seed: int) -> Dataset:
+    """Return Fashion-MNIST (Xiao et al. 2017), see `read_idx`."""
+    return read_idx(FASHION_MNIST, config)
+
+
+@component("data set", IdxConfig)
+def load_mnist(config: IdxConfig, seed: int) -> Dataset:
+    """Return MNIST (LeCun et al. 1998), see `read_idx`."""
+    return read_idx(MNIST, config)
+
+
+def read_idx(archive: IdxArchive, config: IdxConfig) -> Dataset:
     """Return a data set of IDX files: train 55,000, validation 5,000 and test 10,000 images uint8 [1, 28, 28].
 
     The validation images are the end of a permutation of the training file that never changes.
     """
-    arrays = {name: parse_idx(_read(archive, name, options)) for name in archive.sha256}
+    arrays = {name: parse_idx(_read(archive, name, config)) for name in archive.sha256}
 
-    def labelled(prefix: str) -> Split:
+    def labelled(prefix: str) -> Columns:
         # Copies: the arrays are views of read-only bytes.
         return {
             "image": torch.from_numpy(arrays[f"{prefix}-images-idx3-ubyte"][:, None].copy()),
@@ -109,14 +129,15 @@ def load_idx(archive: IdxArchive, options: IdxOptions) -> Dataset:
     both, test = labelled("train"), labelled("t10k")
     train, validation = hold_out(both, len(both["label"]) // _VALIDATION_SHARE)
     _, channels, height, width = test["image"].shape
-    spec = image_spec((channels, height, width), len(archive.class_names))
-    return Dataset(train, validation, test, spec, archive.class_names)
+    spec = image_spec((channels, height, width), archive.class_names)
+    digest = combined_digest(archive.name, *archive.sha256.values())
+    return Dataset(train, validation, test, spec, archive.name, digest)
 
 
-def _read(archive: IdxArchive, name: str, options: IdxOptions) -> bytes:
-    path = find_file((name, f"{name}.gz"), search_folders(archive.name, options.folder, archive.system_folders))
+def _read(archive: IdxArchive, name: str, config: IdxConfig) -> bytes:
+    path = find_file((name, f"{name}.gz"), search_folders(archive.name, config.folder, archive.system_folders))
     if path is None:
-        base_url = (options.base_url or archive.base_url).rstrip("/")
+        base_url = (config.base_url or archive.base_url).rstrip("/")
         path = download(f"{base_url}/{name}.gz", cache_folder(archive.name), archive.advice())
     return read_verified(path, archive.sha256[name], unzipped, _remedy(archive, path))
 
@@ -124,4 +145,4 @@ def _read(archive: IdxArchive, name: str, options: IdxOptions) -> bytes:
 def _remedy(archive: IdxArchive, path: Path) -> str:
     if path.parent == cache_folder(archive.name):
         return f"delete the file to download it again, or {archive.advice()}"
-    return f"put the files of {archive.name} there, or name another folder in source.options.folder"
+    return f"put the files of {archive.name} there, or name another folder in source.dataset.folder"

@@ -15,7 +15,7 @@ from torch import Tensor
 from rayloom.config.evaluations import import_evaluation
 from rayloom.config.schema import RunConfig
 from rayloom.config.sources import DatasetSourceConfig, EnvironmentSourceConfig
-from rayloom.contract import Algorithm, Batch, Budget, Evaluation, EvaluationContext, Figure, Findings
+from rayloom.contract import Algorithm, Batch, Budget, Evaluation, EvaluationContext, Figure, Findings, Table
 from rayloom.datasets.dataset import Dataset
 from rayloom.devices import device_of
 from rayloom.rollouts.acting import ActingAlgorithm
@@ -149,14 +149,13 @@ class Evaluator:
         assert self._dataset is not None
         algorithm = self._algorithm
         device = device_of(algorithm)
-        fields: dict[str, Tensor] = getattr(self._dataset, split)
-        size = self._config.evaluate.batch_size
-        count = len(next(iter(fields.values())))
+        table: Table = getattr(self._dataset, split)
+        count = len(table)
         sums: dict[str, Any] = {}
         outputs: dict[str, list[Tensor]] = {}
         figures: dict[str, Figure] = {}
-        for start in range(0, count, size):
-            batch: Batch = {name: value[start : start + size].to(device) for name, value in fields.items()}
+        for number, read in enumerate(table.batches(self._config.evaluate.batch_size)):
+            batch: Batch = {name: value.to(device) for name, value in read.items()}
             rows = len(next(iter(batch.values())))
             prepared = algorithm.prepare(batch)
             for name, value in algorithm.evaluate(prepared).items():
@@ -166,7 +165,7 @@ class Evaluator:
                     total = value.double().sum() if value.ndim else value.double() * rows
                     sums[name] = sums.get(name, 0.0) + total
             self._budget.done()
-            if start == 0:
+            if number == 0:
                 figures.update(algorithm.figures(prepared))
         metrics = {name: float(total) / count for name, total in sums.items()}
         scalars, more = algorithm.summarize({name: torch.cat(values) for name, values in outputs.items()})

@@ -7,6 +7,7 @@ The same class runs in the driver's process and in a Ray actor. No batch leaves 
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -26,6 +27,7 @@ from rayloom.config.sources import (
     OnPolicySourceConfig,
     ReplaySourceConfig,
 )
+from rayloom.config.validation import plain
 from rayloom.contract import Algorithm, Batch, Findings, GlobalNoise, Input, Progress, Source, Spec, Table
 from rayloom.datasets import load as load_dataset
 from rayloom.datasets.dataset import Dataset
@@ -34,7 +36,6 @@ from rayloom.errors import Process
 from rayloom.learner.group import Group, SingleLearner, TimedGroup
 from rayloom.learner.learner import Learner, changed_by
 from rayloom.learner.state import cut_buffers, shared_state
-from rayloom.learner.training_rows import TrainingRows
 from rayloom.rollouts.environment import spec_of
 from rayloom.rollouts.making import make_environment
 from rayloom.rollouts.pool import LocalPool, WorkerPool
@@ -68,7 +69,7 @@ def load_run_dataset(config: RunConfig) -> Dataset | None:
     """Return the run's data set; None for environments."""
     if not isinstance(config.source, DatasetSourceConfig):
         return None
-    return load_dataset(config.source.dataset, config.seed, config.source.options)
+    return load_dataset(config.source.dataset, config.seed)
 
 
 def source_spec(config: RunConfig, dataset: Dataset | None) -> Spec:
@@ -130,7 +131,7 @@ class LearnerRole:
 
     def _initialize(self) -> None:
         """Let the algorithm take statistics of the training data, on every learner alike."""
-        data: Table | None = None if self.dataset is None else TrainingRows(self.dataset.train)
+        data: Table | None = None if self.dataset is None else self.dataset.train
         with torch.no_grad():
             self.algorithm.initialize(data)
 
@@ -176,7 +177,7 @@ class LearnerRole:
         """Return the updates in one pass over the data; None for environments."""
         if self.dataset is None:
             return None
-        examples = len(next(iter(self.dataset.train.values())))
+        examples = len(self.dataset.train)
         draws = sum(each.repeat for each in self.learner.declared if each.repeat > 1) or 1
         return max(1, examples // (self.config.learner.batch_size * draws))
 
@@ -185,7 +186,7 @@ class LearnerRole:
         if self.dataset is None:
             return None
         assert isinstance(self.config.source, DatasetSourceConfig)
-        examples = len(next(iter(self.dataset.train.values())))
+        examples = len(self.dataset.train)
         return examples - examples % self.config.learner.batch_size if self.config.source.drop_last else examples
 
     def advance(self, schedule: Schedule, pause_s: float = math.inf, most_updates: float = math.inf) -> Advance:
@@ -274,6 +275,20 @@ class LearnerRole:
     def parameter_counts(self) -> dict[str, int]:
         """Return how many numbers each phase trains, or each rule changes."""
         return {each.name: sum(t.numel() for t in changed_by(each)) for each in self.learner.declared}
+
+    def data(self) -> dict[str, str]:
+        """Return what identifies the run's data set, in words: name, digest, source, fields, rows; {} without one."""
+        dataset, source = self.dataset, self.config.source
+        if dataset is None or not isinstance(source, DatasetSourceConfig):
+            return {}
+        fields = {name: [str(part.dtype), *part.shape] for name, part in dataset.spec.items()}
+        rows = {split: len(getattr(dataset, split)) for split in ("train", "validation", "test")}
+        named = {"source": source.dataset, "fields": fields, "rows": rows}
+        return {
+            "name": dataset.name,
+            "digest": dataset.digest,
+            **{name: json.dumps(plain(value)) for name, value in named.items()},
+        }
 
     def barrier_and_state(self) -> dict[str, Any]:
         """Bring the environments to a barrier and return everything that a resumed run needs."""

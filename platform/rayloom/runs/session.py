@@ -86,6 +86,8 @@ class Session:
         if not resumed:
             counts = "\n".join(f"{name}: {count:,}" for name, count in role.parameter_counts().items())
             self.tracker.log_text("plan.txt", f"{plan.describe()}\n\ntrained parameters\n{counts}\n")
+            if data := role.data():
+                self.tracker.log_data(data)
         self._losses = 0  # of learners, since the last checkpoint
         self.loop = Loop(config, role, self.tracker, checkpoint_store(config, folder), self._observer)
         self._chaos = chaos

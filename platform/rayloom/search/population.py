@@ -234,7 +234,8 @@ class Population:
         self.roles = [MemberRole(config, data, self._deliver) for config, data in zip(configs, datasets, strict=True)]
         """The members' roles, in the order of `configs`."""
         augmented = any(getattr(config.source, "augment", "none") != "none" for config in configs)
-        self._alike = not augmented and all(dataset is datasets[0] for dataset in datasets)
+        resident = all(role.source.resident for role in self.roles)
+        self._alike = resident and not augmented and all(dataset is datasets[0] for dataset in datasets)
         self._dropped: set[int] = set()
         self._stack = _Stack(range(len(configs)), self.roles)
         self._max_norm = configs[0].learner.max_grad_norm
@@ -348,13 +349,14 @@ def _load_datasets(configs: Sequence[RunConfig]) -> list[Dataset]:
         if config.seed not in by_seed:
             dataset = load_run_dataset(config)
             assert dataset is not None
+            if any(part.ragged for part in dataset.spec.values()):
+                raise UserError(
+                    f"source.dataset: the sequences of {dataset.name} are of unequal length, which a population cannot "
+                    f"train on; set search.population to 1"
+                )
             by_seed[config.seed] = next((known for known in by_seed.values() if _equal(known, dataset)), dataset)
     return [by_seed[config.seed] for config in configs]
 
 
 def _equal(one: Dataset, other: Dataset) -> bool:
-    return one.spec == other.spec and all(
-        torch.equal(tensor, getattr(other, split)[name])
-        for split in ("train", "validation", "test")
-        for name, tensor in getattr(one, split).items()
-    )
+    return one.spec == other.spec and one.digest == other.digest

@@ -46,6 +46,7 @@ class MemberSource(DatasetSource):
 
     def gather(self, rows: Tensor) -> Batch:
         """Return those rows of the training split, unprepared."""
+        assert self._fields is not None, "a population's data lie on the device"
         rows = rows.to(self._device)
         return {name: tensor.index_select(0, rows) for name, tensor in self._fields}
 

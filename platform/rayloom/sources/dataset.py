@@ -1,7 +1,13 @@
-"""Batches from a data set, reshuffled every epoch; the whole training split lives on the learner's device."""
+"""Batches from a data set, reshuffled every epoch.
+
+A training split that is small enough lies on the learner's device as a whole; a larger one, or one of sequences of
+unequal length, is read batch by batch. The order of the rows is the same.
+"""
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,10 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rayloom.config.sources import DatasetSourceConfig
-from rayloom.contract import Algorithm, Batch, Source
-from rayloom.datasets.dataset import Dataset
+from rayloom.contract import Algorithm, Batch, Source, Spec, Table
+from rayloom.datasets import Dataset
+from rayloom.datasets.tables import TensorTable, in_memory, lengths_of
 from rayloom.errors import UserError
 from rayloom.seeding import torch_generator
+from rayloom.sources.batch_reader import BatchReader, Place, ReadAhead
 
 _MAX_SHIFT = 2
 
@@ -36,25 +44,25 @@ class DatasetSource(Source):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        """Move the training split to the device.
+        """Move the training split to the device, if it has the room.
 
         `batch_size` counts the examples of a global batch. UserError when the split is smaller than that, when there
         are more ranks than examples in a batch, or when there is no image to augment.
         """
         assert 0 <= rank < world_size
-        self._fields = [(name, tensor.to(device).contiguous()) for name, tensor in dataset.train.items()]
-        self._size = len(self._fields[0][1])
+        self._name, self._digest = dataset.name or "the data set", dataset.digest
+        self._size = len(dataset.train)
         if self._size < batch_size:
             raise UserError(
                 f"learner.batch_size: {batch_size} is more than the {self._size} training examples of "
-                f"{config.dataset}: set it to {self._size} or less"
+                f"{self._name}: set it to {self._size} or less"
             )
         if batch_size < world_size:
             raise UserError(f"learner.batch_size: {batch_size} is too small for {world_size} learners: raise it")
         self._images = [name for name, spec in dataset.spec.items() if len(spec.shape) == 3]
         self._augmented = config.augment == "shift"
         if self._augmented and not self._images:
-            raise UserError(f"source.augment: {config.dataset} has no images to shift; set it to none")
+            raise UserError(f"source.augment: {self._name} has no images to shift; set it to none")
         self._algorithm = algorithm
         self._batch_size = batch_size
         self._seed = seed
@@ -66,6 +74,11 @@ class DatasetSource(Source):
         self._position = 0
         self._order: Tensor | None = None
         self._cut = (0, batch_size)
+        self._fields = _resident(dataset.train, dataset.spec, config.resident_mib, device)
+        """The training split on the device; None where it is read batch by batch."""
+        self._reader = BatchReader(dataset.train, batch_size, self._length, seed, rank, world_size)
+        self._read_ahead = 0 if in_memory(dataset.train) else config.read_ahead
+        self._ahead: ReadAhead | None = None
 
     @torch.no_grad()
     def next(self) -> Batch:
@@ -73,21 +86,37 @@ class DatasetSource(Source):
 
         Shares differ by one example at most; that of an epoch's last, smaller batch may be empty without drop_last.
         """
-        if self._order is None:
-            self._order = torch.randperm(self._size, generator=torch_generator(self._seed, "dataset", self._epoch))
-            self._order = self._order.to(self._device)
         start = self._position
         count = min(self._batch_size, self._length - start)
         first, last = count * self._rank // self._world_size, count * (self._rank + 1) // self._world_size
         self._cut = (first, count)
-        rows = self._order[start + first : start + last]
-        batch = {name: tensor.index_select(0, rows) for name, tensor in self._fields}
+        if self._fields is None:
+            batch = self._read()
+        else:
+            if self._order is None:
+                self._order = self._reader.order(self._epoch).to(self._device)
+            rows = self._order[start + first : start + last]
+            batch = {name: tensor.index_select(0, rows) for name, tensor in self._fields}
         if self._augmented:
             self._augment(batch, count, first, last)
         self._position += count
         if self._position == self._length:
             self._epoch, self._position, self._order = self._epoch + 1, 0, None
         return self._algorithm.prepare(batch)
+
+    def _read(self) -> Batch:
+        """Return this rank's share of the next batch from the table."""
+        started = time.perf_counter()
+        place = Place(self._epoch, self._position)
+        if not self._read_ahead:
+            batch = self._reader.read(place)
+        else:
+            if self._ahead is None:
+                self._ahead = ReadAhead(self._reader, place, self._read_ahead)
+            batch = self._ahead.take(place)
+        moved = {name: tensor.to(self._device) for name, tensor in batch.items()}
+        self.wait_s += time.perf_counter() - started
+        return moved
 
     def _augment(self, batch: Batch, count: int, first: int, last: int) -> None:
         """Shift each image; every rank draws the shifts of the whole batch and keeps those of its own share."""
@@ -100,22 +129,51 @@ class DatasetSource(Source):
         """Return the place of this rank's share in the present global batch, and its size."""
         return self._cut
 
+    @property
+    def resident(self) -> bool:
+        """Whether the training split lies on the device."""
+        return self._fields is not None
+
     def counters(self) -> dict[str, int]:
         """Return the examples of all ranks so far and the completed epochs."""
         return {"samples": self._epoch * self._length + self._position, "epochs": self._epoch}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the epoch and the position in it (examples of all ranks)."""
-        return {"epoch": self._epoch, "position": self._position, "size": self._size}
+        """Return the epoch, the position in it (examples of all ranks) and what identifies the data."""
+        return {"epoch": self._epoch, "position": self._position, "size": self._size, "digest": self._digest}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue at the saved position; UserError when the data set has changed its size."""
+        """Continue at the saved position; UserError when the data set has changed."""
         if state["size"] != self._size:
             raise UserError(
                 f"the data set has {self._size} training examples, but had {state['size']} when the checkpoint was "
                 "written: use the same data set and options to resume"
             )
+        if state["digest"] != self._digest:
+            raise UserError(
+                f"the contents of the data set {self._name} (SHA-256 {self._digest[:12]}) are not those with which the "
+                f"checkpoint was written ({state['digest'][:12]}): use the same data and settings to resume"
+            )
+        self.close()
         self._epoch, self._position, self._order = int(state["epoch"]), int(state["position"]), None
+
+    def close(self) -> None:
+        """End the thread that reads ahead."""
+        if self._ahead is not None:
+            self._ahead.close()
+            self._ahead = None
+
+
+def _resident(table: Table, spec: Spec, most_mib: float, device: torch.device) -> list[tuple[str, Tensor]] | None:
+    """Return the columns of a table on the device; None where they are too large or of unequal length."""
+    if isinstance(table, TensorTable) and device.type == "cpu":
+        columns = table.columns
+    else:
+        size = len(table) * sum(math.prod(part.shape) * part.dtype.itemsize for part in spec.values())
+        if lengths_of(table) or size > most_mib * 2**20:
+            return None
+        columns = table.columns if isinstance(table, TensorTable) else dict(table.rows(torch.arange(len(table))))
+    return [(name, tensor.to(device).contiguous()) for name, tensor in columns.items()]
 
 
 def shift_images(images: Tensor, offsets: Tensor, margin: int) -> Tensor:

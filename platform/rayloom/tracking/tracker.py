@@ -168,6 +168,11 @@ class Tracker:
         """Record a file that lies under `run_dir`/artifacts already, as an artifact of that name."""
         self._append({"kind": "file", "name": name})
 
+    def log_data(self, data: Mapping[str, str]) -> None:
+        """Record the data that the run learns from: name, digest (SHA-256), source, fields and rows, in words."""
+        self._append({"kind": "data", **data})
+        self.set_tags({"rayloom.data": data["name"], "rayloom.data_sha256": data["digest"]})
+
     def log_model(self, path_of_checkpoint: Path, loader: str = MODEL_LOADER, wait: bool = True) -> None:
         """Ask the writer to log the trained model; `loader(run_dir)` gives (module, example of batch 2, description).
 

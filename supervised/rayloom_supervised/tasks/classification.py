@@ -45,8 +45,6 @@ class ClassifierConfig(AlgorithmConfig):
     """Subtracted from the pixels after their scaling to 0..1."""
     input_std: Annotated[float, Gt(0)] = 1.0
     """Divides the pixels after the mean is subtracted."""
-    class_names: tuple[str, ...] = ()
-    """Names on the confusion matrix; empty: the numbers of the classes."""
 
 
 class Standardize(nn.Module):
@@ -98,11 +96,6 @@ class Classifier(Algorithm):
         if "image" not in spec or "label" not in spec or spec["label"].num_values is None:
             raise UserError(f"source.dataset: a classifier needs the fields image and label, not {sorted(spec)}")
         self.num_classes = spec["label"].categories
-        if config.class_names and len(config.class_names) != self.num_classes:
-            raise UserError(
-                f"algorithm.class_names: give {self.num_classes} names, one for each class, "
-                f"not {len(config.class_names)}"
-            )
         scale = 255.0 if spec["image"].dtype == torch.uint8 else 1.0
         self.standardize = Standardize(scale, config.input_mean, config.input_std)
         self.network = build_network(config.network, spec["image"], self.num_classes)
@@ -163,7 +156,7 @@ class Classifier(Algorithm):
         }
 
     def summarize(self, outputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Figure]]:
-        """Return macro and micro scores over the split and the confusion matrix (rows: labels)."""
+        """Return macro and micro scores and the confusion matrix (rows: labels), with the data set's names."""
         confusion = metrics.confusion_matrix(outputs["_prediction"], outputs["_label"], self.num_classes)
         scores = {
             "macro_precision": metrics.macro_precision(confusion),
@@ -172,7 +165,7 @@ class Classifier(Algorithm):
             "macro_f1_harmonic": metrics.macro_f1_harmonic(confusion),
             "micro_f1": metrics.micro_f1(confusion),
         }
-        names = self.config.class_names or tuple(str(index) for index in range(self.num_classes))
+        names = self.spec["label"].labels or tuple(str(index) for index in range(self.num_classes))
         return scores, {"confusion_matrix": Figure("matrix", confusion.float(), labels=names, column_labels=names)}
 
     def inference_module(self) -> nn.Module:

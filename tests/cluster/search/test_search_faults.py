@@ -76,12 +76,12 @@ def test_a_trial_that_becomes_nan_has_failed(tmp_path: Path) -> None:
 
 
 def test_a_trial_that_cannot_be_built_has_failed(tmp_path: Path) -> None:
-    # The config is right by itself; with ten classes two trials of it do not fit.
-    space = {"algorithm.l2": [0.0, 0.1], "algorithm.class_names": [[], ["one"]]}
+    # The config is right by itself; with this data set two trials of it do not fit.
+    space = {"algorithm.l2": [0.0, 0.1], "learner.batch_size": [32, 5000]}
     result = run_study(study("s", tmp_path, {**_GRID, "space": space}, stop={"updates": 2}), local=True)
     assert result.counts["FAILED"] == 2
     assert _states(tmp_path) == ["COMPLETE", "FAIL", "COMPLETE", "FAIL"]
-    assert "algorithm.class_names: give 10 names" in _traceback(tmp_path, 3)
+    assert "learner.batch_size: 5000 is more than the 1197" in _traceback(tmp_path, 3)
 
 
 def test_a_trial_whose_config_is_refused_has_failed(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def _refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (PPO, "learner.gpus=64", ["learner.gpus", "64"]),
         (PPO, "learner.device=cuda", ["GPU", "learner.device"]),
         (DIGITS, "source.dataset=digit", ["digit", "digits"]),
-        (DIGITS, "source.options={sise: 3}", ["sise"]),
+        (DIGITS, "source.dataset={kind: digits, sise: 3}", ["sise"]),
         (DIGITS, "learner.batch_size=5000", ["batch_size"]),
         (DIGITS, "tracking.uri=file:./mlruns", ["tracking.uri", "sqlite:///"]),
         (DIGITS, "algorithm.network=lenet6", ["algorithm.network.kind", "lenet5"]),

@@ -25,10 +25,10 @@ _RATES = (1e-3, 3e-3, 5e-4, 2e-3)
 
 def shifted_digits(seed: int) -> Dataset:
     """Return a few digits in an order that depends on the seed."""
-    digits = load_dataset("digits", 0, {})
+    digits = load_dataset("digits", 0)
 
     def turn(split: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return {name: value[:200].roll(seed, 0) for name, value in split.items()}
+        return {name: value[:200].roll(seed, 0) for name, value in split.columns.items()}
 
     return Dataset(turn(digits.train), turn(digits.validation), turn(digits.test), digits.spec)
 

@@ -26,7 +26,7 @@ from rayloom.datasets.dataset import Dataset, hold_out
 from rayloom.errors import UserError
 
 
-def rows(*splits: datasets.Split) -> np.ndarray:
+def rows(*splits: datasets.TensorTable) -> np.ndarray:
     """Return image and label of every example as one row of bytes."""
     images = torch.cat([split["image"].flatten(1) for split in splits]).numpy()
     labels = torch.cat([split["label"] for split in splits]).numpy()
@@ -48,7 +48,7 @@ def test_digits_are_those_of_scikit_learn() -> None:
 
 
 def test_digits_splits_are_a_stratified_partition_of_the_scaled_images() -> None:
-    data = datasets.load("digits", 0, {})
+    data = datasets.load("digits", 0)
     for split, length in ((data.train, 1197), (data.validation, 300), (data.test, 300)):
         assert split["image"].shape == (length, 1, 8, 8)
         assert split["image"].dtype == torch.uint8
@@ -59,11 +59,11 @@ def test_digits_splits_are_a_stratified_partition_of_the_scaled_images() -> None
     scaled = np.rint(expected.data * 255 / 16 + 1e-9)
     everything = np.concatenate([scaled, expected.target[:, None]], axis=1).astype(np.uint8)
     assert np.array_equal(ordered(rows(data.train, data.validation, data.test)), ordered(everything))
-    assert data.class_names == tuple("0123456789")
+    assert data.spec["label"].labels == tuple("0123456789")
 
 
 def test_the_split_of_digits_never_changes() -> None:
-    found = [hashlib.sha256(rows(datasets.load("digits", seed, {}).test).tobytes()).hexdigest() for seed in (0, 5)]
+    found = [hashlib.sha256(rows(datasets.load("digits", seed).test).tobytes()).hexdigest() for seed in (0, 5)]
     assert found == ["4ba88a9493591b5ad52e6a13fdda1f44f2be90760699d811a9703fd2b1fcde54"] * 2
 
 
@@ -74,7 +74,7 @@ def test_the_split_of_digits_never_changes() -> None:
 def fashion() -> Dataset:
     if not Path("/usr/share/datasets/fashion-mnist").is_dir() and os.environ.get("CI") != "true":
         pytest.skip("Fashion-MNIST is not on this machine (apt install dataset-fashion-mnist)")
-    return datasets.load("fashion-mnist", 0, {})
+    return datasets.load("fashion-mnist", 0)
 
 
 def test_fashion_mnist_sizes_and_spec(fashion: Dataset) -> None:
@@ -82,13 +82,15 @@ def test_fashion_mnist_sizes_and_spec(fashion: Dataset) -> None:
     assert sizes == [55_000, 5_000, 10_000]
     assert fashion.train["image"].shape == (55_000, 1, 28, 28)
     assert fashion.test["label"].bincount().tolist() == [1_000] * 10
-    assert fashion.spec["label"] == TensorSpec(shape=(), dtype=torch.int64, num_values=10)
+    assert fashion.spec["label"] == TensorSpec(
+        shape=(), dtype=torch.int64, num_values=10, labels=idx.FASHION_MNIST.class_names
+    )
     image = fashion.spec["image"]
     assert image.shape == (1, 28, 28)
     assert image.low == (0.0,) * 784
     assert image.high == (255.0,) * 784
     # The first test image is an ankle boot; the mean pixel of the 60,000 training images is 0.2860.
-    assert fashion.class_names[int(fashion.test["label"][0])] == "ankle boot"
+    assert fashion.spec["label"].labels[int(fashion.test["label"][0])] == "ankle boot"
     both = torch.cat([fashion.train["image"], fashion.validation["image"]])
     assert float(both.sum(dtype=torch.int64)) / both.numel() / 255 == pytest.approx(0.2860, abs=5e-5)
 
@@ -177,33 +179,33 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("zipped", [True, False])
 def test_idx_files_of_a_folder(tmp_path: Path, zipped: bool) -> None:
     folder = write_files(tmp_path / "files", zipped)
-    check_fake(idx.load_idx(FAKE, idx.IdxOptions(folder=str(folder))))
+    check_fake(idx.read_idx(FAKE, idx.IdxConfig(folder=str(folder))))
 
 
 @pytest.mark.parametrize("below", ["", "fake"])
 def test_idx_files_of_rayloom_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, below: str) -> None:
     write_files(tmp_path / "data" / below)
     monkeypatch.setenv("RAYLOOM_DATA", str(tmp_path / "data"))
-    check_fake(idx.load_idx(FAKE, idx.IdxOptions()))
+    check_fake(idx.read_idx(FAKE, idx.IdxConfig()))
 
 
 def test_idx_files_are_downloaded_once(server: tuple[str, Path], own_cache: Path) -> None:
     address, served = server
     write_files(served)
-    check_fake(idx.load_idx(FAKE, idx.IdxOptions(base_url=address)))
+    check_fake(idx.read_idx(FAKE, idx.IdxConfig(base_url=address)))
     assert sorted(path.name for path in (own_cache / "rayloom" / "fake").iterdir()) == sorted(
         f"{name}.gz" for name in FAKE_FILES
     )
     for path in served.iterdir():
         path.unlink()
-    check_fake(idx.load_idx(FAKE, idx.IdxOptions(base_url=address)))
+    check_fake(idx.read_idx(FAKE, idx.IdxConfig(base_url=address)))
 
 
 def test_other_contents_are_refused(tmp_path: Path) -> None:
     folder = write_files(tmp_path / "files")
     (folder / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx_bytes(np.array([7, 8, 8]))))
     with pytest.raises(UserError, match=r"t10k-labels-idx1-ubyte\.gz has other contents than expected"):
-        idx.load_idx(FAKE, idx.IdxOptions(folder=str(folder)))
+        idx.read_idx(FAKE, idx.IdxConfig(folder=str(folder)))
 
 
 def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
@@ -211,7 +213,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
     path = folder / "train-images-idx3-ubyte.gz"
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(UserError, match="is damaged or unreadable"):
-        idx.load_idx(FAKE, idx.IdxOptions(folder=str(folder)))
+        idx.read_idx(FAKE, idx.IdxConfig(folder=str(folder)))
 
 
 def test_a_damaged_download_says_to_delete_it(server: tuple[str, Path]) -> None:
@@ -219,19 +221,19 @@ def test_a_damaged_download_says_to_delete_it(server: tuple[str, Path]) -> None:
     write_files(served)
     (served / "train-images-idx3-ubyte.gz").write_bytes(b"<html>not found</html>")
     with pytest.raises(UserError, match=r"damaged.*delete the file to download it again"):
-        idx.load_idx(FAKE, idx.IdxOptions(base_url=address))
+        idx.read_idx(FAKE, idx.IdxConfig(base_url=address))
 
 
 def test_missing_files_without_a_network_say_what_to_do() -> None:
     with pytest.raises(UserError) as caught:
-        idx.load_idx(FAKE, idx.IdxOptions())
+        idx.read_idx(FAKE, idx.IdxConfig())
     for part in ("apt install dataset-fake", "connect to the internet", "RAYLOOM_DATA", "four IDX files"):
         assert part in str(caught.value)
 
 
 def test_missing_file_on_the_server(server: tuple[str, Path]) -> None:
     with pytest.raises(UserError, match="cannot be downloaded"):
-        idx.load_idx(FAKE, idx.IdxOptions(base_url=server[0]))
+        idx.read_idx(FAKE, idx.IdxConfig(base_url=server[0]))
 
 
 # --- CIFAR-10: a tiny fake -----------------------------------------------------------------------------------------
@@ -254,21 +256,21 @@ def test_cifar10_records_are_label_then_channels(tmp_path: Path, server: tuple[s
             tar.addfile(member, io.BytesIO(payload))
     (served / "cifar-10-binary.tar.gz").write_bytes(buffer.getvalue())
     fake = cifar.CifarArchive(sha256=hashlib.sha256(buffer.getvalue()).hexdigest())
-    data = cifar.load_cifar10(fake, cifar.CifarOptions(base_url=address))
+    data = cifar.read_cifar10(fake, cifar.CifarConfig(base_url=address))
     assert [len(split["label"]) for split in (data.train, data.validation, data.test)] == [18, 2, 4]
     assert torch.equal(data.test["image"], torch.from_numpy(images[20:]))
     assert data.test["label"].tolist() == labels[20:].tolist()
     everything = np.concatenate([images.reshape(24, -1), labels[:, None]], axis=1)[:20]
     assert np.array_equal(ordered(rows(data.train, data.validation)), ordered(everything))
     with pytest.raises(UserError, match="has other contents than expected"):
-        cifar.load_cifar10(cifar.CIFAR10, cifar.CifarOptions(base_url=address))
+        cifar.read_cifar10(cifar.CIFAR10, cifar.CifarConfig(base_url=address))
 
 
 # --- generated points ----------------------------------------------------------------------------------------------
 
 
 def test_gaussian_grid_has_25_scaled_modes() -> None:
-    data = datasets.load("gaussian-grid", 1, {"train_size": 25_000, "validation_size": 10, "test_size": 20})
+    data = datasets.load({"kind": "gaussian-grid", "train_size": 25_000, "validation_size": 10, "test_size": 20}, 1)
     points = data.train["point"]
     assert points.shape == (25_000, 2)
     assert points.dtype == torch.float32
@@ -286,16 +288,16 @@ def test_gaussian_grid_has_25_scaled_modes() -> None:
 
 
 def test_grid_and_ring_centers_by_hand() -> None:
-    grid = gaussian.grid_centers(gaussian.GridOptions(scale=0.5, spacing=1.0))
+    grid = gaussian.grid_centers(gaussian.GridConfig(scale=0.5, spacing=1.0))
     assert grid[0].tolist() == [-1.0, -1.0]
     assert grid[1].tolist() == [-1.0, -0.5]
     assert grid[24].tolist() == [1.0, 1.0]
-    ring = gaussian.ring_centers(gaussian.RingOptions(modes=4, radius=2.0, scale=1.0))
+    ring = gaussian.ring_centers(gaussian.RingConfig(modes=4, radius=2.0, scale=1.0))
     assert torch.allclose(ring, torch.tensor([[2.0, 0], [0, 2], [-2, 0], [0, -2]]), atol=1e-6)
 
 
 def test_gaussian_ring_has_8_modes() -> None:
-    points = datasets.load("gaussian-ring", 1, {"train_size": 8_000}).train["point"] * 2**0.5
+    points = datasets.load({"kind": "gaussian-ring", "train_size": 8_000}, 1).train["point"] * 2**0.5
     centers = torch.tensor([[2 * np.cos(k * np.pi / 4), 2 * np.sin(k * np.pi / 4)] for k in range(8)]).float()
     distance, mode = torch.cdist(points, centers).min(dim=1)
     assert mode.bincount().min() > 850
@@ -306,7 +308,7 @@ def test_gaussian_ring_has_8_modes() -> None:
 def test_gaussian_moments() -> None:
     covariance = [[2.0, 0.6], [0.6, 1.0]]
     options = {"dimension": 2, "mean": [1.0, -2.0], "covariance": covariance, "train_size": 200_000}
-    points = datasets.load("gaussian", 4, options).train["point"].double()
+    points = datasets.load({"kind": "gaussian", **options}, 4).train["point"].double()
     assert points.mean(dim=0).tolist() == pytest.approx([1.0, -2.0], abs=0.02)
     assert torch.allclose(torch.cov(points.T), torch.tensor(covariance).double(), atol=0.03)
 
@@ -315,7 +317,7 @@ def test_gaussian_moments() -> None:
     ("value", "expected"), [(4.0, [[4.0, 0.0], [0.0, 4.0]]), ([1.0, 9.0], [[1.0, 0.0], [0.0, 9.0]])]
 )
 def test_short_forms_of_a_covariance(value: object, expected: list[list[float]]) -> None:
-    options = gaussian.GaussianOptions(dimension=2, mean=3.0, covariance=value)  # type: ignore[arg-type]
+    options = gaussian.GaussianConfig(dimension=2, mean=3.0, covariance=value)  # type: ignore[arg-type]
     mean, covariance = gaussian.moments(options)
     assert mean.tolist() == [3.0, 3.0]
     assert covariance.tolist() == expected
@@ -324,8 +326,8 @@ def test_short_forms_of_a_covariance(value: object, expected: list[list[float]])
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"dimension": 3, "mean": [1.0, 2.0]}, r"source\.options\.mean: give one number or 3"),
-        ({"covariance": [1.0, 2.0, 3.0]}, r"source\.options\.covariance: give one number, 2, or 2 rows of 2"),
+        ({"dimension": 3, "mean": [1.0, 2.0]}, r"source\.dataset\.mean: give one number or 3"),
+        ({"covariance": [1.0, 2.0, 3.0]}, r"source\.dataset\.covariance: give one number, 2, or 2 rows of 2"),
         ({"covariance": [[1.0, 2.0], [2.0, 1.0]]}, "symmetric and positive definite"),
         ({"covariance": [[1.0, 0.5], [0.0, 1.0]]}, "symmetric and positive definite"),
         ({"covariance": [[1.0, 0.5], [0.0]]}, "equally long"),
@@ -333,12 +335,12 @@ def test_short_forms_of_a_covariance(value: object, expected: list[list[float]])
 )
 def test_impossible_moments(options: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        datasets.load("gaussian", 0, options)
+        datasets.load({"kind": "gaussian", **options}, 0)
 
 
 def test_points_depend_on_the_seed_and_the_split() -> None:
     sizes = {"train_size": 50, "validation_size": 50, "test_size": 50}
-    one, again, other = (datasets.load("gaussian-ring", seed, sizes) for seed in (1, 1, 2))
+    one, again, other = (datasets.load({"kind": "gaussian-ring", **sizes}, seed) for seed in (1, 1, 2))
     assert torch.equal(one.train["point"], again.train["point"])
     assert not torch.equal(one.train["point"], other.train["point"])
     assert not torch.equal(one.train["point"], one.validation["point"])
@@ -350,40 +352,36 @@ def test_points_depend_on_the_seed_and_the_split() -> None:
 
 def test_names_and_descriptions() -> None:
     expected = {"digits", "fashion-mnist", "mnist", "cifar10", "gaussian-grid", "gaussian-ring", "gaussian"}
+    expected |= {"image_folder", "csv", "parquet", "text", "documents", "arrays"}
     assert set(datasets.names()) == expected == set(datasets.descriptions())
     assert all(line and "\n" not in line for line in datasets.descriptions().values())
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "message"),
+    ("named", "message"),
     [
-        ("fashion_mnist", {}, "no data set 'fashion_mnist'; did you mean 'fashion-mnist'"),
-        ("digits", {"size": 3}, r"source\.options\.size"),
-        ("gaussian-grid", {"train_sise": 3}, "did you mean 'train_size'"),
-        ("gaussian-grid", {"train_size": 0}, r"source\.options\.train_size"),
-        ("no_such_module_at_all:load", {}, "no module 'no_such_module_at_all'"),
-        ("json:lods", {}, "no 'lods'; did you mean"),
-        ("builtins:len", {"colour": 1}, r"source\.options.*colour"),
-        ("json:dumps", {}, "must return a rayloom.datasets.Dataset, not str"),
-        ("sys:maxsize", {}, "is not a function"),
+        ("fashion_mnist", "'fashion_mnist' is no data set; did you mean 'fashion-mnist'"),
+        ({"kind": "digits", "size": 3}, r"source\.dataset\.size"),
+        ({"kind": "gaussian-grid", "train_sise": 3}, "did you mean 'train_size'"),
+        ({"kind": "gaussian-grid", "train_size": 0}, r"source\.dataset\.train_size"),
+        ("no_such_module_at_all:load", "no module 'no_such_module_at_all'"),
+        ("json:lods", "no 'lods'; did you mean"),
+        ({"import": "os:system", "command": "false"}, "os:system is no data set; name a function make"),
+        ("sys:maxsize", "is no data set"),
+        ({"kind": "digits", "import": "a:b"}, "kind names a shipped data set and import one of your own"),
+        ("own_data:texts", r"own_data:texts must return a rayloom.datasets.Dataset, not str"),
+        ({"import": "own_data:points", "counts": 3}, r"source\.dataset\.counts: .*did you mean 'count'"),
     ],
 )
-def test_mistakes_are_user_errors(name: str, options: dict[str, object], message: str) -> None:
+def test_mistakes_are_user_errors(named: str | dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        datasets.load(name, 0, options)
+        datasets.load(named, 0)
 
 
-def test_import_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "own_points.py").write_text(
-        "from rayloom import datasets\n"
-        "def points(seed, *, count=7):\n"
-        "    sizes = {'train_size': count, 'validation_size': 1, 'test_size': 1}\n"
-        "    return datasets.load('gaussian', seed, sizes)\n"
-    )
-    monkeypatch.syspath_prepend(str(tmp_path))
-    data = datasets.load("own_points:points", 3, {"count": 5})
+def test_an_own_data_set_by_import() -> None:
+    data = datasets.load({"import": "own_data:points", "count": 5}, 3)
     assert data.train["point"].shape == (5, 2)
-    assert torch.equal(data.train["point"], datasets.load("gaussian", 3, {"train_size": 5}).train["point"])
+    assert torch.equal(data.train["point"], datasets.load({"kind": "gaussian", "train_size": 5}, 3).train["point"])
 
 
 def test_dataset_refuses_splits_that_do_not_fit() -> None:

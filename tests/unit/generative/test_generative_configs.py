@@ -27,8 +27,8 @@ def test_a_shipped_run_takes_a_step(name: str) -> None:
     if run.source.dataset == "fashion-mnist":
         spec, batch = FASHION, {"image": torch.randint(0, 256, (128, 1, 28, 28), dtype=torch.uint8)}
     else:
-        data = datasets.load(run.source.dataset, 0, run.source.options)
-        spec, batch = data.spec, {key: value[:128] for key, value in data.train.items()}
+        data = datasets.load(run.source.dataset, 0)
+        spec, batch = data.spec, {key: value[:128] for key, value in data.train.columns.items()}
     algorithm = run.algorithm_class()(run.algorithm, spec)
     before = {key: value.clone() for key, value in algorithm.state_dict().items()}
     Learner(algorithm, run.learner).update(lambda: algorithm.prepare(batch), lambda loss: None)

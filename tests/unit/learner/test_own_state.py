@@ -10,11 +10,11 @@ import torch
 from persistent_chains import Chains
 from rayloom.config.schema import LearnerConfig
 from rayloom.contract import AlgorithmConfig, TensorSpec
+from rayloom.datasets.tables import TensorTable
 from rayloom.errors import UserError
 from rayloom.learner.learner import Learner
 from rayloom.learner.resharding import reshard_own, whole_state
 from rayloom.learner.state import cut_buffers, own_buffers, shared_state
-from rayloom.learner.training_rows import TrainingRows
 from simulated_learners import SimulatedGroup, simulate
 
 SPEC = {"point": TensorSpec(shape=(2,), dtype=torch.float32)}
@@ -27,7 +27,7 @@ def _points() -> torch.Tensor:
 def _chains(rank: int = 0, world_size: int = 1) -> Any:
     algorithm = Chains(AlgorithmConfig(), SPEC)
     with torch.no_grad():
-        algorithm.initialize(TrainingRows({"point": _points()}))
+        algorithm.initialize(TensorTable({"point": _points()}))
     cut_buffers(algorithm, rank, world_size)
     return algorithm
 

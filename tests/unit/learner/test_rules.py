@@ -16,11 +16,11 @@ from rayloom.config.schema import LearnerConfig
 from rayloom.config.sources import DatasetSourceConfig
 from rayloom.contract import Algorithm, AlgorithmConfig, Batch, Gathered, Loss, Phase, Progress, Rule, TensorSpec
 from rayloom.datasets.dataset import Dataset
+from rayloom.datasets.tables import TensorTable
 from rayloom.errors import UserError
 from rayloom.learner.group import Group
 from rayloom.learner.learner import Learner
 from rayloom.learner.resharding import reshard_own
-from rayloom.learner.training_rows import TrainingRows
 from rayloom.sources.dataset import DatasetSource
 from rule_kmeans import KMeans, KMeansConfig
 from rule_mixture import Mixture, MixtureConfig
@@ -53,7 +53,7 @@ def trained(
     """Return an algorithm after so many passes over the blobs; 40 does not divide 150."""
     algorithm, points = make(), blobs()
     with torch.no_grad():
-        algorithm.initialize(TrainingRows({"point": points}))
+        algorithm.initialize(TensorTable({"point": points}))
     learner = Learner(algorithm, LearnerConfig(batch_size=batch_size), group)
     source = source_of(points, algorithm, batch_size, group)
     learner.attach(source)
@@ -217,7 +217,7 @@ def test_a_pass_continues_where_it_was_saved_also_on_other_learners() -> None:
 
     def begin(group: SimulatedGroup) -> tuple[Any, Any, Any]:
         algorithm, points = _kmeans(), blobs()
-        algorithm.initialize(TrainingRows({"point": points}))
+        algorithm.initialize(TensorTable({"point": points}))
         learner = Learner(algorithm, LearnerConfig(batch_size=40), group)
         source = source_of(points, algorithm, 40, group)
         learner.attach(source)

@@ -34,7 +34,7 @@ def make_dataset(size: int, side: int = 3) -> datasets.Dataset:
         "image": TensorSpec(shape=(1, side, side), dtype=torch.uint8),
         "label": TensorSpec(shape=(), dtype=torch.int64, num_values=size),
     }
-    return datasets.Dataset(split, split, split, spec)
+    return datasets.Dataset(split, split, split, spec, "numbers")
 
 
 def make_source(size: int = 10, batch_size: int = 3, side: int = 3, **settings: Any) -> DatasetSource:
@@ -148,7 +148,7 @@ def test_another_number_of_ranks_continues_with_the_same_batches() -> None:
 def test_state_is_plain_and_of_constant_size() -> None:
     source = make_source(10, 3)
     labels(source, 4)
-    assert source.state_dict() == {"epoch": 1, "position": 3, "size": 10}
+    assert source.state_dict() == {"epoch": 1, "position": 3, "size": 10, "digest": make_dataset(10).digest}
 
 
 def test_a_data_set_of_another_size_is_refused() -> None:
@@ -165,7 +165,7 @@ def test_too_large_a_batch_is_refused() -> None:
 
 
 def test_points_cannot_be_shifted() -> None:
-    data = datasets.load("gaussian", 0, {"train_size": 8})
+    data = datasets.load({"kind": "gaussian", "train_size": 8}, 0)
     config = DatasetSourceConfig(kind="dataset", dataset="gaussian", augment="shift")
     with pytest.raises(UserError, match=r"source\.augment: gaussian has no images"):
         DatasetSource(config, data, Algorithm(AlgorithmConfig(), data.spec), 4, 0, CPU)

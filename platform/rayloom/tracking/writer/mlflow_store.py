@@ -11,7 +11,7 @@ from pathlib import Path
 import requests
 import sqlalchemy.exc
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run, RunTag, ViewType
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 
 from rayloom.tracking.journal import Record, locked
@@ -22,6 +22,7 @@ ITEMS_PER_BATCH = 100
 LONGEST_PARAM = 6000
 LONGEST_TAG = 5000
 LONGEST_KEY = 250
+LONGEST_DIGEST = 36
 JOURNAL_TAG = "rayloom.journal"
 # Marks the experiment as one of trained models rather than of language-model applications.
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
@@ -174,6 +175,20 @@ class Store:
         with translated():
             for start in range(0, len(items), ITEMS_PER_BATCH):
                 self.client.log_batch(self.run_id, tags=items[start : start + ITEMS_PER_BATCH])
+
+    def log_data(self, record: Record) -> None:
+        """Write the data set of a run, as the input from which it trains."""
+        dataset = Dataset(
+            name=record["name"],
+            digest=record["digest"][:LONGEST_DIGEST],
+            source_type="rayloom",
+            source=record["source"],
+            schema=record["fields"],
+            profile=record["rows"],
+        )
+        training = InputTag(key="mlflow.data.context", value="training")
+        with translated():
+            self.client.log_inputs(self.run_id, datasets=[DatasetInput(dataset, [training])])
 
     def log_file(self, path: Path, folder: str | None) -> None:
         """Write an artifact."""

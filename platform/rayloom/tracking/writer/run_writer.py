@@ -225,6 +225,8 @@ class Writer:
                 self._log_start(store, record)
             elif kind == "tags":
                 store.set_tags(record["tags"])
+            elif kind == "data":
+                store.log_data(record)
             elif kind == "file":
                 name = Path(record["name"])
                 folder = None if name.parent == Path() else name.parent.as_posix()

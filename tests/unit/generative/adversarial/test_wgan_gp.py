@@ -302,9 +302,11 @@ def test_pictures_of_images(network: Any, side: int) -> None:
 
 def test_points_are_shown_before_held_out_ones_and_their_modes_counted() -> None:
     algorithm = plane(known_modes="gaussian-grid")
-    data = datasets.load("gaussian-grid", 0, {"train_size": 10, "test_size": 10, "validation_size": 2000}).validation
+    data = datasets.load(
+        {"kind": "gaussian-grid", "train_size": 10, "test_size": 10, "validation_size": 2000}, 0
+    ).validation
     with torch.no_grad():
-        batch = algorithm.prepare(data)
+        batch = algorithm.prepare(data.columns)
         algorithm.generator = nn.Identity()
         batch["code"] = batch["point"]  # a perfect generator
         found = algorithm.evaluate(batch)

@@ -22,7 +22,7 @@ def points_spec(size: int) -> dict[str, TensorSpec]:
 
 
 def digits(count: int = 64) -> Batch:
-    return {"image": datasets.load("digits", 0, {}).train["image"][:count]}
+    return {"image": datasets.load("digits", 0).train["image"][:count]}
 
 
 @pytest.fixture(autouse=True)

@@ -35,7 +35,7 @@ def test_extremes() -> None:
 def test_real_data_are_perfect(name: str, count: int) -> None:
     modes, deviation = known_modes(name)
     assert modes is not None
-    points = datasets.load(name, 0, {"train_size": 10_000}).train["point"]
+    points = datasets.load({"kind": name, "train_size": 10_000}, 0).train["point"]
     quality = mode_quality(points, modes, deviation)
     # P(|x| < 4 deviations) = 1 - exp(-8) in the plane.
     assert float(quality.good_fraction) == pytest.approx(1 - math.exp(-8), abs=7e-4)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from rayloom.errors import UserError
 from rayloom_supervised.networks.kinds import NETWORKS
 from rayloom_supervised.tasks.classification import Classifier, ClassifierConfig
 
-SPEC = datasets.load("digits", 0, {}).spec
+SPEC = datasets.load("digits", 0).spec
 KINDS = ("softmax_regression", "mlp", "lenet5", "cnn", "rnn")
 
 
@@ -40,8 +40,8 @@ def refused(settings: Mapping[str, Any]) -> str:
 
 
 def digits_batch(algorithm: Classifier, count: int = 32) -> dict[str, torch.Tensor]:
-    train = datasets.load("digits", 0, {}).train
-    return algorithm.prepare({name: tensor[:count] for name, tensor in train.items()})
+    train = datasets.load("digits", 0).train
+    return algorithm.prepare({name: tensor[:count] for name, tensor in train.columns.items()})
 
 
 def test_prepare_scales_and_standardises() -> None:
@@ -150,7 +150,8 @@ def test_one_phase_owns_every_parameter_once() -> None:
 
 
 def test_evaluate_and_summarize() -> None:
-    algorithm = build(network="mlp", class_names=tuple("zyxwvutsrq"))
+    named = replace(SPEC["label"], labels=tuple("zyxwvutsrq"))
+    algorithm = Classifier(ClassifierConfig(network=NETWORKS.component("mlp")), {**SPEC, "label": named})
     batch = digits_batch(algorithm, 500)
     outputs = algorithm.evaluate(batch)
     assert {name: tuple(value.shape) for name, value in outputs.items()} == dict.fromkeys(
@@ -176,7 +177,7 @@ def test_inference_takes_raw_images(network: str) -> None:
     algorithm = build(network=network, input_mean=0.3, input_std=0.4).eval()
     for parameter in algorithm.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
-    raw = datasets.load("digits", 0, {}).test["image"][:5]
+    raw = datasets.load("digits", 0).test["image"][:5]
     module = algorithm.inference_module()
     expected = algorithm.network((raw.float() / 255 - 0.3) / 0.4)
     assert torch.allclose(module(raw), expected, atol=1e-5)
@@ -266,11 +267,6 @@ def test_ones_own_network_trains() -> None:
         Classifier(config, SPEC)
 
 
-def test_class_names_are_counted() -> None:
-    with pytest.raises(UserError, match=r"algorithm\.class_names: give 10 names.*not 2"):
-        build(class_names=("a", "b"))
-
-
 def test_data_that_do_not_fit() -> None:
     with pytest.raises(UserError, match="needs the fields image and label"):
         Classifier(ClassifierConfig(), {"point": TensorSpec(shape=(2,), dtype=torch.float32)})
@@ -296,9 +292,9 @@ def test_values_out_of_range_name_their_key(settings: dict[str, Any]) -> None:
 
 def test_full_batch_descent_reaches_scikit_learns_optimum() -> None:
     """The penalised loss is the one whose minimum scikit-learn finds with C = 1 / (n l2)."""
-    data = datasets.load("digits", 0, {})
+    data = datasets.load("digits", 0)
     algorithm = build(network="softmax_regression", l2=0.01)
-    batch = algorithm.prepare(data.train)
+    batch = algorithm.prepare(data.train.columns)
     optimizer = torch.optim.LBFGS(
         algorithm.phases()[0].parameters, max_iter=200, line_search_fn="strong_wolfe", tolerance_change=1e-12
     )
@@ -313,7 +309,7 @@ def test_full_batch_descent_reaches_scikit_learns_optimum() -> None:
     inputs, label = batch["image"].flatten(1).numpy(), batch["label"].numpy()
     expected = LogisticRegression(C=1 / (len(label) * 0.01), tol=1e-8, max_iter=2000).fit(inputs, label)
     with torch.no_grad():
-        test = algorithm.prepare(data.test)
+        test = algorithm.prepare(data.test.columns)
         probability = torch.softmax(algorithm.network(test["image"]), 1).numpy()
     assert np.abs(probability - expected.predict_proba(test["image"].flatten(1).numpy())).max() < 2e-3
     assert np.abs(algorithm.network.output.weight.detach().numpy() - expected.coef_).max() < 2e-3

@@ -1,0 +1,100 @@
+"""Text: vocabularies of the training split, padding and lengths, windows and what follows them, and mistakes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rayloom import datasets
+from rayloom.errors import UserError
+
+
+def load(path: Path, kind: str = "text", **settings: Any) -> datasets.Dataset:
+    return datasets.load({"kind": kind, "path": str(path), **settings}, 0)
+
+
+def write(root: Path, texts: dict[str, str]) -> Path:
+    for name, text in texts.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+@pytest.fixture
+def reviews(tmp_path: Path) -> Path:
+    return write(
+        tmp_path,
+        {
+            "train/good/1.txt": "very good",
+            "train/bad/1.txt": "Bad bad film",
+            "validation/good/1.txt": "good enough",
+            "validation/bad/1.txt": "bad",
+            "test/good/1.txt": "very very good indeed",
+        },
+    )
+
+
+def rows(table: Any) -> dict[str, Any]:
+    return {name: tensor.tolist() for name, tensor in table.rows(torch.arange(len(table))).items()}
+
+
+def test_words_by_hand(reviews: Path) -> None:
+    data = load(reviews)
+    # By frequency in the training texts, then by the alphabet; enough and indeed are unknown.
+    assert data.spec["token"].labels == ("(padding)", "(unknown)", "bad", "film", "good", "very")
+    assert data.spec["token"].ragged and data.spec["token"].shape == (4,)
+    assert data.spec["label"].labels == ("bad", "good")
+    assert rows(data.train) == {"token": [[2, 2, 3], [5, 4, 0]], "token_length": [3, 2], "label": [0, 1]}
+    assert rows(data.validation) == {"token": [[2, 0], [4, 1]], "token_length": [1, 2], "label": [0, 1]}
+    assert rows(data.test) == {"token": [[5, 5, 4, 1]], "token_length": [4], "label": [1]}
+
+
+def test_lines_with_labels(tmp_path: Path) -> None:
+    path = tmp_path / "reviews.tsv"
+    path.write_text("".join(f"{'ab'[n % 2]}\tword{n % 2} x\n" for n in range(20)))
+    data = load(path, max_length=1)
+    assert [len(split) for split in (data.train, data.validation, data.test)] == [16, 2, 2]
+    assert data.spec["token"].labels[2:] == ("word0", "word1")
+    found = rows(data.train)
+    assert found["token"] == [[2 + label] for label in found["label"]]
+    path.write_text("a\tx\nno label here\n")
+    with pytest.raises(UserError, match=r"reviews\.tsv has no label in line 2: write label, a tab and the text"):
+        load(path)
+
+
+def test_bytes_and_characters(reviews: Path) -> None:
+    found = rows(load(reviews, tokens="bytes").train)
+    assert found["token"][1][:4] == [byte + 2 for byte in b"very"]
+    assert load(reviews, tokens="characters", vocabulary=3).spec["token"].num_values == 5
+
+
+def test_windows_by_hand(tmp_path: Path) -> None:
+    write(tmp_path, {"train/a.txt": "abcabcab", "validation/a.txt": "cabd", "test/a.txt": "abca"})
+    data = load(tmp_path, "documents", length=3)
+    assert data.spec["token"].labels == ("(unknown)", "a", "b", "c")
+    assert rows(data.train) == {"token": [[1, 2, 3], [1, 2, 3]], "next_token": [[2, 3, 1], [2, 3, 1]]}
+    assert rows(data.validation) == {"token": [[3, 1, 2]], "next_token": [[1, 2, 0]]}
+    assert len(load(tmp_path, "documents", length=3, stride=1).train) == 5
+    with pytest.raises(UserError, match=r"the validation split .* has 4 characters, too few for a window of 4"):
+        load(tmp_path, "documents", length=4)
+
+
+def test_one_file_is_cut_in_its_order(tmp_path: Path) -> None:
+    path = tmp_path / "book.txt"
+    path.write_bytes(bytes(range(100)))
+    data = load(path, "documents", tokens="bytes", length=4)
+    assert data.spec["token"].num_values == 256
+    assert rows(data.train)["token"][0] == [0, 1, 2, 3]
+    assert rows(data.validation)["token"] == [[80, 81, 82, 83], [84, 85, 86, 87]]
+    assert rows(data.test)["next_token"] == [[91, 92, 93, 94], [95, 96, 97, 98]]
+
+
+def test_an_empty_text_and_a_missing_folder(reviews: Path, tmp_path: Path) -> None:
+    (reviews / "train" / "bad" / "2.txt").write_text(" ")
+    with pytest.raises(UserError, match=r"text 2 of .* is empty: remove it"):
+        load(reviews)
+    with pytest.raises(UserError, match="there is no file or folder"):
+        load(tmp_path / "nowhere", "documents")
