@@ -147,6 +147,7 @@ class CountingStream(Stream):
             "terminated": np.zeros(shape, bool),
             "truncated": time % 5 == 3,
             "valid": valid,
+            "first": time % 5 == 0,
         }
         restarted = worker in self.restarted
         self.restarted.discard(worker)

@@ -121,6 +121,12 @@ class ReplaySourceConfig(EnvironmentFields):
     """Steps of each environment in one call of a rollout worker (unit: vector steps)."""
     n_step: Annotated[int, Ge(1)] = 1
     """Length of the sampled reward segments (unit: steps)."""
+    sequence_length: Annotated[int, Ge(0)] = 0
+    """Sample sequences of so many steps [B, L, ...] with `valid` and `first` instead of segments; 0: segments."""
+    burn_in: Annotated[int, Ge(0)] = 0
+    """Steps of the same episode before each sequence, marked `burn_in`, to warm up a recurrent state (unit: steps)."""
+    whole_episodes: bool = False
+    """Each sequence is one episode from its first step, cut off after `sequence_length` steps."""
     prioritized: bool = False
     """Sample by priority (Schaul et al. 2016) instead of uniformly."""
     priority_exponent: Annotated[float, Ge(0), Le(1)] = 0.6

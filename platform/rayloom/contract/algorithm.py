@@ -143,7 +143,10 @@ class Algorithm(nn.Module):
         the loss.
         replay: sampled segments {observation [B, ...], action [B, ...], reward [B, n] (0 after the segment's end),
         length [B] (steps in the segment, 1..n), terminated [B] (bool), next_observation [B, ...]; weight, if
-        prioritised} -> rows [B, ...].
+        prioritised; replay_fields of the first step} -> rows [B, ...]. With `sequence_length` sequences of L =
+        `burn_in` + `sequence_length` steps {observation, action, reward, next_observation, replay_fields [B, L, ...];
+        terminated, truncated, first, valid (False: padding and dead steps; everything is 0 there), burn_in [B, L]}.
+        They run over the ends of episodes to the newest step; `truncated` also marks where one breaks off.
         dataset: a Batch of the data set's fields -> rows.
         Runs without gradient. The default returns its argument.
         """

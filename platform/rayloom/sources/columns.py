@@ -16,7 +16,9 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 State = dict[str, Any]
 Columns = dict[str, Array]
-"""Time-major arrays [T, N, ...] of some environments, newest row last; `newest_ends` is [1, N]."""
+"""Time-major arrays [T, N, ...] of some environments, newest row last; what is known of that row alone is [1, N, ...].
+"""
+_NEWEST = ("newest_ends", "newest_successors")
 
 
 def blocks_in_time(buffer: Mapping[str, Any]) -> list[Columns]:
@@ -26,13 +28,36 @@ def blocks_in_time(buffer: Mapping[str, Any]) -> list[Columns]:
     arrays = dict(buffer["arrays"])
     if "leaves" in buffer:
         arrays["leaves"] = np.asarray(buffer["leaves"]).reshape(-1, int(buffer["num_envs"]))
+    if "successors" in buffer:
+        arrays["successors"] = _successors_in_rows(buffer)
     blocks = []
     for block, (head, filled) in enumerate(zip(buffer["heads"], buffer["filled"], strict=True)):
         columns = slice(block * width, (block + 1) * width)
         order = (np.arange(filled) + (head if filled == buffer["rows"] else 0)) % max(1, filled)
         found = {name: np.asarray(values)[order, columns] for name, values in arrays.items()}
-        blocks.append({**found, "newest_ends": np.asarray(buffer["newest_ends"])[None, columns]})
+        found.update({name: np.asarray(buffer[name])[None, columns] for name in _NEWEST if name in buffer})
+        blocks.append(found)
     return blocks
+
+
+def _successors_in_rows(buffer: Mapping[str, Any]) -> Array:
+    """Return the successors that are kept apart as objects [rows, N]; 0 where there is none."""
+    number = int(buffer["num_envs"])
+    rows = len(next(iter(buffer["arrays"].values()), ()))
+    found = np.zeros(rows * number, dtype=object)
+    for slot, frame in zip(*(buffer["successors"][name] for name in ("slots", "frames")), strict=True):
+        found[int(slot)] = frame
+    return found.reshape(rows, number)
+
+
+def _successors_apart(found: Array, one: Array) -> State:
+    """Return the state that `_successors_in_rows` has read; `one` [N, ...] has a frame's shape and type."""
+    flat = found.reshape(-1)
+    slots = np.array([slot for slot, frame in enumerate(flat) if isinstance(frame, np.ndarray)], np.int64)
+    frames = np.zeros((len(slots), *one.shape[1:]), one.dtype)
+    for place, slot in enumerate(slots):
+        frames[place] = flat[slot]
+    return {"slots": slots, "frames": frames}
 
 
 def cut_columns(blocks: Sequence[Columns], start: int, stop: int) -> Columns:
@@ -73,9 +98,12 @@ def as_ring(blocks: Sequence[Columns], rows: int) -> State:
             whole[: len(value), first : first + value.shape[1]] = value[:longest]
             first += value.shape[1]
         arrays[name] = whole
-    newest_ends = np.concatenate([block["newest_ends"][0] for block in blocks])
-    arrays.pop("newest_ends")
-    ring = {"newest_ends": newest_ends, "num_envs": len(newest_ends), "filled": filled}
+    ring: State = {name: np.concatenate([block[name][0] for block in blocks]) for name in _NEWEST if name in blocks[0]}
+    for name in ring:
+        arrays.pop(name)
+    ring |= {"num_envs": len(ring["newest_ends"]), "filled": filled}
+    if "successors" in arrays:
+        ring["successors"] = _successors_apart(arrays.pop("successors"), ring["newest_successors"])
     ring["heads"] = [number % rows for number in filled]
     if "leaves" in arrays:
         ring["leaves"] = arrays.pop("leaves").ravel()

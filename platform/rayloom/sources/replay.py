@@ -32,7 +32,28 @@ from rayloom.rollouts.pool import WorkerPool
 from rayloom.rollouts.rollout import Rollout, concatenate_rollouts
 from rayloom.seeding import numpy_generator
 from rayloom.sources.base import RolloutSource
-from rayloom.sources.replay_buffer import PrioritizedReplayBuffer, ReplayBuffer
+from rayloom.sources.prioritized_buffer import PrioritizedReplayBuffer
+from rayloom.sources.replay_buffer import ReplayBuffer
+
+
+def _check_sequences(config: ReplaySourceConfig) -> None:
+    """Raise UserError for settings of sequences that do not fit together."""
+    if not config.sequence_length:
+        for key in ("burn_in", "whole_episodes"):
+            if getattr(config, key):
+                raise UserError(f"source.{key}: belongs to sequences; set source.sequence_length too, or remove it")
+        return
+    if config.n_step > 1:
+        raise UserError("source.n_step: belongs to segments; remove it, or source.sequence_length")
+    if config.whole_episodes and (config.burn_in or config.prioritized):
+        key = "burn_in" if config.burn_in else "prioritized"
+        raise UserError(f"source.{key}: does not go with source.whole_episodes; remove one of them")
+    steps = config.burn_in + config.sequence_length
+    if config.capacity // config.num_envs < steps:
+        raise UserError(
+            f"source.capacity: {config.capacity} is too small for sequences of {steps} steps of "
+            f"{config.num_envs} environments; raise it"
+        )
 
 
 class ReplaySource(RolloutSource):
@@ -59,6 +80,7 @@ class ReplaySource(RolloutSource):
                 f"source.capacity: {config.capacity} is too small for {config.num_envs} environments and segments of "
                 f"{config.n_step} steps; raise it"
             )
+        _check_sequences(config)
         super().__init__(pool, algorithm, batch_size, device, group)
         self._config = config
         rng = numpy_generator(seed, *self._address("replay", "sample"))
@@ -66,13 +88,18 @@ class ReplaySource(RolloutSource):
         self._prioritized: PrioritizedReplayBuffer | None = None
         # One block for each worker of this learner.
         self._blocks = max(1, config.rollout_workers)
+        layout: dict[str, Any] = {
+            "blocks": self._blocks,
+            "fields": algorithm.replay_fields,
+            "frames": config.frame_stack,
+        }
         if config.prioritized:
             self._prioritized = PrioritizedReplayBuffer(
-                config.capacity, config.num_envs, rng, config.priority_exponent, self._blocks
+                config.capacity, config.num_envs, rng, config.priority_exponent, **layout
             )
             self._buffer = self._prioritized
         else:
-            self._buffer = ReplayBuffer(config.capacity, config.num_envs, rng, self._blocks)
+            self._buffer = ReplayBuffer(config.capacity, config.num_envs, rng, **layout)
         self._index: Any = None
         self._draws = 0
 
@@ -139,11 +166,19 @@ class ReplaySource(RolloutSource):
             self._env_steps += rollout.env_steps
 
     def _sample(self) -> dict[str, Any]:
+        config, size = self._config, self._batch_size
         if self._prioritized is None:
-            return self._buffer.sample(self._batch_size, self._config.n_step)
-        start, end = self._config.importance_exponent
+            if config.sequence_length:
+                return self._buffer.sample_sequences(
+                    size, config.sequence_length, config.burn_in, config.whole_episodes
+                )
+            return self._buffer.sample(size, config.n_step)
+        start, end = config.importance_exponent
         beta = start + (end - start) * self._algorithm.progress.fraction
-        arrays = self._prioritized.sample(self._batch_size, self._config.n_step, beta)
+        if config.sequence_length:
+            arrays = self._prioritized.sample_prioritized_sequences(size, config.sequence_length, config.burn_in, beta)
+        else:
+            arrays = self._prioritized.sample(size, config.n_step, beta)
         self._index = arrays.pop("index")
         return arrays
 

@@ -1,4 +1,4 @@
-"""Replay: ring buffers of true transitions, sampled as n-step segments, uniformly or by priority.
+"""Replay: a ring buffer of true transitions, sampled as n-step segments or as sequences.
 
 The ring has `capacity // num_envs` time rows of N environments; a transition's slot is `row * N + environment`. A
 segment starts at a valid transition and ends at the first that terminated or was truncated, at a boundary, at the
@@ -15,34 +15,46 @@ Rollout workers that run ahead of each other write a block of columns each, with
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from rayloom.errors import UserError
+from rayloom.sources.frame_store import FrameStore
 
 Array = npt.NDArray[Any]
 
-_KEYS = ("observation", "action", "reward", "next_observation", "terminated", "valid")
-# Children of one node of the sum tree: few levels, each a handful of NumPy calls over the whole batch.
-_FAN_OUT = 16
-# Added to every priority, so that a transition without error is drawn now and then (Schaul et al. 2016, section 3.3).
-_SMALLEST_PRIORITY = 1e-6
+_FLAGS = ("reward", "terminated", "valid", "first")
 
 
 class ReplayBuffer:
     """Uniform replay; `capacity` counts transitions over all environments. Arrays are made at the first `add`."""
 
-    def __init__(self, capacity: int, num_envs: int, rng: np.random.Generator, blocks: int = 1) -> None:
-        """Lay out rows of `num_envs` environments, which belong to `blocks` writers in equal shares."""
+    def __init__(
+        self,
+        capacity: int,
+        num_envs: int,
+        rng: np.random.Generator,
+        blocks: int = 1,
+        fields: Iterable[str] = (),
+        frames: int = 1,
+    ) -> None:
+        """Lay out rows of `num_envs` environments, which belong to `blocks` writers in equal shares.
+
+        `fields` are the extras of `act` that are kept. With `frames` > 1 observations are stacks [k, ...] of so many,
+        of which each is stored once.
+        """
         if capacity < num_envs:
             raise UserError(f"source.capacity: must be at least source.num_envs={num_envs}, not {capacity}")
         assert num_envs % blocks == 0
         self.num_envs = num_envs
         self.blocks = blocks
-        self.rows = capacity // num_envs
+        self.fields = tuple(sorted(fields))
+        # The oldest rows of a full ring have lost some frames of their stacks, and are never drawn.
+        self._context = frames - 1
+        self.rows = capacity // num_envs + self._context
         self.rng = rng
         self._slots = self.rows * num_envs
         self._arrays: dict[str, Array] = {}  # each [rows, N, ...]; "ends" marks where segments stop
@@ -50,6 +62,9 @@ class ReplayBuffer:
         self._heads = [0] * blocks  # the row that each block writes next
         self._filled = [0] * blocks  # rows that each block has written
         self._count = 0  # valid transitions among them
+        self._store: FrameStore | None = None
+        self._observed: list[str] = []  # names of the observation's parts, and below of what was done
+        self._done: list[str] = []
         self._newest_ends = np.ones(num_envs, dtype=np.bool_)  # true ends of episodes in the newest row
 
     def __len__(self) -> int:
@@ -57,22 +72,24 @@ class ReplayBuffer:
         return self._count
 
     def add(self, transitions: Mapping[str, Array], block: int | None = None) -> None:
-        """Append a time-major chunk [T, N, ...] of observation, action, reward, next_observation and the flags.
+        """Append a time-major chunk [T, N, ...] of observation, action, reward, next_observation, fields and the flags.
 
-        The flags are terminated, truncated and valid; other keys are ignored. Everything is copied. With `block` the
-        chunk [T, N / blocks, ...] belongs to the environments of that block alone.
+        The flags are terminated, truncated, valid and first; other keys are ignored. Everything is copied. With `block`
+        the chunk [T, N / blocks, ...] belongs to the environments of that block alone.
         """
         if block is None and self.blocks > 1 and len(set(zip(self._heads, self._filled, strict=True))) > 1:
             for number in range(self.blocks):
                 columns = self._columns(number)
-                self.add({key: transitions[key][:, columns] for key in (*_KEYS, "truncated")}, number)
+                self.add({key: values[:, columns] for key, values in transitions.items()}, number)
             return
         steps = len(transitions["reward"])
         if not self._arrays:
-            self._allocate({key: (transitions[key].shape[2:], transitions[key].dtype) for key in _KEYS})
+            self._allocate(self._kept(transitions))
         if steps > self.rows:
             transitions = {key: values[-self.rows :] for key, values in transitions.items()}
             steps = self.rows
+            for number in range(self.blocks) if block is None else (block,):
+                self._filled[number] = self.rows  # all that was there will be gone
         first = min(steps, self.rows - self._heads[block or 0])
         self._write(transitions, 0, first, block)
         if first < steps:
@@ -98,6 +115,21 @@ class ReplayBuffer:
         """
         return self._segments(self._draw_uniformly(batch_size), n_step)
 
+    def sample_sequences(self, batch_size: int, length: int, burn_in: int, whole: bool = False) -> dict[str, Array]:
+        """Draw sequences that start at uniformly chosen valid transitions, or with `whole` episodes; see `_sequences`.
+
+        With `whole` a sequence is one episode from its first step, of those whose first step is still stored.
+        """
+        if not whole:
+            return self._sequences(self._draw_uniformly(batch_size), length, burn_in)
+        starts = np.flatnonzero(self._flat["first"] & self._flat["valid"])
+        if not starts.size:
+            raise UserError(
+                "source.whole_episodes: the buffer holds no episode's first step; raise source.capacity above the "
+                "length of an episode times source.num_envs"
+            )
+        return self._sequences(starts[self.rng.integers(0, len(starts), size=batch_size)], length, burn_in, whole)
+
     def state_dict(self, copy: bool = True) -> dict[str, Any]:
         """Return the written part of the ring and the generator's state.
 
@@ -112,6 +144,7 @@ class ReplayBuffer:
             "heads": list(self._heads),
             "filled": list(self._filled),
             "rng": self.rng.bit_generator.state,
+            **(self._store.state_dict() if self._store else {}),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -129,10 +162,33 @@ class ReplayBuffer:
         self._arrays, self._flat, self._count = {}, {}, 0
         if state["arrays"]:
             arrays = {key: np.asarray(values) for key, values in state["arrays"].items()}
-            self._allocate({key: (arrays[key].shape[2:], arrays[key].dtype) for key in _KEYS})
+            self._allocate({key: (values.shape[2:], values.dtype) for key, values in arrays.items() if key != "ends"})
             for key, values in arrays.items():
                 self._arrays[key][: len(values)] = values
             self._count = int(np.count_nonzero(arrays["valid"]))
+            if self._store:
+                self._store.load_state_dict(state)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of everything that is kept."""
+        return sum(values.nbytes for values in self._flat.values()) + (self._store.nbytes if self._store else 0)
+
+    def _kept(self, transitions: Mapping[str, Array]) -> dict[str, tuple[tuple[int, ...], Any]]:
+        """Return shape and type of everything that the ring keeps of such transitions."""
+        for name in self.fields:
+            if name not in transitions:
+                raise UserError(f"algorithm: replay_fields has {name!r}, which act does not return; remove it there")
+        names = [name for name in transitions if name.partition(".")[0] in ("observation", "action")]
+        if not self._context:
+            names += [name for name in transitions if name.partition(".")[0] == "next_observation"]
+        kept = {
+            name: (transitions[name].shape[2:], transitions[name].dtype) for name in (*names, *self.fields, *_FLAGS)
+        }
+        if self._context:
+            shape, dtype = kept["observation"]
+            kept["observation"] = (shape[1:], dtype)
+        return kept
 
     def _allocate(self, fields: Mapping[str, tuple[tuple[int, ...], Any]]) -> None:
         """Make the ring; zeros are pages that the system hands out when they are first written."""
@@ -140,6 +196,10 @@ class ReplayBuffer:
             stored = np.float32 if dtype == np.float64 else dtype
             self._flat[key] = np.zeros((self._slots, *shape), dtype=stored)
             self._arrays[key] = self._flat[key].reshape(self.rows, self.num_envs, *shape)
+        self._observed = [key for key in fields if key.partition(".")[0] == "observation"]
+        self._done = [key for key in fields if key.partition(".")[0] == "action" or key in self.fields]
+        if self._context:
+            self._store = FrameStore(self._context + 1, self._arrays["observation"], self._arrays["first"])
 
     def _write(self, transitions: Mapping[str, Array], start: int, stop: int, block: int | None) -> None:
         """Write the chunk's steps `start` to `stop` - 1 at the head, where they fit without wrapping."""
@@ -153,15 +213,27 @@ class ReplayBuffer:
             ends[head - 1] = self._newest_ends[columns]
             if filled == self.rows:
                 self._count -= int(np.count_nonzero(arrays["valid"][head:tail]))
-        for key in _KEYS:
-            arrays[key][head:tail] = transitions[key][start:stop]
+        for key, values in arrays.items():
+            if key != "ends" and not (self._store and key == "observation"):
+                values[head:tail] = transitions[key][start:stop]
+        if self._store:
+            frame, successor = (transitions[key][start:stop, :, -1] for key in ("observation", "next_observation"))
+            self._store.write(frame, successor, head, columns, follows=bool(filled))
         np.logical_or(transitions["terminated"][start:stop], transitions["truncated"][start:stop], out=ends[head:tail])
         self._newest_ends[columns] = ends[tail - 1]
         ends[tail - 1] = True
         self._count += int(np.count_nonzero(arrays["valid"][head:tail]))
+        if self._context and filled == self.rows:
+            self._forget((tail + np.arange(self._context)) % self.rows, columns)
         for number in range(self.blocks) if block is None else (block,):
             self._filled[number] = max(filled, tail)
             self._heads[number] = tail % self.rows
+
+    def _forget(self, rows: Array, columns: slice) -> None:
+        """Draw these rows no more: the oldest frames of their stacks are overwritten."""
+        valid = self._arrays["valid"][:, columns]
+        self._count -= int(np.count_nonzero(valid[rows]))
+        valid[rows] = False
 
     def _draw_uniformly(self, batch_size: int) -> Array:
         """Return slots [B] by rejection: exactly uniform over the valid ones."""
@@ -190,131 +262,57 @@ class ReplayBuffer:
             reward = flat["reward"].take(slots) * (steps <= before_last[:, None])
             length = before_last + 1
         return {
-            "observation": flat["observation"].take(start, axis=0),
-            "action": flat["action"].take(start, axis=0),
+            **self._observations(start),
+            **{name: flat[name].take(start, axis=0) for name in self._done},
             "reward": reward,
             "length": length,
             "terminated": flat["terminated"].take(last),
-            "next_observation": flat["next_observation"].take(last, axis=0),
+            **self._successors(last),
         }
 
+    def _observations(self, slots: Array) -> dict[str, Array]:
+        """Return the parts of the observations at slots [B]."""
+        if self._store:
+            return {"observation": self._store.stacks(slots)}
+        return {name: self._flat[name].take(slots, axis=0) for name in self._observed}
 
-class PrioritizedReplayBuffer(ReplayBuffer):
-    """Proportional prioritised replay (Schaul et al. 2016, "Prioritized Experience Replay").
+    def _successors(self, slots: Array) -> dict[str, Array]:
+        """Return the parts of the true successors of slots [B]."""
+        if self._store:
+            newest = (
+                slots // self.num_envs == (self._of_environments(self._heads)[slots % self.num_envs] - 1) % self.rows
+            )
+            return {"next_observation": self._store.successors(slots, newest)}
+        return {f"next_{name}": self._flat[f"next_{name}"].take(slots, axis=0) for name in self._observed}
 
-    Transition i starts a segment with probability P(i) = p_i^alpha / sum_k p_k^alpha, stratified over the batch.
+    def _of_environments(self, of_blocks: Sequence[int]) -> Array:
+        """Return a number of each block for each of its environments [N]."""
+        return np.repeat(np.array(of_blocks), self.num_envs // self.blocks)
 
-    Departure from the paper: the importance weights (count * P(i))^-beta are not divided by their maximum. The maximum
-    of one batch, or of one shard's buffer, would weigh shards against each other, and K shards would no longer equal
-    one batch. At beta = 1 the weighted mean over a batch is an unbiased estimate of the mean over the buffer.
-    """
+    def _sequences(self, start: Array, length: int, burn_in: int, whole: bool = False) -> dict[str, Array]:
+        """Return the `length` steps from the slots `start` [B] on, and the `burn_in` steps before: [B, L, ...].
 
-    def __init__(self, capacity: int, num_envs: int, rng: np.random.Generator, alpha: float, blocks: int = 1) -> None:
-        super().__init__(capacity, num_envs, rng, blocks)
-        self.alpha = alpha
-        self._tree = SumTree(self._slots)
-        self._largest = 1.0  # largest priority so far, which new transitions get
-
-    def sample(self, batch_size: int, n_step: int, beta: float = 1.0) -> dict[str, Array]:
-        """Draw segments by the priority of their first transition.
-
-        Adds to `ReplayBuffer.sample`: weight [B] float32, and index [B] for `update_priorities`.
+        They run over the ends of episodes, unless these are `whole`, to the newest row; steps before the start belong
+        to its episode. `valid` marks steps that happened and are stored; everything else is 0 there. `first` marks
+        those that begin an episode, `burn_in` those before the start, and `truncated` those after which the sequence
+        does not go on although the state is not terminal: also at a barrier and at the newest row.
         """
-        assert self._count > 0, "sample from an empty replay buffer"
-        total = self._tree.total
-        strata = (np.arange(batch_size) + self.rng.random(batch_size)) / batch_size
-        index = self._tree.find(strata * total)
-        probability = self._tree.values.take(index) / total
-        rows = self._segments(index, n_step)
-        rows["weight"] = ((self._count * probability) ** -beta).astype(np.float32)
-        rows["index"] = index
-        return rows
-
-    def update_priorities(self, index: Array, priorities: Array) -> None:
-        """Set the priorities [B], non-negative, of the sampled slots [B]; of equal slots the last one counts.
-
-        Call it before the next `add`, which may put other transitions into these slots.
-        """
-        priorities = np.asarray(priorities, dtype=np.float64)
-        if not (np.isfinite(priorities) & (priorities >= 0)).all():
-            raise ValueError(f"replay priorities must be finite and non-negative, not {priorities.min()}")
-        self._largest = max(self._largest, float(priorities.max()))
-        self._set(index, priorities)
-
-    def state_dict(self, copy: bool = True) -> dict[str, Any]:
-        """Return the buffer's state with its priorities; the sums follow from them."""
-        leaves = self._tree.values[: max(self._filled) * self.num_envs]
-        state = super().state_dict(copy)
-        return {**state, "leaves": leaves.copy() if copy else leaves, "largest_priority": self._largest}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned, sums included, to the last bit."""
-        super().load_state_dict(state)
-        self._largest = float(state["largest_priority"])
-        self._tree = SumTree(self._slots)
-        self._tree.set(np.arange(len(state["leaves"])), np.asarray(state["leaves"]))
-
-    def _write(self, transitions: Mapping[str, Array], start: int, stop: int, block: int | None) -> None:
-        head = self._heads[block or 0]
-        slots = np.arange(head * self.num_envs, (head + stop - start) * self.num_envs)
-        if block is not None:
-            slots = slots.reshape(-1, self.num_envs)[:, self._columns(block)].ravel()
-        super()._write(transitions, start, stop, block)
-        self._set(slots, np.full(len(slots), self._largest))
-
-    def _set(self, slots: Array, priorities: Array) -> None:
-        # Dead steps keep priority 0: the tree never finds them.
-        self._tree.set(slots, (priorities + _SMALLEST_PRIORITY) ** self.alpha * self._flat["valid"].take(slots))
-
-
-class SumTree:
-    """Non-negative numbers with their sums over groups of 16, 256, ...; flat arrays, one for each level.
-
-    Every sum is computed from its children, never adjusted, and always from left to right: no error accumulates, and
-    the same numbers give the same sums to the last bit.
-    """
-
-    def __init__(self, size: int) -> None:
-        self._levels: list[Array] = []  # leaves first; each padded with zeros to whole groups
-        while not self._levels or size > 1:
-            groups = -(-size // _FAN_OUT)
-            self._levels.append(np.zeros(groups * _FAN_OUT))
-            size = groups
-        self._total = np.zeros(1)
-
-    @property
-    def values(self) -> Array:
-        """The leaves, padded with zeros."""
-        return self._levels[0]
-
-    @property
-    def total(self) -> float:
-        """The sum of all leaves."""
-        return float(self._total[0])
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all levels."""
-        return sum(level.nbytes for level in self._levels)
-
-    def set(self, index: Array, values: Array) -> None:
-        """Assign leaves [M]; of equal indices the last one counts."""
-        self._levels[0][index] = values
-        for level, parents in zip(self._levels, [*self._levels[1:], self._total], strict=True):
-            index = index // _FAN_OUT
-            if len(index) > 1 and len(index) * 4 > len(parents):
-                index = np.unique(index)
-            parents[index] = level.reshape(-1, _FAN_OUT).take(index, axis=0).cumsum(axis=1)[:, -1]
-
-    def find(self, targets: Array) -> Array:
-        """Return the leaf [B] in which each target [B], 0 <= t < total, falls; never a leaf that is zero."""
-        node = np.zeros(len(targets), dtype=np.int64)
-        batch = np.arange(len(targets))
-        for level in reversed(self._levels):
-            sums = level.reshape(-1, _FAN_OUT).take(node, axis=0).cumsum(axis=1)
-            # Rounding may carry a target to the very end of its group, where no child is left.
-            targets = np.minimum(targets, np.nextafter(sums[:, -1], 0.0))
-            child = (sums <= targets[:, None]).sum(axis=1)
-            targets = targets - np.where(child > 0, sums[batch, child - 1], 0.0)
-            node = node * _FAN_OUT + child
-        return node
+        offsets = np.arange(-burn_in, length)
+        slots = (start[:, None] + offsets * self.num_envs) % self._slots
+        environment = start % self.num_envs
+        heads, filled = (self._of_environments(values)[environment] for values in (self._heads, self._filled))
+        position = (start // self.num_envs - np.where(filled == self.rows, heads, 0)) % self.rows
+        in_time = position[:, None] + offsets
+        first = self._flat["first"].take(slots)
+        valid = self._flat["valid"].take(slots) & (in_time >= 0) & (in_time < filled[:, None])
+        valid[:, :burn_in] &= ~np.logical_or.accumulate(first[:, burn_in:0:-1], axis=1)[:, ::-1]
+        ends = self._flat["ends"].take(slots)
+        if whole:
+            valid[:, burn_in + 1 :] &= ~np.logical_or.accumulate(ends[:, burn_in:-1], axis=1)
+        rows = {name: self._flat[name].take(slots, axis=0) for name in (*self._done, *_FLAGS)}
+        for parts in (self._observations(slots.ravel()), self._successors(slots.ravel())):
+            rows.update({name: values.reshape(*slots.shape, *values.shape[1:]) for name, values in parts.items()})
+        rows |= {"truncated": ends & ~rows["terminated"], "first": first}
+        for values in rows.values():
+            values[~valid] = 0
+        return {**rows, "valid": valid, "burn_in": np.broadcast_to(offsets < 0, slots.shape).copy()}

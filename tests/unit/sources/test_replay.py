@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 from examples import examples
 from rayloom.errors import UserError
-from rayloom.sources.replay_buffer import PrioritizedReplayBuffer, ReplayBuffer, SumTree
+from rayloom.sources.prioritized_buffer import PrioritizedReplayBuffer
+from rayloom.sources.replay_buffer import ReplayBuffer
+from rayloom.sources.sum_tree import SumTree
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -39,6 +41,7 @@ def chunk(first: int, marks: list[str]) -> dict[str, Array]:
         "terminated": letters == "T",
         "truncated": letters == "X",
         "valid": letters != "-",
+        "first": np.roll(np.isin(letters, ["T", "X"]), 1, axis=0) & (letters != "-"),
         "log_probability": np.zeros(letters.shape),
     }
 
@@ -245,7 +248,7 @@ def test_types_are_compact_and_rows_are_copies() -> None:
 @pytest.mark.parametrize(("prioritized", "extra"), [(False, 0), (True, 8 * 16 / 15)])
 def test_a_million_cartpole_transitions_fit(prioritized: bool, extra: float) -> None:
     capacity = 1_000_000
-    transition = 2 * 4 * 4 + 8 + 4 + 3  # two observations, action, reward, three flags (bytes)
+    transition = 2 * 4 * 4 + 8 + 4 + 4  # two observations, action, reward, four flags (bytes)
     added = {key: np.repeat(values, 125, axis=0) for key, values in chunk(0, ["." * 8]).items()}
     for key in ("observation", "next_observation"):
         added[key] = np.zeros((125, 8, 4), dtype=np.float32)

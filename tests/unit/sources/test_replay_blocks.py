@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from test_replay import chunk
 
 from examples import examples
-from rayloom.sources.replay_buffer import PrioritizedReplayBuffer, ReplayBuffer
+from rayloom.sources.prioritized_buffer import PrioritizedReplayBuffer
+from rayloom.sources.replay_buffer import ReplayBuffer
 
 Array = np.ndarray[Any, np.dtype[Any]]
 WIDTH, N_STEP = 2, 3

@@ -29,7 +29,8 @@ from rayloom.rollouts.worker import RolloutWorker
 from rayloom.runs.learner_role import LearnerRole
 from rayloom.runs.schedule import Schedule
 from rayloom.sources.columns import by_other_workers
-from rayloom.sources.replay_buffer import PrioritizedReplayBuffer, ReplayBuffer
+from rayloom.sources.prioritized_buffer import PrioritizedReplayBuffer
+from rayloom.sources.replay_buffer import ReplayBuffer
 from rayloom.sources.resharding import deal, reshard
 
 State = dict[str, Any]
@@ -395,6 +396,7 @@ def chunk(rng: np.random.Generator, steps: int, number: int) -> dict[str, np.nda
         "terminated": rng.random(shape) < 0.2,
         "truncated": rng.random(shape) < 0.2,
         "valid": rng.random(shape) < 0.8,
+        "first": rng.random(shape) < 0.2,
     }
 
 

@@ -43,6 +43,7 @@ class _Pool:
             "terminated": np.zeros(shape, bool),
             "truncated": np.zeros(shape, bool),
             "valid": valid,
+            "first": np.zeros(shape, bool),
         }
         return [Rollout(arrays, [(1.0, 2)], int(valid.sum()))]
 
