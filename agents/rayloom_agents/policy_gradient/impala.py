@@ -22,7 +22,18 @@ import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
-from rayloom.contract import Action, AlgorithmConfig, Batch, Loss, Metric, Phase, Spec, Trajectory
+from rayloom.contract import (
+    Action,
+    AlgorithmConfig,
+    Batch,
+    Loss,
+    Metric,
+    Phase,
+    Spec,
+    Trajectory,
+    gather_parts,
+    spread_parts,
+)
 from rayloom_agents.equations.returns import vtrace
 from rayloom_agents.networks.feed_forward import Activation
 from rayloom_agents.policies.actor_critic import ActorCritic
@@ -70,9 +81,9 @@ class IMPALA(ActorCritic):
         """Return the one phase of policy and value together."""
         return [Phase("policy_and_value", self.loss, tuple(self.parameters()))]
 
-    def act(self, observation: Tensor, state: Any, explore: torch.Generator | None) -> Action:
+    def act(self, observation: Any, state: Any, explore: torch.Generator | None) -> Action:
         """Sample from the policy and record the action's log-probability, or take the mode."""
-        outputs = self._policy_outputs(observation)
+        outputs, _ = self._policy_outputs(observation, state)
         chosen = self._choose(outputs, explore)
         if explore is None:
             return chosen
@@ -86,8 +97,9 @@ class IMPALA(ActorCritic):
         fields = ("reward", "terminated", "truncated", "valid", "log_probability")
         rows = {name: trajectory[name] for name in fields}
         rows["action"] = trajectory.get("unclipped_action", trajectory["action"])
-        for name in ("observation", "next_observation"):
-            rows[name] = trajectory[name].flatten(2).to(torch.float32)
+        for field in ("observation", "next_observation"):
+            for name, value in spread_parts(field, gather_parts(trajectory, field)).items():
+                rows[name] = value.flatten(2).to(torch.float32) if self._bare else value
         return {name: value.transpose(0, 1).contiguous() for name, value in rows.items()}
 
     def loss(self, batch: Batch) -> Loss:
@@ -98,14 +110,14 @@ class IMPALA(ActorCritic):
         """
         config, valid = self.config, batch["valid"]
         shape = batch["reward"].shape  # [B, T]
-        observation = batch["observation"].flatten(0, 1)
+        observation = self._steps(batch, "observation")
         log_probability, entropy = (
             value.reshape(shape) for value in self._distribution(observation, batch["action"].flatten(0, 1))
         )
-        value = self.value(observation).reshape(shape)
+        value = self._values(observation).reshape(shape)
         with torch.no_grad():
             log_ratio = log_probability - batch["log_probability"]
-            next_value = self.value(batch["next_observation"].flatten(0, 1)).reshape(shape)
+            next_value = self._values(self._steps(batch, "next_observation")).reshape(shape)
             target, advantage = self._targets(batch, log_ratio, value, next_value)
 
         def mean(per_step: Tensor) -> Tensor:

@@ -1,7 +1,9 @@
 """Proximal policy optimisation (Schulman et al. 2017, arXiv 1707.06347) for discrete and continuous actions.
 
 Departures from the paper, each the usual practice of published implementations:
-- policy and value are two networks that share nothing; orthogonal initialisation; Adam's eps is a setting;
+- policy and value are two networks that share nothing, but for an encoder and an LSTM with `memory_size`; orthogonal
+  initialisation; Adam's eps is a setting;
+- with memory, the state before each sequence is the one that the rollout had there, also in later epochs;
 - advantages are normalised once over the whole rollout, not per minibatch, so that K shards equal one batch;
 - log-probabilities and values of a rollout are computed in one batch after it, with the weights that collected it;
 - continuous actions: a Gaussian with a state-independent standard deviation (see `policies`).
@@ -11,17 +13,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
-from rayloom.contract import AlgorithmConfig, Batch, Loss, Metric, Phase, Spec, Trajectory
+from rayloom.contract import (
+    AlgorithmConfig,
+    Batch,
+    Loss,
+    Metric,
+    Phase,
+    Spec,
+    Trajectory,
+    UserError,
+    gather_parts,
+    spread_parts,
+)
 from rayloom_agents.equations.objectives import clipped_surrogate
 from rayloom_agents.equations.returns import generalized_advantages
-from rayloom_agents.networks.feed_forward import Activation, as_rows
+from rayloom_agents.networks.feed_forward import Activation
 from rayloom_agents.policies.actor_critic import ActorCritic
+
+_LEARNT = ("action", "log_probability", "advantage", "return")
 
 
 class PPO(ActorCritic):
@@ -56,48 +71,92 @@ class PPO(ActorCritic):
         """Activation of the hidden layers."""
         normalize_advantages: bool = True
         """Scale the advantages of each rollout to mean 0 and standard deviation 1."""
+        memory_size: Annotated[int, Ge(0)] = 0
+        """Units of an LSTM between observations and both networks; 0: no memory."""
+        sequence_length: Annotated[int, Ge(1)] = 16
+        """With memory: steps through which its gradient flows. `learner.batch_size` then counts such sequences."""
 
     config: Config
 
     def __init__(self, config: Config, spec: Spec) -> None:
         """Build a policy and a value network for the environment's spec."""
-        super().__init__(config, spec, config.hidden_sizes, config.activation)
+        super().__init__(config, spec, config.hidden_sizes, config.activation, config.memory_size)
 
     def phases(self) -> list[Phase]:
         """Return the one phase of policy and value together."""
         return [Phase("policy_and_value", self.loss, tuple(self.parameters()))]
 
     def prepare(self, trajectory: Trajectory) -> Batch:
-        """Turn a rollout [T, N, ...] into rows with advantages, returns and behaviour log-probabilities."""
-        config = self.config
+        """Turn a rollout [T, N, ...] into rows with advantages, returns and behaviour log-probabilities.
+
+        With memory a row is a sequence of `sequence_length` steps [L, ...] and the memory before it.
+        """
         steps, number = trajectory["reward"].shape
-        observation = as_rows(trajectory["observation"].flatten(0, 1))
-        successor = as_rows(trajectory["next_observation"].flatten(0, 1))
+        observation, successor = (self._steps(trajectory, name) for name in ("observation", "next_observation"))
         action = trajectory.get("unclipped_action", trajectory["action"]).flatten(0, 1)
-        values = self.value(torch.cat((observation, successor))).reshape(2, steps, number)
+        memory = None
+        if self.memory is None:
+            values = self._values(join_parts(observation, successor)).reshape(2, steps, number)
+        else:
+            memory, after = self._remember(trajectory, observation, successor)
+            values = self._values(None, torch.cat((memory, after))).reshape(2, steps, number)
+        advantage = self._advantages(trajectory, values)
+        valid = trajectory["valid"].flatten()
+        dead = not bool(valid.all())
+        rows = {
+            **spread_parts("observation", observation),
+            "action": action,
+            "log_probability": self._distribution(observation, action, memory)[0],
+            "advantage": advantage.flatten(),
+            "return": (advantage + values[0]).flatten(),
+        }
+        if self.memory is not None:
+            if self.config.normalize_advantages:
+                rows["advantage"][valid] = self._normalize(rows["advantage"][valid])
+            return self._sequences(trajectory, rows)
+        if dead:
+            rows = {name: value[valid] for name, value in rows.items()}
+        if self.config.normalize_advantages:
+            rows["advantage"] = self._normalize(rows["advantage"])
+        return rows
+
+    def _advantages(self, trajectory: Trajectory, values: Tensor) -> Tensor:
+        """Return the advantages [T, N] for the values [2, T, N] of observations and successors."""
+        config = self.config
         ended = trajectory["terminated"] | trajectory["truncated"]
         # A dead step of NEXT_STEP autoreset belongs to no episode: nothing flows through it.
-        valid = trajectory["valid"]
-        advantage = generalized_advantages(
+        return generalized_advantages(
             trajectory["reward"],
             config.gamma * (~trajectory["terminated"]).float(),
             values[0],
             values[1],
-            (~ended & valid).float(),
+            (~ended & trajectory["valid"]).float(),
             config.lambda_,
         )
-        rows = {
-            "observation": observation,
-            "action": action,
-            "log_probability": self._distribution(observation, action)[0],
-            "advantage": advantage.flatten(),
-            "return": (advantage + values[0]).flatten(),
+
+    def _remember(self, trajectory: Trajectory, observation: Any, successor: Any) -> tuple[Tensor, Tensor]:
+        """Return the memory [T * N, ...] after each step, and after its successor if the episode went on."""
+        assert self.memory is not None
+        shape = trajectory["reward"].shape
+        features = self.encoder(observation).unflatten(0, shape)
+        memory = self.memory.unroll(features, trajectory["memory"][0], trajectory["first"]).flatten(0, 1)
+        return memory, self.memory.step(self.encoder(successor), memory)
+
+    def _sequences(self, trajectory: Trajectory, rows: Batch) -> Batch:
+        """Cut rows of steps [T * N, ...] into sequences [T / L * N, L, ...]."""
+        steps, number = trajectory["reward"].shape
+        length = self.config.sequence_length
+        if steps % length:
+            raise UserError(
+                f"algorithm.sequence_length: {length} does not divide the {steps} steps of a rollout "
+                "(source.rollout_steps)"
+            )
+        rows |= {name: trajectory[name].flatten() for name in ("valid", "first")}
+        cut = {
+            name: value.reshape(-1, length, number, *value.shape[1:]).transpose(1, 2).flatten(0, 1).contiguous()
+            for name, value in rows.items()
         }
-        if not bool(valid.all()):
-            rows = {name: value[valid.flatten()] for name, value in rows.items()}
-        if config.normalize_advantages:
-            rows["advantage"] = self._normalize(rows["advantage"])
-        return rows
+        return {**cut, "memory": trajectory["memory"][::length].flatten(0, 1)}
 
     def _normalize(self, advantage: Tensor) -> Tensor:
         """Give the advantages of the whole rollout, over all learners, mean 0 and standard deviation 1."""
@@ -109,13 +168,31 @@ class PPO(ActorCritic):
         return normalized
 
     def loss(self, batch: Batch) -> Loss:
-        """Return the negative surrogate plus value error minus entropy bonus, per example [B]."""
+        """Return the negative surrogate plus value error minus entropy bonus, per example [B].
+
+        With memory an example is a sequence, and its loss the mean over its steps; dead ones weigh nothing.
+        """
+        if self.memory is None:
+            return Loss(*self._terms(batch, gather_parts(batch, "observation"), None))
+        shape = batch["return"].shape  # [B, L]
+        observation = self._steps(batch, "observation")
+        features = self.encoder(observation).unflatten(0, shape).transpose(0, 1)
+        memory = self.memory.unroll(features, batch["memory"], batch["first"].t()).transpose(0, 1).flatten(0, 1)
+        per_step, metrics = self._terms({name: batch[name].flatten(0, 1) for name in _LEARNT}, observation, memory)
+
+        def mean(values: Tensor) -> Tensor:
+            return torch.where(batch["valid"], values.reshape(shape), 0.0).mean(dim=1)
+
+        return Loss(mean(per_step), {name: mean(values) for name, values in metrics.items()})
+
+    def _terms(self, rows: Batch, observation: Any, memory: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of each row and the metrics."""
         config = self.config
-        log_probability, entropy = self._distribution(batch["observation"], batch["action"])
+        log_probability, entropy = self._distribution(observation, rows["action"], memory)
         surrogate, ratio = clipped_surrogate(
-            log_probability, batch["log_probability"], batch["advantage"], config.clip_range
+            log_probability, rows["log_probability"], rows["advantage"], config.clip_range
         )
-        value_error = (self.value(batch["observation"]).squeeze(1) - batch["return"]).square()
+        value_error = (self._values(observation, memory).squeeze(1) - rows["return"]).square()
         per_example = config.value_coefficient * value_error - surrogate - config.entropy_coefficient * entropy
         with torch.no_grad():
             metrics = {
@@ -125,4 +202,11 @@ class PPO(ActorCritic):
                 "kl": (ratio - 1.0) - ratio.log(),
                 "clip_fraction": ((ratio - 1.0).abs() > config.clip_range).float(),
             }
-        return Loss(per_example, metrics)
+        return per_example, metrics
+
+
+def join_parts(one: Any, other: Any) -> Any:
+    """Return two observations [B, ...], nested or not, as one [2 * B, ...]."""
+    if isinstance(one, Mapping):
+        return {name: torch.cat((value, other[name])) for name, value in one.items()}
+    return torch.cat((one, other))

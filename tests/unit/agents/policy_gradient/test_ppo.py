@@ -132,7 +132,7 @@ def test_numpy_acting_follows_weight_changes_without_a_new_publication() -> None
     with torch.no_grad():
         for parameter in ppo.policy.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
-        torch.testing.assert_close(ppo._policy_outputs(observation), ppo.policy(observation))
+        torch.testing.assert_close(ppo._policy_outputs(observation, None)[0], ppo.policy(observation))
 
 
 def test_continuous_actions_stay_in_their_range_and_keep_the_sample() -> None:
