@@ -6,51 +6,10 @@ learning curves at the end of a run.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
-
-_INTERVAL_S = 30.0
-_DEADLINE_S = 60.0
-
-
-class FigureDrawing:
-    """The one drawing process of a run: started now and then, and once at the end."""
-
-    def __init__(self, run_dir: Path) -> None:
-        self._run_dir = run_dir
-        self._process: subprocess.Popen[bytes] | None = None
-        self._next_at = 0.0
-
-    def update(self) -> None:
-        """Start drawing what is new, unless that is going on or has been done a moment ago."""
-        if time.monotonic() >= self._next_at and (self._process is None or self._process.poll() is not None):
-            self._start()
-
-    def finish(self) -> None:
-        """Let the rest be drawn, curves included; that process may outlive this one."""
-        if self._process is not None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(_DEADLINE_S)
-        self._start("--curves")
-
-    def _start(self, *more: str) -> None:
-        folders = [str(Path(entry).absolute()) for entry in sys.path]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders), "OMP_NUM_THREADS": "1"}
-        with open(self._run_dir / "drawing.log", "ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "rayloom.tracking.drawing", str(self._run_dir), *more],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=environment,
-                start_new_session=True,
-            )
-        self._next_at = time.monotonic() + _INTERVAL_S
 
 
 def draw_new(run_dir: Path) -> list[Path]:

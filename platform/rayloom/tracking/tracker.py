@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rayloom.tracking import journal
-from rayloom.tracking.drawing import FigureDrawing
+from rayloom.tracking.figure_drawing import FigureDrawing
 from rayloom.tracking.figure_store import store_figure
 from rayloom.tracking.journal import Acknowledgement, Journal, read_metrics
 

@@ -37,12 +37,12 @@ class Heir(Classifier):
         self.load_state_dict({name: sum(state[name] for state in states) / len(states) for name in states[0]})
 
 
-HEIR = {"import": f"{__name__}:Heir", "network": "mlp", "hidden_sizes": [8]}
+HEIR = {"import": f"{__name__}:Heir", "network": {"kind": "mlp", "hidden_sizes": [8]}}
 
 
 def trained(output: Path, seed: int = 0, **sections: Any) -> Result:
     """Train a small classifier; with a goal, so that it has a best checkpoint."""
-    algorithm = {"network": "mlp", "hidden_sizes": [8]}
+    algorithm = {"network": {"kind": "mlp", "hidden_sizes": [8]}}
     tree = case(
         "softmax_regression", str(output), algorithm=algorithm, stop={"updates": 30, "epochs": 99}, **sections
     ).to_tree()
@@ -134,7 +134,7 @@ def test_fine_tuning_takes_what_is_included_by_its_new_name(tmp_path: Path) -> N
         ({"inputs": {"prior": {"run": "RUN", "wieghts": 7}}}, r"inputs\.prior\.wieghts: there is no such key"),
         ({"inputs": {"start_from": "RUN"}}, r"inputs\.start_from: there is a part of that name"),
         (
-            {"inputs": {"prior": "RUN"}, "algorithm": {**HEIR, "hidden_sizes": [9]}},
+            {"inputs": {"prior": "RUN"}, "algorithm": {**HEIR, "network": {"kind": "mlp", "hidden_sizes": [9]}}},
             r"inputs: .*size mismatch|inputs: .*[Mm]issing",
         ),
         (
