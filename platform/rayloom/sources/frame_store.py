@@ -76,7 +76,8 @@ class FrameStore:
         return np.concatenate((self.stacks(slots)[:, 1:], frame[:, None]), axis=1)
 
     def _slots_back(self, slots: Array) -> Array:
-        return (slots[:, None] - np.arange(self.frames) * self._num_envs) % self._slots
+        back: Array = (slots[:, None] - np.arange(self.frames) * self._num_envs) % self._slots
+        return back
 
     def state_dict(self) -> dict[str, Any]:
         """Return the successors that are kept apart, in the order of their slots, and those of the newest rows."""
