@@ -46,7 +46,7 @@ class CountingMemory(Algorithm):
         if explore is None:
             self.evaluated += zip(count.tolist(), observation[:, 2].tolist(), strict=True)
             return Action(torch.zeros(len(count)).long(), {"steps": count + 1, "deeper": (state["deeper"][0] + 1,)})
-        action = torch.randint(3, (len(count),), generator=explore)
+        action = torch.randint(2, (len(count),), generator=explore)
         return Action(action, {"steps": count + 1, "deeper": (state["deeper"][0] + 1,)}, {"count": count})
 
     def collected(self, trajectory: Trajectory) -> None:
