@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from typing import Any
 
 import numpy as np
@@ -84,12 +83,12 @@ class ForgetsItsState(Classifier):
         self.factor *= 0.9
 
 
-class EvaluatesWithPython(Classifier):
-    """Draws from Python's generator in its evaluation."""
+class EvaluatesByChance(Classifier):
+    """Draws in its evaluation from a generator that nobody seeded."""
 
     def evaluate(self, batch: Batch) -> dict[str, Tensor]:
         """Return the metrics, and a random one."""
-        return {**super().evaluate(batch), "luck": torch.tensor(random.random())}
+        return {**super().evaluate(batch), "luck": torch.tensor(np.random.default_rng().random())}
 
 
 class LearnsFromEvaluations(Classifier):
