@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 def check_command(options: argparse.Namespace) -> int:
     """Return 0 when every promise is kept, else 1."""
     from rayloom.config.load import load
+
+    config = load(options.config, options.overrides)  # before torch: a mistake is told at once
     from rayloom.testing import check_algorithm
 
-    config = load(options.config, options.overrides)
     human = human_stream(options)
     with own_stdout(options):
         results = check_algorithm(config, lambda result: print(_line(result), file=human, flush=True))
