@@ -89,6 +89,15 @@ class Loose(torch.optim.Optimizer):
         learning_rate = 0.1
 
 
+class Undecorated(torch.optim.Optimizer):
+    """Has a Config that inherits from a dataclass, with a field that nobody would see."""
+
+    class Config(SignConfig):
+        """Without @dataclass."""
+
+        momentum: float = 0.9
+
+
 class Thawed(torch.optim.Optimizer):
     """Has a Config that is not frozen."""
 

@@ -60,7 +60,10 @@ def import_component(kinds: Kinds, path: Any, key: str) -> Any:
     if not fits:
         raise UserError(f"{key}: {path} is no {kinds.of}; name {kinds.own}")
     config = getattr(found, "Config", None)
-    if not isinstance(config, type) or not dataclasses.is_dataclass(config):
+    own = vars(config) if isinstance(config, type) else {}
+    # A subclass of a dataclass that is none itself would lose its fields silently.
+    undecorated = bool(own.get("__annotations__")) and "__dataclass_fields__" not in own
+    if not isinstance(config, type) or not dataclasses.is_dataclass(config) or undecorated:
         raise UserError(f"{key}: {path} needs a Config beside it, a frozen dataclass of its settings")
     if not config.__dataclass_params__.frozen:  # type: ignore[attr-defined]
         raise UserError(f"{key}: the Config of {path} must be frozen: write @dataclass(frozen=True, kw_only=True)")

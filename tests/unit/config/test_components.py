@@ -115,6 +115,7 @@ def test_ones_own_components_are_imported(load: Load) -> None:
         (f"{OWN}:Bare", f"{OWN}:Bare needs a Config beside it, a frozen dataclass of its settings"),
         ("torch.optim:Adam", "torch.optim:Adam needs a Config beside it"),
         (f"{OWN}:Loose", f"{OWN}:Loose needs a Config beside it, a frozen dataclass"),
+        (f"{OWN}:Undecorated", f"{OWN}:Undecorated needs a Config beside it, a frozen dataclass"),
         (f"{OWN}:Thawed", f"the Config of {OWN}:Thawed must be frozen: write @dataclass(frozen=True"),
         (f"{OWN}:Reserved", f"'kind' chooses a component; rename this field in the Config of {OWN}:Reserved"),
         (f"{OWN}:Sing", f"the module {OWN} has no 'Sing'; did you mean 'Sign'?"),
