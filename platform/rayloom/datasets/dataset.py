@@ -117,7 +117,7 @@ def _cut(tables: Mapping[str, Any], spec: Spec, splits: dict[str, Any]) -> dict[
     if len(np.unique(held)) != len(held):
         raise UserError("splits: a row stands in two splits or twice in one; give each row to one split")
     rows.setdefault("train", np.setdiff1d(np.arange(len(table)), held))
-    config = SplitConfig(**{name: share for name, share in shares.items() if name != "train"})
+    config = SplitConfig(validation=shares.get("validation", 0.1), test=shares.get("test", 0.1))
     given = {name: np.empty(0, np.int64) for name in tables if name != "train"}
     label = spec.get("label")
     classes = table["label"].numpy() if label is not None and label.num_values and not label.shape else None
