@@ -1,0 +1,27 @@
+"""A shipped config, run for three updates."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import rayloom
+from rayloom.config.load import load
+
+
+def run_briefly(name: str, tmp_path: Path) -> None:
+    """Run the config and check that it has trained and measured."""
+    config = load(name)
+    assert config.stop, name
+    steps = "source.learning_starts=64" if config.source.kind == "replay" else "seed=0"
+    result = rayloom.run(
+        name,
+        "stop={updates: 3}",
+        "tracking.enabled=false",
+        f"output={tmp_path}",
+        steps,
+        "evaluate.every=null",
+        local=True,
+    )
+    assert result.counters["updates"] == 3
+    assert result.metrics and all(math.isfinite(value) for value in result.metrics.values())
