@@ -260,21 +260,19 @@ def show_command(options: argparse.Namespace) -> int:
 
 
 def list_command(options: argparse.Namespace) -> int:
-    from rayloom.cli.explain import DATASET, configs_by_folder, kinds_with_summaries, known_kinds, rows
+    from rayloom.cli.explain import configs_by_folder, kinds_with_summaries, known_kinds, rows
     from rayloom.config.import_path import suggest
     from rayloom.errors import UserError
 
     known = known_kinds()
     if options.kind is not None and options.kind not in known:
         raise UserError(f"there is no kind {options.kind!r} to list{suggest(options.kind, known)}")
-    everything = options.kind is None
-    chosen = tuple(of for of in known if of != DATASET) if everything else (options.kind,)
+    chosen = known if options.kind is None else (options.kind,)
     configs = configs_by_folder() if "config" in chosen else {}
     kinds = {of: kinds_with_summaries(of) for of in chosen if of != "config"}
     human = human_stream(options)
     parts = [f"configs of {folder}, and the algorithm behind each\n{rows(each)}" for folder, each in configs.items()]
     parts += [f"{of}\n{rows(each)}" for of, each in kinds.items()]
-    parts += ["data sets: rayloom list dataset"] if everything else []
     print("\n\n".join(parts), file=human)
     if options.json:
         print_json({"status": "FINISHED", "configs": configs, "kinds": kinds})

@@ -16,8 +16,6 @@ from rayloom.config.validation import kinds_of
 from rayloom.errors import UserError
 
 WIDTH = 80
-DATASET = "dataset"
-"""The one kind whose table imports torch: it is listed by itself only."""
 
 
 def rows(table: Mapping[str, str], indent: int = 2) -> str:
@@ -36,10 +34,6 @@ def rows(table: Mapping[str, str], indent: int = 2) -> str:
 
 def kinds_with_summaries(of: str) -> dict[str, str]:
     """Return one line about each component of a kind."""
-    if of == DATASET:
-        from rayloom.datasets import descriptions
-
-        return descriptions()
     if of in FAMILY_TABLES:
         return marked(FAMILY_TABLES[of], of)
     if of == "algorithm":
@@ -50,7 +44,7 @@ def kinds_with_summaries(of: str) -> dict[str, str]:
 
 def known_kinds() -> tuple[str, ...]:
     """Return what `rayloom list` takes."""
-    return ("config", *TABLES, *FAMILY_TABLES, DATASET)
+    return ("config", *TABLES, *FAMILY_TABLES)
 
 
 def configs_by_folder() -> dict[str, dict[str, str]]:

@@ -6,7 +6,7 @@ from rayloom.components import Kinds, Shipped
 from rayloom.config.import_path import ALGORITHMS
 from rayloom.config.optimizers import OPTIMIZERS
 from rayloom.config.schedules import SCHEDULES
-from rayloom.config.sources import SOURCE_KINDS
+from rayloom.config.sources import DATASETS, SOURCE_KINDS
 
 SOURCES = Kinds(
     "source",
@@ -14,7 +14,9 @@ SOURCES = Kinds(
     own="a subclass of rayloom.contract.Source",
 )
 """Where batches come from."""
-TABLES: dict[str, Kinds] = {kinds.of: kinds for kinds in (ALGORITHMS, SOURCES, OPTIMIZERS, SCHEDULES)}
+TABLES: dict[str, Kinds] = {
+    "algorithm": ALGORITHMS, "source": SOURCES, "dataset": DATASETS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES,
+}  # fmt: skip
 """The engine's own tables."""
 FAMILY_TABLES: dict[str, str] = {"network": "rayloom_supervised.networks.kinds"}
 """Tables of the families, by the module whose marked functions they list."""
