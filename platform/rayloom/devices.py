@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from rayloom.config.schema import RunConfig
-from rayloom.config.sources import DatasetSourceConfig
 
 
 def gpus_of(config: RunConfig, role: Literal["learner", "rollout", "evaluator"]) -> float:
@@ -18,7 +17,8 @@ def gpus_of(config: RunConfig, role: Literal["learner", "rollout", "evaluator"])
         return config.learner.gpus
     if role == "evaluator":
         return config.cluster.evaluator_gpus
-    return 0.0 if isinstance(config.source, DatasetSourceConfig) else config.source.worker_gpus
+    workers = config.workers()
+    return workers.worker_gpus if workers is not None else 0.0
 
 
 def choose_device(config: RunConfig, role: Literal["learner", "rollout", "evaluator"] = "learner") -> torch.device:

@@ -15,8 +15,8 @@ from cases import case
 from pools import collected, opened
 from processes import history
 from rayloom.config.schema import RunConfig
+from rayloom.contract import Rollout
 from rayloom.rollouts.making import make_environment
-from rayloom.rollouts.rollout import Rollout
 from rayloom.rollouts.worker import restart_seed
 
 pytestmark = [pytest.mark.xdist_group("second_ray"), pytest.mark.usefixtures("one_node")]

@@ -234,7 +234,7 @@ def test_torch_threads_of_each_role() -> None:
     placement, tree = placed(config), config.to_tree()
     made = {
         "learner": (Learner, (tree, False, search_path(), 0, placement)),
-        "rollout": (Rollout, (tree, 0, search_path(), 0, 0)),
+        "rollout": (Rollout, (tree, 0, search_path(), 0, 0, config.source_class().describe(config.source))),
         "evaluator": (Evaluating, (tree, search_path())),
     }
     actors = {

@@ -20,8 +20,8 @@ from ray._private.internal_api import memory_summary
 from cases import case
 from pools import assert_gone, collected, opened
 from rayloom.config.schema import RunConfig
+from rayloom.contract import Rollout
 from rayloom.errors import EnvironmentFault, RoleDiedError, UserError
-from rayloom.rollouts.rollout import Rollout
 
 pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.usefixtures("one_node")]
 

@@ -19,9 +19,8 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from cases import case
 from rayloom.cluster.process_group import ProcessGroup
 from rayloom.config.schema import RunConfig
-from rayloom.contract import Algorithm, Batch, Loss
+from rayloom.contract import Algorithm, Batch, Loss, Rollout
 from rayloom.rollouts.pool import LocalPool
-from rayloom.rollouts.rollout import Rollout
 from rayloom.rollouts.worker import RolloutWorker
 from rayloom.runs.learner_role import LearnerRole
 from rayloom.runs.schedule import Schedule

@@ -12,24 +12,20 @@ import torch
 
 from rayloom.cluster.role_actors import pool_factory
 from rayloom.config.schema import RunConfig
-from rayloom.rollouts.environment import spec_of
-from rayloom.rollouts.rollout import Rollout
-from rayloom.rollouts.worker import RolloutWorker
+from rayloom.contract import Rollout
 
 
 @contextlib.contextmanager
 def opened(config: RunConfig) -> Iterator[Any]:
     """Make the pool of rollout actors that the config asks for; at the end none of its processes is left."""
-    worker = RolloutWorker(config, 0)
     torch.manual_seed(0)
-    algorithm = config.algorithm_class()(config.algorithm, spec_of(worker.environment))
+    algorithm = config.algorithm_class()(config.algorithm, config.source_class().describe(config.source))
     pool: Any = pool_factory(True, None)(config, algorithm, 0)
     try:
         yield pool
     finally:
         processes = pool.processes()
         pool.close()
-        worker.close()
         assert_gone([process.pid for process in processes])
 
 

@@ -11,8 +11,7 @@ import numpy as np
 
 from rayloom.checkpoint.random_state import capture_random_state, restore_random_state
 from rayloom.config.schema import RunConfig
-from rayloom.contract import Algorithm
-from rayloom.rollouts.rollout import Rollout
+from rayloom.contract import Algorithm, Rollout
 from rayloom.rollouts.worker import RolloutWorker
 
 

@@ -27,7 +27,7 @@ OPEN_TO_FAMILIES = ("rayloom.contract", "rayloom.datasets")
 NETWORKS = ("rayloom_supervised.networks", "rayloom_supervised.layers")
 """What agents and generative models may import from the supervised family."""
 FLOORS = (
-    ("errors", "seeding", "timeline", "components"),
+    ("errors", "seeding", "timeline", "components", "source_settings"),
     ("contract",),
     ("config", "datasets"),
     ("devices",),
@@ -122,7 +122,7 @@ def check_contract(root: Path) -> list[str]:
         for name, path in modules(root)
         for imported, line in (imports(name, path) if inside(name, "rayloom.contract") else ())
         if imported.split(".")[0] not in {"torch", *sys.stdlib_module_names}
-        and not inside(imported, "rayloom.contract", "rayloom.errors", "rayloom.components")
+        and not inside(imported, "rayloom.contract", "rayloom.errors", "rayloom.components", "rayloom.source_settings")
     ]
 
 

@@ -28,7 +28,6 @@ from rayloom.cluster.nodes.placement import Placement, fit
 from rayloom.cluster.nodes.processes import strike
 from rayloom.cluster.role_actors import EvaluatorActor, LearnerActor, learner_deadline_s, pool_factory
 from rayloom.config.schema import RunConfig
-from rayloom.config.sources import DatasetSourceConfig
 from rayloom.contract import Findings, Input
 from rayloom.errors import LearnersLostError, Process, RoleDiedError, RoleTimeoutError, UserError
 from rayloom.runs.learner_role import Advance, LearnerRole
@@ -332,8 +331,8 @@ def _free_nodes() -> list[Node]:
 
 def _size(config: RunConfig) -> tuple[int, int]:
     """Return the number of learners and that of rollout workers."""
-    source = config.source
-    return config.learner.count, 0 if isinstance(source, DatasetSourceConfig) else source.rollout_workers
+    workers = config.workers()
+    return config.learner.count, workers.rollout_workers if workers is not None else 0
 
 
 def own_states(state: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -345,10 +344,11 @@ def own_states(state: Mapping[str, Any]) -> list[dict[str, Any]]:
 def saved_config(config: RunConfig, states: Sequence[Mapping[str, Any]]) -> RunConfig:
     """Return the config with as many learners and rollout workers as the states are of."""
     saved = replace(config, learner=replace(config.learner, count=len(states)))
-    if isinstance(config.source, DatasetSourceConfig) or not config.source.rollout_workers:
+    workers = config.workers()
+    if workers is None or not workers.rollout_workers:
         return saved
-    workers = sum(len(state["source"]["pool"]["workers"]) for state in states)
-    return replace(saved, source=replace(config.source, rollout_workers=workers))
+    number = sum(len(state["pool"]["workers"]) for state in states)
+    return replace(saved, source=replace(workers, rollout_workers=number))
 
 
 def make_ray_role(config: RunConfig, plan: Plan, resumed: bool = False, begins: bool = True) -> RayRole:

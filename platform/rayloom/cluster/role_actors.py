@@ -18,12 +18,11 @@ from rayloom.cluster.pools.supervisor import ActorOptions, start_s
 from rayloom.cluster.process_group import ProcessGroup
 from rayloom.config.load import from_tree
 from rayloom.config.schema import RunConfig
-from rayloom.config.sources import DatasetSourceConfig
 from rayloom.contract import Algorithm, Findings, GlobalNoise, Progress
 from rayloom.devices import choose_device
 from rayloom.errors import Process
 from rayloom.learner.state import adopt
-from rayloom.rollouts.pool import LocalPool, WorkerPool
+from rayloom.rollouts.pool import LocalPool, OwnedPool
 from rayloom.runs.evaluator import Evaluator
 from rayloom.runs.learner_role import LearnerRole, PoolFactory, load_run_dataset, source_spec
 
@@ -35,10 +34,10 @@ def pool_factory(remote: bool, placement: ActorOptions | None) -> PoolFactory:
     if not remote:
         return LocalPool
 
-    def make(config: RunConfig, algorithm: Algorithm, rank: int) -> WorkerPool:
+    def make(config: RunConfig, algorithm: Algorithm, rank: int) -> OwnedPool:
         source: Any = config.source
         pool: type[RayPool | CentralPool | CentralStream] = RayPool
-        if source.inference == "central":
+        if getattr(source, "inference", "worker") == "central":
             pool = CentralStream if getattr(source, "in_flight", 0) else CentralPool
         return pool(config, algorithm, rank, placement)
 
@@ -47,7 +46,8 @@ def pool_factory(remote: bool, placement: ActorOptions | None) -> PoolFactory:
 
 def learner_deadline_s(config: RunConfig) -> float:
     """Return the longest wait for a learner, which may itself wait for a hung rollout worker and for its successor."""
-    waits = not isinstance(config.source, DatasetSourceConfig) and config.source.rollout_workers > 0
+    workers = config.workers()
+    waits = workers is not None and workers.rollout_workers > 0
     return config.cluster.deadline_s + (start_s(config) if waits else 0.0)
 
 

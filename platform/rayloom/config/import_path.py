@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
+import inspect
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from rayloom.components import Kinds
 from rayloom.errors import UserError
+from rayloom.source_settings import SourceConfig, WorkerConfig
 
 if TYPE_CHECKING:
-    from rayloom.contract import Algorithm
+    from rayloom.contract import Algorithm, Source
 
 ALGORITHMS = Kinds(
     "algorithm", {}, own="a subclass of rayloom.contract.Algorithm", base="rayloom.contract.algorithm:Algorithm"
@@ -76,4 +78,22 @@ def import_component(kinds: Kinds, path: Any, key: str) -> Any:
 def import_algorithm(path: str) -> type[Algorithm]:
     """Import an algorithm class by path."""
     found: type[Algorithm] = import_component(ALGORITHMS, path, "algorithm.import")
+    return found
+
+
+def import_source(kinds: Kinds, path: str) -> type[Source]:
+    """Import a source class by path; UserError where one's own or its `Config` cannot be one."""
+    found: type[Source]
+    if any(path == shipped.path for shipped in kinds.shipped.values()):
+        found = import_object(path, "source.kind")
+        return found
+    found = import_component(kinds, path, "source.import")
+    if inspect.isabstract(found):
+        missing = ", ".join(sorted(found.__abstractmethods__))
+        raise UserError(f"source.import: {path} must implement {missing}")
+    base = SourceConfig if found.worker is None else WorkerConfig
+    if "__dataclass_params__" not in vars(found.Config) or not issubclass(found.Config, base):
+        raise UserError(
+            f"source.import: the Config of {path} must itself be a frozen dataclass, and a subclass of {base.__name__}"
+        )
     return found

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from rayloom.components import Kinds, Shipped
+from rayloom.components import Kinds
 from rayloom.config.import_path import ALGORITHMS
 from rayloom.config.optimizers import OPTIMIZERS
 from rayloom.config.schedules import SCHEDULES
-from rayloom.config.sources import DATASETS, SOURCE_KINDS
+from rayloom.config.sources import DATASETS, SOURCES
 
-SOURCES = Kinds(
-    "source",
-    {kind: Shipped("rayloom.config.sources:" + config.__name__, config) for kind, config in SOURCE_KINDS.items()},
-    own="a subclass of rayloom.contract.Source",
-)
-"""Where batches come from."""
 TABLES: dict[str, Kinds] = {
     "algorithm": ALGORITHMS, "source": SOURCES, "dataset": DATASETS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES,
 }  # fmt: skip

@@ -16,7 +16,7 @@ from typing import Any, cast
 import yaml
 
 from rayloom.config.evaluations import OF_EVERY_EVALUATION, OwnEvaluation, import_evaluation
-from rayloom.config.import_path import ALGORITHMS, import_algorithm, import_object, suggest
+from rayloom.config.import_path import ALGORITHMS, import_algorithm, import_object, import_source, suggest
 from rayloom.config.inputs import written_out
 from rayloom.config.schema import (
     RESOLVERS,
@@ -31,36 +31,21 @@ from rayloom.config.schema import (
     TrackingConfig,
 )
 from rayloom.config.search import SearchConfig
-from rayloom.config.sources import (
-    SOURCE_KINDS,
-    AsynchronousSourceConfig,
-    DatasetSourceConfig,
-    EnvironmentFields,
-    EnvironmentSourceConfig,
-    OnPolicySourceConfig,
-    ReplaySourceConfig,
-    SourceConfig,
-)
+from rayloom.config.sources import SOURCES, EnvironmentFields
 from rayloom.config.validation import merge, named, plain, resolve, validate
 from rayloom.errors import UserError
 
 __all__ = [
-    "SOURCE_KINDS",
+    "SOURCES",
     "UNITS",
-    "AsynchronousSourceConfig",
     "CheckpointConfig",
     "ClusterConfig",
-    "DatasetSourceConfig",
     "EnvironmentFields",
-    "EnvironmentSourceConfig",
     "EvaluateConfig",
     "Interval",
     "LearnerConfig",
-    "OnPolicySourceConfig",
-    "ReplaySourceConfig",
     "RunConfig",
     "SearchConfig",
-    "SourceConfig",
     "TrackingConfig",
     "apply_overrides",
     "config_folder",
@@ -221,9 +206,7 @@ def from_tree(tree: Mapping[str, Any]) -> RunConfig:
     if not isinstance(path, str):
         raise UserError('algorithm.import: name the algorithm as "package.module:Class"')
     source = dict(tree.pop("source"))
-    kind = source.get("kind")
-    if not isinstance(kind, str) or kind not in SOURCE_KINDS:
-        raise UserError(f"source.kind: {kind!r} is no source{suggest(str(kind), SOURCE_KINDS)}")
+    source_path, kind, config = _choose_source(source)
     _check_stop(tree["stop"])
     _check_intervals(tree)
     tree = _with_own_evaluation(tree)
@@ -231,11 +214,12 @@ def from_tree(tree: Mapping[str, Any]) -> RunConfig:
         tree["inputs"] = written_out(tree["inputs"])
         if isinstance(tree["inputs"], Mapping) and "start_from" in tree["inputs"]:
             raise UserError("inputs.start_from: there is a part of that name beside inputs; choose another name")
-    settings = validate(SOURCE_KINDS[kind], source, "source")
-    run = validate(RunConfig, {**tree, "algorithm_path": path, "algorithm": None, "source": settings}, "")
+    settings = validate(config, source, "source")
+    paths = {"algorithm_path": path, "source_path": source_path}
+    run = validate(RunConfig, {**tree, **paths, "algorithm": None, "source": settings}, "")
     # Last, because the algorithm's module imports torch: a mistake in the keys above is told at once.
     algorithm_class = import_algorithm(path)
-    if kind not in algorithm_class.sources:
+    if kind is not None and kind not in algorithm_class.sources:
         fitting = ", ".join(sorted(algorithm_class.sources))
         raise UserError(f"source.kind: {algorithm_class.__name__} cannot learn from {kind!r}; use {fitting}")
     return dataclasses.replace(run, algorithm=resolve(ALGORITHMS, algorithm, "algorithm").settings)
@@ -257,6 +241,20 @@ def _with_own_evaluation(tree: dict[str, Any]) -> dict[str, Any]:
     return {**tree, "evaluate": {**engine, "own": OwnEvaluation(path, settings)}}
 
 
+def _choose_source(source: dict[str, Any]) -> tuple[str, str | None, type[Any]]:
+    """Return import path, kind and class of the settings of a source; one's own path is taken out of the mapping."""
+    if "import" in source:
+        path = source.pop("import")
+        if "kind" in source:
+            raise UserError("source: kind names a shipped source and import one of your own; keep one of them")
+        own = import_source(SOURCES, path)
+        return path, own.kind, own.Config
+    kind = source.get("kind")
+    if not isinstance(kind, str) or kind not in SOURCES.shipped:
+        raise UserError(f"source.kind: {kind!r} is no source{suggest(str(kind), SOURCES.shipped)}")
+    return SOURCES.shipped[kind].path, kind, SOURCES.config(kind)
+
+
 def _check_parts(tree: Mapping[Any, Any]) -> None:
     """Refuse a tree without one of the three parts that every run needs, and keys that are no strings."""
     unknown = [key for key in tree if isinstance(key, str) and key not in RunConfig.__dataclass_fields__]
@@ -265,8 +263,9 @@ def _check_parts(tree: Mapping[Any, Any]) -> None:
             close = difflib.get_close_matches(part, unknown, n=1)
             hint = f" (is {close[0]!r} a misspelling?)" if close else ""
             raise UserError(f"{part}: the config needs a mapping here{hint}")
-    if "algorithm_path" in tree:
-        raise UserError("algorithm_path: there is no such key; write algorithm.import")
+    for part in ("algorithm", "source"):
+        if f"{part}_path" in tree:
+            raise UserError(f"{part}_path: there is no such key; write {part}.import")
     for prefix, keys in (("", tree), *((f"{part}.", tree[part]) for part in ("algorithm", "source", "stop"))):
         for key in keys:
             if not isinstance(key, str):

@@ -16,17 +16,18 @@ from annotated_types import Ge, Gt
 
 from rayloom.components import Component
 from rayloom.config.evaluations import OwnEvaluation, written
-from rayloom.config.import_path import import_algorithm
+from rayloom.config.import_path import import_algorithm, import_source
 from rayloom.config.inputs import InputConfig, StartFromConfig
 from rayloom.config.optimizers import OPTIMIZERS
 from rayloom.config.schedules import SCHEDULES
 from rayloom.config.search import SearchConfig
-from rayloom.config.sources import STRICT, SourceConfig
+from rayloom.config.sources import SOURCES, STRICT
 from rayloom.config.validation import plain
 from rayloom.errors import UserError
+from rayloom.source_settings import SourceConfig, WorkerConfig
 
 if TYPE_CHECKING:
-    from rayloom.contract import Algorithm
+    from rayloom.contract import Algorithm, Source
 
 UNITS: tuple[str, ...] = ("updates", "env_steps", "samples", "epochs", "episodes")
 RESOLVERS: tuple[tuple[str, re.Pattern[str], Sequence[str]], ...] = (
@@ -230,6 +231,8 @@ class RunConfig:
     """Import path of the algorithm, written `algorithm: {import: ...}`."""
     algorithm: Any
     """The algorithm's own settings: an instance of its `Config`, which this module does not import."""
+    source_path: str
+    """Import path of the source, written `source: {import: ...}`; the engine's own are written by their kind."""
     source: SourceConfig
     """Where batches come from."""
     inputs: Mapping[str, InputConfig] = field(default_factory=dict)
@@ -258,6 +261,14 @@ class RunConfig:
         """Import the algorithm."""
         return import_algorithm(self.algorithm_path)
 
+    def source_class(self) -> type[Source]:
+        """Import the source."""
+        return import_source(SOURCES, self.source_path)
+
+    def workers(self) -> WorkerConfig | None:
+        """Return the settings of the source's workers, which are its own; None for a source that has none."""
+        return self.source if isinstance(self.source, WorkerConfig) else None
+
     def budget(self) -> dict[str, int]:
         """Return the counters among the stopping conditions."""
         return {unit: int(limit) for unit, limit in self.stop.items() if unit in UNITS}
@@ -267,6 +278,9 @@ class RunConfig:
         tree = cast(dict[str, Any], plain(self))
         tree["algorithm"] = {"import": tree.pop("algorithm_path"), **tree["algorithm"]}
         tree["evaluate"] = written(tree["evaluate"])
+        path = tree.pop("source_path")
+        if not any(path == shipped.path for shipped in SOURCES.shipped.values()):
+            tree["source"] = {"import": path, **tree["source"]}
         return tree
 
     def to_yaml(self) -> str:

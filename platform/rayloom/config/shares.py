@@ -1,12 +1,10 @@
-"""How environments, batches and replay are shared among learners and rollout workers."""
+"""How environments, batches and what else a source has are shared among learners and rollout workers."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from rayloom.config.schema import RunConfig
-from rayloom.config.sources import DatasetSourceConfig, EnvironmentSourceConfig, ReplaySourceConfig
 from rayloom.errors import UserError
 
 
@@ -29,24 +27,16 @@ def environment_share(config: RunConfig, index: int) -> tuple[int, int]:
     return share, share * index
 
 
-def learner_share(config: RunConfig) -> tuple[EnvironmentSourceConfig, int]:
-    """Return one learner's share of a source with environments, and of the batch.
+def learner_share(config: RunConfig, rank: int = 0) -> tuple[Any, int]:
+    """Return the settings of a learner's source and the size of its part of the batch.
 
-    UserError where they cannot be shared evenly.
+    UserError where they cannot be shared.
     """
-    source, count = config.source, config.learner.count
-    assert not isinstance(source, DatasetSourceConfig)
-    if config.learner.batch_size % count:
-        raise UserError(f"learner.batch_size: {config.learner.batch_size} is no multiple of the {count} learners")
-    environment_share(config, 0)
-    share: EnvironmentSourceConfig = replace(
-        source, num_envs=source.num_envs // count, rollout_workers=source.rollout_workers // count
-    )
-    if isinstance(share, ReplaySourceConfig):
-        share = replace(
-            share,
-            capacity=max(1, share.capacity // count),
-            learning_starts=-(-share.learning_starts // count),
-            steps_per_update=share.steps_per_update / count,
-        )
-    return share, config.learner.batch_size // count
+    batch_size, count, source = config.learner.batch_size, config.learner.count, config.source_class()
+    if source.equal_shares and batch_size % count:
+        raise UserError(f"learner.batch_size: {batch_size} is no multiple of the {count} learners")
+    if batch_size < count:
+        raise UserError(f"learner.batch_size: {batch_size} is too small for the {count} learners; raise it")
+    if config.workers() is not None:
+        environment_share(config, 0)
+    return source.share(config.source, rank, count), batch_size // count

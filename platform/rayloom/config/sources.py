@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le
 
 from rayloom.components import Component, Kinds, Shipped
+from rayloom.source_settings import SourceConfig, StreamConfig, WorkerConfig
 
 if TYPE_CHECKING:
     from pydantic import ConfigDict
@@ -40,7 +41,7 @@ DATASETS = Kinds(
 
 
 @dataclass(frozen=True, kw_only=True)
-class DatasetSourceConfig:
+class DatasetSourceConfig(SourceConfig):
     """Batches from a data set, reshuffled every epoch."""
 
     __pydantic_config__ = STRICT
@@ -60,21 +61,13 @@ class DatasetSourceConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EnvironmentFields:
+class EnvironmentFields(WorkerConfig):
     """What every source with environments has in common."""
 
     env: str
     """Gymnasium id, optionally "module:id"."""
     env_options: Mapping[str, Any] = field(default_factory=dict)
     """Keyword arguments of the environment."""
-    num_envs: Annotated[int, Ge(1)] = 8
-    """Environments over all rollout workers."""
-    rollout_workers: Annotated[int, Ge(0)] = 0
-    """Ray actors that step environments; 0 steps them in the learner's process."""
-    worker_cpus: Annotated[float, Ge(0)] = 1
-    """CPUs that Ray reserves for each rollout worker."""
-    worker_gpus: Annotated[float, Ge(0)] = 0
-    """GPUs of each rollout worker; fractions share one."""
     inference: Literal["worker", "central"] = "worker"
     """Who chooses actions: each rollout worker, or the learner's process on its device for all of them at once, which
     suits large networks and images. For workers that run ahead a thread of that process does it, in fixed order."""
@@ -105,7 +98,7 @@ class OnPolicySourceConfig(EnvironmentFields):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReplaySourceConfig(EnvironmentFields):
+class ReplaySourceConfig(EnvironmentFields, StreamConfig):
     """Random batches from a ring buffer of past transitions."""
 
     __pydantic_config__ = STRICT
@@ -133,15 +126,10 @@ class ReplaySourceConfig(EnvironmentFields):
     """alpha: 0 is uniform."""
     importance_exponent: tuple[Annotated[float, Ge(0), Le(1)], Annotated[float, Ge(0), Le(1)]] = (0.4, 1.0)
     """beta at the start and at the end of the run."""
-    in_flight: Annotated[int, Ge(0)] = 0
-    """Rollouts that every worker is ahead of the learner (Ape-X); 0: workers wait for the learner and it for them."""
-    order: Literal["fixed", "arrival"] = "fixed"
-    """fixed takes rollouts from the workers in turn, so that a seeded run repeats itself; arrival takes whichever is
-    there first, which suits environments of unequal speed."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class AsynchronousSourceConfig(EnvironmentFields):
+class AsynchronousSourceConfig(EnvironmentFields, StreamConfig):
     """Rollouts of slightly older policies, each learnt from once; workers do not wait for the learner."""
 
     __pydantic_config__ = STRICT
@@ -151,19 +139,19 @@ class AsynchronousSourceConfig(EnvironmentFields):
     """Steps of each environment in one trajectory; `learner.batch_size` counts trajectories of one environment."""
     in_flight: Annotated[int, Ge(1)] = 2
     """Rollouts that every worker is ahead of the learner, in work or waiting to be learnt from."""
-    order: Literal["fixed", "arrival"] = "fixed"
-    """fixed takes rollouts from the workers in turn, so that a seeded run repeats itself; arrival takes whichever is
-    there first, which suits environments of unequal speed."""
     max_lag: Annotated[int, Ge(0)] = 16
     """Trajectories whose policy is older are dropped (unit: updates)."""
 
 
-EnvironmentSourceConfig = OnPolicySourceConfig | ReplaySourceConfig | AsynchronousSourceConfig
-"""The sources with environments."""
-SourceConfig = DatasetSourceConfig | EnvironmentSourceConfig
-SOURCE_KINDS: dict[str, type[Any]] = {
-    "dataset": DatasetSourceConfig,
-    "on_policy": OnPolicySourceConfig,
-    "replay": ReplaySourceConfig,
-    "asynchronous": AsynchronousSourceConfig,
-}
+SOURCES = Kinds(
+    "source",
+    {
+        "dataset": Shipped("rayloom.sources.dataset:DatasetSource", DatasetSourceConfig),
+        "on_policy": Shipped("rayloom.sources.on_policy:OnPolicySource", OnPolicySourceConfig),
+        "replay": Shipped("rayloom.sources.replay:ReplaySource", ReplaySourceConfig),
+        "asynchronous": Shipped("rayloom.sources.asynchronous:AsynchronousSource", AsynchronousSourceConfig),
+    },
+    own="a subclass of rayloom.contract.Source",
+    base="rayloom.contract.source:Source",
+)
+"""Where batches come from."""

@@ -39,9 +39,16 @@ from rayloom.contract.data import (
 from rayloom.contract.evaluation import Budget, Evaluation, EvaluationConfig, EvaluationContext, Findings
 from rayloom.contract.figures import Figure
 from rayloom.contract.noise import GlobalNoise, Noise
-from rayloom.contract.source import Source
+from rayloom.contract.source import Group, ReshardContext, Source, SourceContext, deal
 from rayloom.contract.steps import Condition, Gathered, Loss, Phase, Progress, Rule
+from rayloom.contract.workers import (
+    Rollout,
+    SourceWorker,
+    WorkerContext,
+    WorkerPool,
+)
 from rayloom.errors import UserError
+from rayloom.source_settings import SourceConfig, StreamConfig, WorkerConfig
 
 __all__ = [
     "Action",
@@ -58,6 +65,7 @@ __all__ = [
     "Findings",
     "Gathered",
     "GlobalNoise",
+    "Group",
     "Input",
     "Kinds",
     "Loss",
@@ -67,15 +75,25 @@ __all__ = [
     "Observation",
     "Phase",
     "Progress",
+    "ReshardContext",
+    "Rollout",
     "Rule",
     "Shipped",
     "Source",
+    "SourceConfig",
+    "SourceContext",
+    "SourceWorker",
     "Spec",
+    "StreamConfig",
     "Table",
     "TensorSpec",
     "Trajectory",
     "UserError",
+    "WorkerConfig",
+    "WorkerContext",
+    "WorkerPool",
     "component",
+    "deal",
     "gather_parts",
     "replace_rows",
     "spread_parts",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from rayloom.config.schema import RunConfig
-from rayloom.config.sources import DatasetSourceConfig
 from rayloom.runs.learner_role import LearnerRole
 from rayloom.runs.loop import Role
 from rayloom.runs.plan import Plan
@@ -18,10 +17,11 @@ def make_role(config: RunConfig, plan: Plan, resumed: bool = False, begins: bool
     from a checkpoint.
     """
     if not plan.uses_ray:
-        source = config.source
-        if not isinstance(source, DatasetSourceConfig):
-            source = replace(source, rollout_workers=0)  # one worker in this process steps all environments
-        return LearnerRole(replace(config, learner=replace(config.learner, count=1), source=source), begins=begins)
+        alone = replace(config, learner=replace(config.learner, count=1))
+        if (workers := config.workers()) is not None:
+            # One worker in this process steps all environments.
+            alone = replace(alone, source=replace(workers, rollout_workers=0))
+        return LearnerRole(alone, begins=begins)
     from rayloom.cluster.ray_role import make_ray_role
 
     return make_ray_role(config, plan, resumed, begins)

@@ -14,16 +14,15 @@ import torch
 from torch import Tensor
 
 from rayloom.config.schema import RunConfig
-from rayloom.config.sources import DatasetSourceConfig
 from rayloom.contract import Algorithm, Figure, Findings, Spec
 from rayloom.devices import device_of
 from rayloom.errors import UserError
 from rayloom.launch.export import save_exported
-from rayloom.launch.showing import episode_picture, sample_picture
+from rayloom.launch.showing import frames_picture, sample_picture
 from rayloom.runs.evaluator import Evaluator
 from rayloom.runs.folders import find_run_folder, load_run_config
 from rayloom.runs.weights import TrainedAlgorithm, Weights, Which, build_trained
-from rayloom.seeding import torch_generator
+from rayloom.seeding import derive_seed, torch_generator
 from rayloom.tracking.journal import read_metrics
 
 if TYPE_CHECKING:
@@ -148,9 +147,12 @@ class Trained:
 
     def picture(self, count: int, destination: Path) -> Path:
         """Write `count` samples, or frames of a greedy episode, to an image file (a .gif shows all frames)."""
-        if isinstance(self.config.source, DatasetSourceConfig):
+        config = self.config
+        seed, most = derive_seed(config.seed, "sample"), config.evaluate.max_episode_steps
+        frames = config.source_class().frames(config.source, self.algorithm, seed, most)
+        if frames is None:
             return sample_picture(self.sample(count), destination)
-        return episode_picture(self.config, self.algorithm, count, destination)
+        return frames_picture(frames, count, destination)
 
     def _device(self) -> torch.device:
         return device_of(self.algorithm)

@@ -7,24 +7,11 @@ the same decisions.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 from torch import Tensor
 
+from rayloom.contract import Group as Group
 from rayloom.timeline import Timeline
-
-
-class Group(Protocol):
-    """The learners of a run, as one of them sees it."""
-
-    rank: int
-    world_size: int
-
-    def all_reduce(self, tensor: Tensor) -> None:
-        """Sum the tensor over all learners, in place."""
-
-    def sum_counts(self, counts: Sequence[int]) -> list[int]:
-        """Return the sums of whole numbers over all learners."""
 
 
 class SingleLearner:

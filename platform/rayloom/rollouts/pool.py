@@ -3,47 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
 
 from rayloom.config.schema import RunConfig
-from rayloom.contract import Algorithm
+from rayloom.contract import Algorithm, Rollout, WorkerPool
 from rayloom.errors import Process
-from rayloom.rollouts.rollout import Rollout
 from rayloom.rollouts.worker import RolloutWorker
 
 
-class WorkerPool(Protocol):
-    """The rollout workers that one learner owns. Every call that waits has a deadline.
-
-    A pool is used in one of two ways: `collect` steps all workers together; `take` gives the next rollout of a stream
-    that the workers produce ahead of the learner. A worker that dies, hangs or outgrows its memory is replaced; until
-    there is room for its successor, the others go on without it.
-    """
+class OwnedPool(WorkerPool, Protocol):
+    """The rollout workers that one learner owns, as the engine sees them. Every call that waits has a deadline."""
 
     @property
     def restarts(self) -> int:
         """Workers replaced so far."""
-
-    def publish(self, version: int) -> None:
-        """Make the learner's current weights the policy of `version` for the rollouts ordered from now on."""
-
-    def collect(self, num_steps: int) -> list[Rollout]:
-        """Step every environment `num_steps` times; one rollout of each worker that there is, in their order."""
-
-    def take(self, num_steps: int) -> Rollout:
-        """Return the next rollout of the stream, and order another one from its worker."""
-
-    def order(self, num_steps: int, worker: int) -> None:
-        """Order another rollout from a worker, one of whose was kept at a barrier and is used now."""
-
-    def ready(self) -> bool:
-        """Return whether `take` would return at once, in a stream in order of arrival."""
-
-    def drain(self) -> list[Rollout]:
-        """Return what is still in flight, and order nothing more; a later `order` or `take` begins the stream anew."""
 
     def barrier(self) -> None:
         """Restart every environment by its next derived seed. Nothing may be in flight.
@@ -91,7 +66,7 @@ class LocalPool:
 
     def take(self, num_steps: int) -> Rollout:
         """Step the environments here and now."""
-        return replace(self._worker.collect(num_steps), version=self._version)
+        return self._worker.collect(num_steps, self._version)
 
     def order(self, num_steps: int, worker: int) -> None:
         """Do nothing: a rollout is made when it is taken."""

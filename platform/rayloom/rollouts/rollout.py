@@ -1,40 +1,15 @@
-"""Transitions that a rollout worker returns, and the arrays that it writes them into."""
+"""The arrays of transitions that a rollout worker returns: made, written, joined."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 import numpy as np
 from torch import Tensor
 
-from rayloom.contract import spread_parts
+from rayloom.contract import Rollout, spread_parts
 from rayloom.rollouts.environment import Step
 from rayloom.rollouts.spaces import Values, count_rows
-
-
-@dataclass(frozen=True)
-class Rollout:
-    """What one call of `collect` returns."""
-
-    arrays: dict[str, np.ndarray]
-    """Time-major arrays [T, N, ...]: the keys of a Trajectory."""
-    episodes: list[tuple[float, int]]
-    """Undiscounted return and length (steps) of every episode that ended, in order."""
-    env_steps: int
-    """Valid transitions among the T * N."""
-    version: int = 0
-    """The policy's version: what the source published last before the rollout was ordered."""
-    worker: int = 0
-    """The rollout worker's index over the whole run."""
-    restarted: bool = False
-    """Whether it does not continue the episodes of the worker's rollout before: the worker was replaced or, in a
-    stream, restarted at a barrier."""
-    seconds: Mapping[str, float] = field(default_factory=dict)
-    """How the worker spent its time since the rollout before, by activity (seconds); see `rayloom.timeline`. In the
-    learner's own process the worker's `wait` is the learner's work."""
-    memory_mib: float = 0.0
-    """Size of the worker's process (MiB); 0 in the learner's own process."""
 
 
 def record_step(

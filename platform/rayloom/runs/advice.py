@@ -13,7 +13,6 @@ from functools import reduce
 from typing import Any
 
 from rayloom.config.schema import RunConfig
-from rayloom.config.sources import DatasetSourceConfig
 from rayloom.timeline import Spent
 
 SHARE = "{share}"
@@ -95,7 +94,7 @@ def _evaluations_help(case: _Case) -> bool:
 
 
 def _has_episodes(case: _Case) -> bool:
-    return case.config.evaluate.own is None and not isinstance(case.config.source, DatasetSourceConfig)
+    return case.config.evaluate.own is None and case.config.source_class().uses_environments
 
 
 def _evaluate(case: _Case) -> str:

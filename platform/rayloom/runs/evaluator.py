@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rayloom.config.evaluations import import_evaluation
 from rayloom.config.schema import RunConfig
-from rayloom.config.sources import DatasetSourceConfig, EnvironmentSourceConfig
+from rayloom.config.sources import EnvironmentFields
 from rayloom.contract import Algorithm, Batch, Budget, Evaluation, EvaluationContext, Figure, Findings, Table
 from rayloom.datasets.dataset import Dataset
 from rayloom.devices import device_of
@@ -27,10 +27,10 @@ from rayloom.seeding import derive_seed
 Array = np.ndarray[Any, Any]
 
 
-def evaluation_source(config: RunConfig) -> EnvironmentSourceConfig:
+def evaluation_source(config: RunConfig) -> EnvironmentFields:
     """Return the settings of the evaluations' environments: the source's, with options and wrappers of their own."""
     source = config.source
-    assert not isinstance(source, DatasetSourceConfig)
+    assert isinstance(source, EnvironmentFields)
     own = config.evaluate
     wrappers = source.wrappers if own.wrappers is None else own.wrappers
     return replace(source, env_options={**source.env_options, **own.env_options}, wrappers=wrappers)
@@ -70,10 +70,12 @@ class Evaluator:
                 result = self._own.run(
                     self._algorithm, derive_seed(self._config.seed, "evaluate", number), self._budget
                 )
-            elif isinstance(self._config.source, DatasetSourceConfig):
+            elif self._dataset is not None:
                 result = self._evaluate_data(split or config.split)
-            else:
+            elif self._config.source_class().uses_environments:
                 result = self._evaluate_episodes(number, episodes or config.episodes)
+            else:
+                result = Findings({})
         return replace(result, metrics={f"evaluate/{name}": float(value) for name, value in result.metrics.items()})
 
     def close(self) -> None:

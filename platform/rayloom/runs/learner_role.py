@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,36 +22,35 @@ from rayloom.checkpoint.random_state import capture_random_state, restore_random
 from rayloom.checkpoint.store import tensors_sha256
 from rayloom.config.schema import RunConfig
 from rayloom.config.shares import learner_share
-from rayloom.config.sources import (
-    AsynchronousSourceConfig,
-    DatasetSourceConfig,
-    OnPolicySourceConfig,
-    ReplaySourceConfig,
-)
 from rayloom.config.validation import plain
-from rayloom.contract import Algorithm, Batch, Findings, GlobalNoise, Input, Progress, Source, Spec, Table
-from rayloom.datasets import load as load_dataset
+from rayloom.contract import (
+    Algorithm,
+    Batch,
+    Findings,
+    GlobalNoise,
+    Group,
+    Input,
+    Progress,
+    Source,
+    SourceContext,
+    Spec,
+    Table,
+    TensorSpec,
+)
 from rayloom.datasets.dataset import Dataset
 from rayloom.devices import choose_device
-from rayloom.errors import Process
-from rayloom.learner.group import Group, SingleLearner, TimedGroup
+from rayloom.errors import Process, UserError
+from rayloom.learner.group import SingleLearner, TimedGroup
 from rayloom.learner.learner import Learner, changed_by
 from rayloom.learner.state import cut_buffers, shared_state
-from rayloom.rollouts.environment import spec_of
-from rayloom.rollouts.making import make_environment
-from rayloom.rollouts.pool import LocalPool, WorkerPool
+from rayloom.rollouts.pool import LocalPool, OwnedPool
 from rayloom.runs.evaluator import Evaluator
 from rayloom.runs.schedule import Counters, Schedule
 from rayloom.runs.starting import start_algorithm
-from rayloom.seeding import seed_process
-from rayloom.sources.asynchronous import AsynchronousSource
-from rayloom.sources.base import RolloutSource
-from rayloom.sources.dataset import DatasetSource
-from rayloom.sources.on_policy import OnPolicySource
-from rayloom.sources.replay import ReplaySource
+from rayloom.seeding import derive_seed, seed_process
 from rayloom.timeline import OTHER, Timeline, as_metrics
 
-PoolFactory = Callable[[RunConfig, Algorithm, int], WorkerPool]
+PoolFactory = Callable[[RunConfig, Algorithm, int], OwnedPool]
 """Config, algorithm and the learner's rank to the learner's rollout workers."""
 
 
@@ -66,21 +66,20 @@ class Advance:
 
 
 def load_run_dataset(config: RunConfig) -> Dataset | None:
-    """Return the run's data set; None for environments."""
-    if not isinstance(config.source, DatasetSourceConfig):
-        return None
-    return load_dataset(config.source.dataset, config.seed)
+    """Return the run's data set; None for sources without one."""
+    dataset: Dataset | None = config.source_class().load_data(config.source, config.seed)
+    return dataset
 
 
 def source_spec(config: RunConfig, dataset: Dataset | None) -> Spec:
-    """Return what the algorithm will see, from the data set or from one environment."""
+    """Return what the algorithm will see, from the data set or as the source describes it."""
     if dataset is not None:
         return dataset.spec
-    environment = make_environment(config.source, 1)  # type: ignore[arg-type]
-    try:
-        return spec_of(environment)
-    finally:
-        environment.close()
+    source = config.source_class()
+    spec = source.describe(config.source)
+    if not isinstance(spec, Mapping) or not all(isinstance(each, TensorSpec) for each in spec.values()):
+        raise UserError(f"source: {source.__name__}.describe must return a TensorSpec by name, not {spec!r:.200}")
+    return spec
 
 
 class LearnerRole:
@@ -118,7 +117,7 @@ class LearnerRole:
             seed_process(config.seed, "learner", self.group.rank)
         self.learner = self._make_learner()
         self.evaluator = Evaluator(config, self.algorithm, self.dataset)
-        self.source = self._make_source(pool_factory)
+        self.pool, self.source = self._make_source(pool_factory)
         self.learner.attach(self.source)
         self._last_rates = (time.perf_counter(), self.counters(), 0.0)
         self.timeline.drain()
@@ -135,22 +134,25 @@ class LearnerRole:
         with torch.no_grad():
             self.algorithm.initialize(data)
 
-    def _make_source(self, pool_factory: PoolFactory) -> Source:
-        config, source, group = self.config, self.config.source, self.group
-        batch_size, seed = config.learner.batch_size, config.seed
-        if isinstance(source, DatasetSourceConfig):
-            assert self.dataset is not None
-            return DatasetSource(
-                source, self.dataset, self.algorithm, batch_size, seed, self.device, group.rank, group.world_size
-            )
-        share, batch_share = learner_share(config)
-        pool = pool_factory(config, self.algorithm, group.rank)
-        if isinstance(share, OnPolicySourceConfig):
-            return OnPolicySource(share, pool, self.algorithm, batch_share, seed, self.device, group)
-        if isinstance(share, AsynchronousSourceConfig):
-            return AsynchronousSource(share, pool, self.algorithm, batch_share, self.device, group)
-        assert isinstance(share, ReplaySourceConfig)
-        return ReplaySource(share, pool, self.algorithm, batch_share, seed, self.device, group)
+    def _source_class(self) -> type[Source]:
+        return self.config.source_class()
+
+    def _make_source(self, pool_factory: PoolFactory) -> tuple[OwnedPool | None, Source]:
+        config, group = self.config, self.group
+        share, batch_size = learner_share(config, group.rank)
+        pool = None if config.workers() is None else pool_factory(config, self.algorithm, group.rank)
+        context = SourceContext(
+            algorithm=self.algorithm,
+            batch_size=batch_size,
+            global_batch_size=config.learner.batch_size,
+            seed=config.seed,
+            derive_seed=partial(derive_seed, config.seed, "source"),
+            device=self.device,
+            group=group,
+            pool=pool,
+            data=self.dataset,
+        )
+        return pool, self._source_class()(share, context)
 
     def _sum_over_learners(self, tensor: Tensor) -> Tensor:
         total = tensor.clone()
@@ -182,12 +184,8 @@ class LearnerRole:
         return max(1, examples // (self.config.learner.batch_size * draws))
 
     def samples_per_epoch(self) -> int | None:
-        """Return the examples that one pass over the data delivers; None for environments."""
-        if self.dataset is None:
-            return None
-        assert isinstance(self.config.source, DatasetSourceConfig)
-        examples = len(self.dataset.train)
-        return examples - examples % self.config.learner.batch_size if self.config.source.drop_last else examples
+        """Return the examples that one pass over the data delivers; None for sources without data."""
+        return self.source.samples_per_epoch()
 
     def advance(self, schedule: Schedule, pause_s: float = math.inf, most_updates: float = math.inf) -> Advance:
         """Update until an interval becomes due, the budget is spent, `pause_s` seconds or `most_updates` have passed.
@@ -241,12 +239,12 @@ class LearnerRole:
                 values[f"throughput/{unit}_per_s"] = (counters[unit] - old.get(unit, 0)) / elapsed
         values["time/wait_fraction"] = (waited - waited_before) / elapsed
         self._last_rates = (now, counters, waited)
-        if isinstance(self.source, RolloutSource) and self.source.pool.restarts:
-            values["faults/rollout_restarts"] = float(self.source.pool.restarts)
+        if self.pool is not None and self.pool.restarts:
+            values["faults/rollout_restarts"] = float(self.pool.restarts)
         return {**values, **self._time_metrics()}
 
     def _time_metrics(self) -> dict[str, float]:
-        own, workers = self.source.spent() if isinstance(self.source, RolloutSource) else ({"wait": 0.0}, {})
+        own, workers = self.source.spent()
         if "learn" in self.timeline.read():  # not in a member of a population, which is trained from outside
             self.timeline.split("sample", own)
         return {**as_metrics("learner", self.timeline.drain()), **as_metrics("rollout", workers)}
@@ -279,11 +277,11 @@ class LearnerRole:
     def data(self) -> dict[str, str]:
         """Return what identifies the run's data set, in words: name, digest, source, fields, rows; {} without one."""
         dataset, source = self.dataset, self.config.source
-        if dataset is None or not isinstance(source, DatasetSourceConfig):
+        if dataset is None:
             return {}
         fields = {name: [str(part.dtype), *part.shape] for name, part in dataset.spec.items()}
         rows = {split: len(getattr(dataset, split)) for split in ("train", "validation", "test")}
-        named = {"source": source.dataset, "fields": fields, "rows": rows}
+        named = {"source": getattr(source, "dataset", source), "fields": fields, "rows": rows}
         return {
             "name": dataset.name,
             "digest": dataset.digest,
@@ -291,33 +289,39 @@ class LearnerRole:
         }
 
     def barrier_and_state(self) -> dict[str, Any]:
-        """Bring the environments to a barrier and return everything that a resumed run needs."""
+        """Bring source and workers to a barrier and return everything that a resumed run needs."""
         self.source.barrier()
+        if self.pool is not None:
+            self.pool.barrier()
         return {
             "learner": self.learner.state_dict(),
             "own": self.learner.own_state_dict(),
             "source": self.source.state_dict(),
+            "pool": None if self.pool is None else self.pool.state_dict(),
             "random": capture_random_state(),
-            "totals": self._totals,
+            "totals": self.counters(),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Restore what `barrier_and_state` returned."""
         self.learner.load_state_dict(state["learner"], state["own"])
+        if self.pool is not None:
+            self.pool.load_state_dict(state["pool"])
         self.source.load_state_dict(state["source"])
         restore_random_state(state["random"])
-        self._totals = None if state["totals"] is None else dict(state["totals"])
+        together = self.group.world_size > 1 and self.source.counts_own
+        self._totals = dict(state["totals"]) if together else None
         self._last_rates = (time.perf_counter(), self.counters(), self.source.wait_s)
         self.timeline.begin(OTHER)
         self.timeline.drain()
 
     def events(self) -> list[str]:
         """Return and forget one line for everything that befell the rollout workers."""
-        return self.source.pool.events() if isinstance(self.source, RolloutSource) else []
+        return self.pool.events() if self.pool is not None else []
 
     def processes(self) -> list[Process]:
         """Return the processes of the rollout workers that are actors."""
-        return self.source.pool.processes() if isinstance(self.source, RolloutSource) else []
+        return self.pool.processes() if self.pool is not None else []
 
     def can_grow(self) -> bool:
         """Return False: this process is all that there is."""
@@ -330,4 +334,6 @@ class LearnerRole:
     def close(self) -> None:
         """Close environments and workers."""
         self.source.close()
+        if self.pool is not None:
+            self.pool.close()
         self.evaluator.close()

@@ -14,7 +14,6 @@ from typing import Literal
 from rayloom.config.evaluations import import_evaluation
 from rayloom.config.import_path import suggest
 from rayloom.config.schema import UNITS, Limit, RunConfig
-from rayloom.config.sources import DatasetSourceConfig
 from rayloom.contract import Metric
 from rayloom.errors import UserError
 
@@ -37,14 +36,6 @@ _ENGINE: Mapping[str, Metric] = {
     "throughput/updates_per_s": Metric(better="max", unit="1/s"),
     "time/*": Metric(meaning="what a role spends its time on"),
     "faults/*": Metric(better="min", meaning="what was lost and replaced"),
-}
-_ROLLOUTS: Mapping[str, Metric] = {
-    "train/return_mean": EPISODES["return_mean"],
-    "train/return_max": EPISODES["return_max"],
-    "train/episode_length_mean": EPISODES["episode_length_mean"],
-    "train/policy_lag_mean": Metric(better="min", unit="updates", meaning="age of the policies that are learnt from"),
-    "train/policy_lag_max": Metric(better="min", unit="updates", meaning="age of the oldest of them"),
-    "train/dropped_trajectories": Metric(better="min", meaning="too old to be learnt from"),
 }
 
 
@@ -105,11 +96,12 @@ def declared_metrics(config: RunConfig, phases: Collection[str] | None = None) -
     for prefix in prefixes:
         parts = {**own, "loss": _LOSS, "gradient_norm": _NORM}
         known |= {f"train/{prefix}{name}": metric for name, metric in parts.items()}
-    episodes = not isinstance(config.source, DatasetSourceConfig)
-    evaluation = config.evaluate.own
+    source, evaluation = config.source_class(), config.evaluate.own
+    episodes = source.uses_environments
     evaluations = import_evaluation(evaluation.path).metrics if evaluation else EPISODES if episodes else own
     known |= {f"evaluate/{name}": metric for name, metric in evaluations.items()}
-    return known | (dict(_ROLLOUTS) if episodes else {}) | dict(_ENGINE)
+    known |= {f"train/{name}": metric for name, metric in source.reports.items()}
+    return known | dict(_ENGINE)
 
 
 def declaration(known: Mapping[str, Metric], name: str, key: str) -> Metric:

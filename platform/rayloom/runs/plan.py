@@ -8,7 +8,6 @@ from typing import Literal
 
 from rayloom.config.schema import RunConfig
 from rayloom.config.shares import learner_share
-from rayloom.config.sources import DatasetSourceConfig
 from rayloom.errors import UserError
 from rayloom.runs.objectives import read_objectives
 
@@ -86,10 +85,10 @@ def make_plan(config: RunConfig, local: bool = False) -> Plan:
     There, one learner does the work of all: they share the batch, so that the run is the same up to rounding.
     """
     read_objectives(config)  # refuses metrics that nobody declares, before any work
-    workers = 0 if isinstance(config.source, DatasetSourceConfig) else config.source.rollout_workers
+    workers = config.workers()
     count = 1 if local else config.learner.count
     if count > 1:
-        _check_shares(config)
+        learner_share(config)
     learner_place: Literal["driver", "actor"] = "driver"
     if not local and (config.cluster.learner == "actor" or count > 1):
         learner_place = "actor"
@@ -97,9 +96,10 @@ def make_plan(config: RunConfig, local: bool = False) -> Plan:
     cpus = float(learner_cpus) if learner_place == "actor" else 0.0
     learner = PlannedRole("learner", count, learner_place, cpus, config.learner.gpus)
     roles = [learner]
-    if not isinstance(config.source, DatasetSourceConfig):
-        if workers and not local:
-            roles.append(PlannedRole("rollout", workers, "actor", config.source.worker_cpus, config.source.worker_gpus))
+    if workers is not None:
+        if workers.rollout_workers and not local:
+            number, each = workers.rollout_workers, (workers.worker_cpus, workers.worker_gpus)
+            roles.append(PlannedRole("rollout", number, "actor", *each))
         else:
             roles.append(PlannedRole("rollout", count, "learner"))
     if config.cluster.evaluator == "actor" and not local:
@@ -132,17 +132,6 @@ def _check_gpus(plan: Plan, config: RunConfig) -> None:
 def cluster_address(config: RunConfig) -> str | None:
     """Return the address of the cluster that the run shall use; None for a Ray of its own."""
     return config.cluster.address or os.environ.get("RAY_ADDRESS")
-
-
-def _check_shares(config: RunConfig) -> None:
-    """Raise UserError when the batch or the environments cannot be shared by the learners."""
-    if not isinstance(config.source, DatasetSourceConfig):
-        learner_share(config)
-    elif config.learner.batch_size < config.learner.count:
-        raise UserError(
-            f"learner.batch_size: {config.learner.batch_size} is too small for the {config.learner.count} learners; "
-            f"raise it"
-        )
 
 
 def check_machine(plan: Plan, config: RunConfig) -> None:

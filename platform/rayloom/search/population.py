@@ -75,7 +75,7 @@ def _chooses_component(key: str) -> bool:
 def _check_engine(config: RunConfig) -> None:
     learner, cluster = config.learner, config.cluster
     found = {
-        "source.kind": (config.source.kind, "dataset"),
+        "source.kind": (config.source_class().kind, "dataset"),
         "learner.compile": (learner.compile, False),
         "learner.precision": (learner.precision, "float32"),
         "learner.count": (learner.count, 1),

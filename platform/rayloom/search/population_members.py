@@ -14,16 +14,14 @@ from torch import Tensor
 
 from rayloom.checkpoint.random_state import capture_random_state, restore_random_state
 from rayloom.config.schema import LearnerConfig, RunConfig
-from rayloom.config.sources import DatasetSourceConfig
-from rayloom.contract import Algorithm, Batch, Phase
+from rayloom.contract import Algorithm, Batch, Group, Phase, Source
 from rayloom.datasets.dataset import Dataset
 from rayloom.errors import UserError
 from rayloom.learner.flat_parameters import Piece
-from rayloom.learner.group import Group
 from rayloom.learner.learner import Learner
 from rayloom.learner.metric_sums import MetricSums
 from rayloom.learner.phase import PhaseLearner
-from rayloom.runs.learner_role import Advance, LearnerRole, PoolFactory
+from rayloom.runs.learner_role import Advance, LearnerRole
 from rayloom.runs.schedule import Counters, Schedule
 from rayloom.seeding import torch_generator
 from rayloom.sources.dataset import DatasetSource
@@ -214,11 +212,8 @@ class MemberRole(LearnerRole):
     def _make_learner(self) -> MemberLearner:
         return MemberLearner(self.algorithm, self.config.learner, self._deliver)
 
-    def _make_source(self, pool_factory: PoolFactory) -> MemberSource:
-        config = self.config
-        assert isinstance(config.source, DatasetSourceConfig)
-        batch_size = config.learner.batch_size
-        return MemberSource(config.source, self._data, self.algorithm, batch_size, config.seed, self.device)
+    def _source_class(self) -> type[Source]:
+        return MemberSource
 
     def advance(self, schedule: Schedule, pause_s: float = math.inf, most_updates: float = math.inf) -> Advance:
         """Refuse: a member trains with the others, through `Population.advance`."""

@@ -18,20 +18,18 @@ In order of arrival a slow worker's rollouts may be older; `max_lag` bounds thos
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rayloom.config.sources import AsynchronousSourceConfig
-from rayloom.contract import Algorithm, Batch
-from rayloom.learner.group import Group
-from rayloom.rollouts.pool import WorkerPool
-from rayloom.rollouts.rollout import Rollout
+from rayloom.contract import Batch, Metric, ReshardContext, Rollout, SourceContext, deal
 from rayloom.sources.base import RolloutSource
+from rayloom.sources.columns import Array, State
 
 
 @dataclass
@@ -56,17 +54,18 @@ class _Pending:
 class AsynchronousSource(RolloutSource):
     """Feeds one learner from rollout workers that run ahead of it."""
 
-    def __init__(
-        self,
-        config: AsynchronousSourceConfig,
-        pool: WorkerPool,
-        algorithm: Algorithm,
-        batch_size: int,
-        device: torch.device,
-        group: Group | None = None,
-    ) -> None:
-        """`config` and `batch_size`, which counts trajectories of one environment, are this learner's share."""
-        super().__init__(pool, algorithm, batch_size, device, group)
+    Config = AsynchronousSourceConfig
+    kind = "asynchronous"
+    reports: ClassVar[Mapping[str, Metric]] = {
+        **RolloutSource.reports,
+        "policy_lag_mean": Metric(better="min", unit="updates", meaning="age of the policies that are learnt from"),
+        "policy_lag_max": Metric(better="min", unit="updates", meaning="age of the oldest of them"),
+        "dropped_trajectories": Metric(better="min", meaning="too old to be learnt from"),
+    }
+
+    def __init__(self, config: AsynchronousSourceConfig, context: SourceContext) -> None:
+        """`config` and the context's batch size, which counts trajectories of one environment, are its share."""
+        super().__init__(config, context)
         self._config = config
         self._pending: list[_Pending] = []  # by version, in order of arrival where that is equal
         self._draws = 0
@@ -136,12 +135,11 @@ class AsynchronousSource(RolloutSource):
         return values
 
     def barrier(self) -> None:
-        """Restart the environments by a derived seed; what is in flight will still be learnt from."""
+        """Keep what is in flight: it will still be learnt from."""
         self._drain()
-        self._pool.barrier()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return counters, the workers, unreported lags and all rows that are still to be learnt from."""
+        """Return counters, unreported lags and all rows that are still to be learnt from."""
         return {
             **super().state_dict(),
             "pending": [
@@ -167,3 +165,42 @@ class AsynchronousSource(RolloutSource):
         self._draws = int(state["draws"])
         self._lags = Counter({int(lag): int(rows) for lag, rows in state["lags"].items()})
         self._dropped = int(state["dropped"])
+
+    @classmethod
+    def reshard(cls, states: Sequence[State], count: int, context: ReshardContext) -> list[State]:
+        """Deal out the trajectories that wait, the oldest ones first, each rank as many of each age."""
+        shared = super().reshard(states, count, context)
+        drained = [rollout for state in states for rollout in state["drained"]]
+        drained.sort(key=lambda rollout: int(rollout["version"]))
+        pending_rows: list[list[State]] = [[] for _ in range(count)]
+        dealt = 0
+        for version, rows, steps in _by_version([pending for state in states for pending in state["pending"]]):
+            for rank in range(count):
+                mine = np.arange((rank - dealt) % count, len(steps), count)
+                if len(mine):
+                    index = torch.from_numpy(mine)
+                    own = {name: value.index_select(0, index.to(value.device)) for name, value in rows.items()}
+                    pending_rows[rank].append({"rows": own, "steps": steps[mine], "version": version})
+            dealt += len(steps)
+        lags: dict[int, list[int]] = {}
+        for lag in sorted({int(lag) for state in states for lag in state["lags"]}):
+            lags[lag] = deal(sum(int(state["lags"].get(lag, 0)) for state in states), count)
+        dropped = deal(sum(int(state["dropped"]) for state in states), count)
+        return [
+            {
+                **shared[rank],
+                "drained": drained[rank::count],
+                "pending": pending_rows[rank],
+                "lags": {lag: shares[rank] for lag, shares in lags.items() if shares[rank]},
+                "dropped": dropped[rank],
+            }
+            for rank in range(count)
+        ]
+
+
+def _by_version(pending_rows: Sequence[State]) -> Iterator[tuple[int, dict[str, Tensor], Array]]:
+    """Yield each policy's version with the rows that it collected and their numbers of steps, oldest first."""
+    for version in sorted({int(pending["version"]) for pending in pending_rows}):
+        same = [pending for pending in pending_rows if int(pending["version"]) == version]
+        rows = {name: torch.cat([pending["rows"][name] for pending in same]) for name in same[0]["rows"]}
+        yield version, rows, np.concatenate([np.asarray(pending["steps"]) for pending in same])

@@ -8,40 +8,57 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rayloom.contract import Algorithm, Source, Trajectory
-from rayloom.learner.group import Group, SingleLearner
+from rayloom.contract import (
+    Algorithm,
+    Metric,
+    ReshardContext,
+    Rollout,
+    Source,
+    SourceContext,
+    Spec,
+    Trajectory,
+    WorkerPool,
+    deal,
+)
+from rayloom.errors import UserError
+from rayloom.rollouts.acting import ActingAlgorithm
+from rayloom.rollouts.environment import spec_of
 from rayloom.rollouts.episodes import EpisodeStatistics
-from rayloom.rollouts.pool import LocalPool, WorkerPool
-from rayloom.rollouts.rollout import Rollout
+from rayloom.rollouts.making import make_environment, make_rendered
+from rayloom.rollouts.pool import LocalPool
+from rayloom.rollouts.worker import EnvironmentWorker
+from rayloom.sources.columns import State, cut
 from rayloom.timeline import add_seconds
 
 
 class RolloutSource(Source):
-    """Owns a pool of rollout workers and the statistics of their episodes."""
+    """Learns from a pool of workers that step environments, and keeps the statistics of their episodes."""
 
     counts_own = True
+    uses_environments = True
+    worker = EnvironmentWorker
+    reports: ClassVar[Mapping[str, Metric]] = {
+        "return_mean": Metric(better="max", unit="return", meaning="mean over episodes"),
+        "return_max": Metric(better="max", unit="return", meaning="best episode"),
+        "episode_length_mean": Metric(unit="steps", meaning="mean over episodes"),
+    }
 
-    def __init__(
-        self,
-        pool: WorkerPool,
-        algorithm: Algorithm,
-        batch_size: int,
-        device: torch.device,
-        group: Group | None = None,
-    ) -> None:
-        self._pool = pool
-        self._group = group or SingleLearner()
-        self._algorithm = algorithm
-        self._batch_size = batch_size
-        self._device = device
-        self._watches = type(algorithm).collected is not Algorithm.collected
+    def __init__(self, config: Any, context: SourceContext) -> None:
+        """`config` and the context's batch size are this learner's share."""
+        assert context.pool is not None
+        self._pool: WorkerPool = context.pool
+        self._group = context.group
+        self._algorithm = context.algorithm
+        self._batch_size = context.batch_size
+        self._device = context.device
+        self._watches = type(self._algorithm).collected is not Algorithm.collected
         self._statistics = EpisodeStatistics()
         self._drained: deque[Rollout] = deque()
         self._env_steps = 0
@@ -50,10 +67,59 @@ class RolloutSource(Source):
         self._worker_seconds: dict[str, float] = {}
         self._reported_s = (0.0, 0.0)
 
-    @property
-    def pool(self) -> WorkerPool:
-        """The rollout workers."""
-        return self._pool
+    @classmethod
+    def describe(cls, config: Any) -> Spec:
+        """Return the spec of one environment."""
+        environment = make_environment(config, 1)
+        try:
+            return spec_of(environment)
+        finally:
+            environment.close()
+
+    @classmethod
+    def reshard(cls, states: Sequence[State], count: int, context: ReshardContext) -> list[State]:
+        """Return everything else with the counters and the unreported episodes dealt out."""
+        statistics = [state["statistics"] for state in states]
+        returns = cut([value for part in statistics for value in part["returns"]], count)
+        lengths = cut([value for part in statistics for value in part["lengths"]], count)
+        episodes = deal(sum(int(part["episodes"]) for part in statistics), count)
+        env_steps = deal(sum(int(state["env_steps"]) for state in states), count)
+        samples = deal(sum(int(state["samples"]) for state in states), count)
+        return [
+            {
+                **states[0],
+                "statistics": {"returns": returns[rank], "lengths": lengths[rank], "episodes": episodes[rank]},
+                "env_steps": env_steps[rank],
+                "samples": samples[rank],
+            }
+            for rank in range(count)
+        ]
+
+    @classmethod
+    def frames(cls, config: Any, algorithm: Algorithm, seed: int, most: int) -> list[Any]:
+        """Return the rendered frames of one greedy episode, or of its first `most` steps."""
+        try:
+            environment, render = make_rendered(config)
+        except TypeError as error:
+            raise UserError(f"source.env: {config.env} cannot draw itself ({error})") from None
+        frames: list[Any] = []
+        try:
+            observation = environment.reset(seed)
+            acting = ActingAlgorithm(algorithm)
+            acting.begin(1)
+            algorithm.after_publish()
+            ended = False
+            while not ended and len(frames) < most:
+                frame = render()
+                if not isinstance(frame, np.ndarray):
+                    raise UserError(f"source.env: {config.env} has no pictures (render_mode rgb_array)")
+                frames.append(frame)
+                with torch.no_grad(), acting.in_evaluation_mode():
+                    step = environment.step(acting.choose(observation, None)[0])
+                observation, ended = step.observation, bool(step.terminated[0] or step.truncated[0])
+        finally:
+            environment.close()
+        return frames
 
     def _address(self, *path: str) -> tuple[str | int, ...]:
         """Return the place of one of this learner's generators in the seed tree."""
@@ -119,9 +185,8 @@ class RolloutSource(Source):
         return {**own, "wait": self.wait_s - waited}, workers
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the workers, the rollouts that were in flight, statistics and counters."""
+        """Return the rollouts that were in flight, statistics and counters."""
         return {
-            "pool": self._pool.state_dict(),
             "drained": [_rollout_state(rollout) for rollout in self._drained],
             "statistics": self._statistics.state_dict(),
             "env_steps": self._env_steps,
@@ -130,15 +195,10 @@ class RolloutSource(Source):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned."""
-        self._pool.load_state_dict(state["pool"])
         self._drained = deque(_rollout(saved) for saved in state["drained"])
         self._statistics.load_state_dict(state["statistics"])
         self._env_steps = int(state["env_steps"])
         self._samples = int(state["samples"])
-
-    def close(self) -> None:
-        """End the rollout workers."""
-        self._pool.close()
 
 
 def _rollout_state(rollout: Rollout) -> dict[str, Any]:

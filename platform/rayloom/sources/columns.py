@@ -7,11 +7,14 @@ Environments are counted over the whole run; those of one worker lie side by sid
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from rayloom.contract import deal
 
 Array = npt.NDArray[Any]
 State = dict[str, Any]
@@ -19,6 +22,12 @@ Columns = dict[str, Array]
 """Time-major arrays [T, N, ...] of some environments, newest row last; what is known of that row alone is [1, N, ...].
 """
 _NEWEST = ("newest_ends", "newest_successors")
+
+
+def cut(items: Sequence[Any], count: int) -> list[list[Any]]:
+    """Return the items in `count` even pieces, in their order."""
+    ends = np.cumsum([0, *deal(len(items), count)])
+    return [list(items[start:end]) for start, end in itertools.pairwise(ends)]
 
 
 def blocks_in_time(buffer: Mapping[str, Any]) -> list[Columns]:

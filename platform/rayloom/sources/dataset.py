@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rayloom.config.sources import DatasetSourceConfig
-from rayloom.contract import Algorithm, Batch, Source, Spec, Table
+from rayloom.contract import Batch, ReshardContext, Source, SourceContext, Spec, Table
 from rayloom.datasets import Dataset
+from rayloom.datasets import load as load_dataset
 from rayloom.datasets.tables import TensorTable, in_memory, lengths_of
 from rayloom.errors import UserError
 from rayloom.seeding import torch_generator
@@ -33,22 +34,34 @@ class DatasetSource(Source):
     shares of them; another number of ranks continues with the same batches.
     """
 
-    def __init__(
-        self,
-        config: DatasetSourceConfig,
-        dataset: Dataset,
-        algorithm: Algorithm,
-        batch_size: int,
-        seed: int,
-        device: torch.device,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
+    Config = DatasetSourceConfig
+    kind = "dataset"
+    equal_shares = False
+
+    @classmethod
+    def load_data(cls, config: DatasetSourceConfig, seed: int) -> Dataset:
+        """Load the data set."""
+        return load_dataset(config.dataset, seed)
+
+    @classmethod
+    def describe(cls, config: DatasetSourceConfig) -> Spec:
+        """Return the data set's spec, which no seed changes."""
+        return cls.load_data(config, 0).spec
+
+    @classmethod
+    def reshard(cls, states: Sequence[dict[str, Any]], count: int, context: ReshardContext) -> list[dict[str, Any]]:
+        """Return everybody the same: the position in the data set is that of all learners together."""
+        return [states[0]] * count
+
+    def __init__(self, config: DatasetSourceConfig, context: SourceContext) -> None:
         """Move the training split to the device, if it has the room.
 
-        `batch_size` counts the examples of a global batch. UserError when the split is smaller than that, when there
-        are more ranks than examples in a batch, or when there is no image to augment.
+        UserError when the split is smaller than a batch of all ranks, when there are more ranks than examples in a
+        batch, or when there is no image to augment.
         """
+        dataset: Dataset = context.data
+        batch_size, device = context.global_batch_size, context.device
+        rank, world_size = context.group.rank, context.group.world_size
         assert 0 <= rank < world_size
         self._name, self._digest = dataset.name or "the data set", dataset.digest
         self._size = len(dataset.train)
@@ -63,9 +76,9 @@ class DatasetSource(Source):
         self._augmented = config.augment == "shift"
         if self._augmented and not self._images:
             raise UserError(f"source.augment: {self._name} has no images to shift; set it to none")
-        self._algorithm = algorithm
+        self._algorithm = context.algorithm
         self._batch_size = batch_size
-        self._seed = seed
+        self._seed = context.seed
         self._device = device
         self._rank, self._world_size = rank, world_size
         # The examples of one epoch: whole batches only with drop_last.
@@ -76,7 +89,7 @@ class DatasetSource(Source):
         self._cut = (0, batch_size)
         self._fields = _resident(dataset.train, dataset.spec, config.resident_mib, device)
         """The training split on the device; None where it is read batch by batch."""
-        self._reader = BatchReader(dataset.train, batch_size, self._length, seed, rank, world_size)
+        self._reader = BatchReader(dataset.train, batch_size, self._length, context.seed, rank, world_size)
         self._read_ahead = 0 if in_memory(dataset.train) else config.read_ahead
         self._ahead: ReadAhead | None = None
 
@@ -137,6 +150,10 @@ class DatasetSource(Source):
     def counters(self) -> dict[str, int]:
         """Return the examples of all ranks so far and the completed epochs."""
         return {"samples": self._epoch * self._length + self._position, "epochs": self._epoch}
+
+    def samples_per_epoch(self) -> int:
+        """Return the examples of one epoch."""
+        return self._length
 
     def state_dict(self) -> dict[str, Any]:
         """Return the epoch, the position in it (examples of all ranks) and what identifies the data."""

@@ -9,7 +9,7 @@ epochs * rows / batch_size - 1 at its last.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,37 +18,31 @@ from torch import Tensor
 
 from rayloom.checkpoint.random_state import generator_state, restore_generator
 from rayloom.config.sources import OnPolicySourceConfig
-from rayloom.contract import Algorithm, Batch
+from rayloom.contract import Batch, ReshardContext, SourceContext, deal
 from rayloom.errors import UserError
-from rayloom.learner.group import Group
-from rayloom.rollouts.pool import WorkerPool
 from rayloom.rollouts.rollout import concatenate_rollouts
 from rayloom.seeding import numpy_generator
 from rayloom.sources.base import RolloutSource
+from rayloom.sources.columns import Array, State
 
 
 class OnPolicySource(RolloutSource):
     """Feeds one learner from its rollout workers."""
 
-    def __init__(
-        self,
-        config: OnPolicySourceConfig,
-        pool: WorkerPool,
-        algorithm: Algorithm,
-        batch_size: int,
-        seed: int,
-        device: torch.device,
-        group: Group | None = None,
-    ) -> None:
-        """`config` and `batch_size` are this learner's share."""
+    Config = OnPolicySourceConfig
+    kind = "on_policy"
+
+    def __init__(self, config: OnPolicySourceConfig, context: SourceContext) -> None:
+        """`config` and the context's batch size are this learner's share."""
+        batch_size = context.batch_size
         if batch_size > config.num_envs * config.rollout_steps:
             raise UserError(
                 f"learner.batch_size: {batch_size} is more than the {config.num_envs * config.rollout_steps} steps of "
                 f"a rollout (source.num_envs * source.rollout_steps); lower it"
             )
-        super().__init__(pool, algorithm, batch_size, device, group)
+        super().__init__(config, context)
         self._config = config
-        self._rng = numpy_generator(seed, *self._address("on_policy", "shuffle"))
+        self._rng = numpy_generator(context.seed, *self._address("on_policy", "shuffle"))
         self._rows: dict[str, Tensor] = {}
         self._batches: list[Tensor] = []
         self._batches_per_epoch = 0
@@ -94,10 +88,6 @@ class OnPolicySource(RolloutSource):
         self._rollouts += 1
         self._epochs_left = self._config.epochs
 
-    def barrier(self) -> None:
-        """Restart the environments by a derived seed."""
-        self._pool.barrier()
-
     def state_dict(self) -> dict[str, Any]:
         """Return counters, generators, the workers and the rows that are still to be learnt from."""
         unused = bool(self._batches or self._epochs_left)
@@ -122,3 +112,64 @@ class OnPolicySource(RolloutSource):
         self._epochs_left = int(state["epochs_left"])
         self._rollouts = int(state["rollouts"])
         self._collected = int(state["collected"])
+
+    @classmethod
+    def reshard(cls, states: Sequence[State], count: int, context: ReshardContext) -> list[State]:
+        """Deal out the rows evenly, those that the present epoch has not seen yet apart from the others.
+
+        The epoch's remaining batches are drawn anew from the former.
+        """
+        if len(states) == count:
+            return list(states)
+        shared = super().reshard(states, count, context)
+        collected = deal(sum(int(state["collected"]) for state in states), count)
+        rngs = [numpy_generator(context.seed, "on_policy", "shuffle", rank) for rank in range(count)]
+        rows, order, unseen, remaining = _unseen_first(states, count, context)
+        size = context.batch_size
+        per_epoch = max(1, round(len(order) / size)) if rows else int(states[0]["batches_per_epoch"])
+        dealt = []
+        for rank in range(count):
+            # Dealing them like cards gives everyone as many unseen rows, which come first, and as many in all.
+            mine, number = torch.from_numpy(order[rank::count]), len(range(rank, unseen, count))
+            batches = []
+            if remaining:
+                drawn = rngs[rank].permutation(number or len(mine))
+                batches = list(
+                    torch.split(torch.from_numpy(np.resize(drawn, remaining * size // count)), size // count)
+                )
+            dealt.append(
+                {
+                    **shared[rank],
+                    "rng": generator_state(rngs[rank]),
+                    "rows": {name: value.index_select(0, mine.to(value.device)) for name, value in rows.items()},
+                    "batches": batches,
+                    "batches_per_epoch": per_epoch,
+                    "collected": collected[rank],
+                }
+            )
+        return dealt
+
+
+def _unseen_first(
+    states: Sequence[State], count: int, context: ReshardContext
+) -> tuple[dict[str, Tensor], Array, int, int]:
+    """Return all rows, a random order of them, the number that this epoch has not seen, and its batches to come.
+
+    The rows that it has not seen come first in the order.
+    """
+    if not states[0]["rows"]:
+        return {}, np.arange(0), 0, 0
+    rows = {name: torch.cat([state["rows"][name] for state in states]) for name in states[0]["rows"]}
+    sizes = [len(next(iter(state["rows"].values()))) for state in states]
+    starts = np.cumsum([0, *sizes])
+    left = [
+        start + index.cpu().numpy()
+        for state, start in zip(states, starts[:-1], strict=True)
+        for index in state["batches"]
+    ]
+    drawn = np.concatenate(left) if left else np.arange(0)
+    unseen = np.unique(drawn)
+    rng = numpy_generator(context.seed, "on_policy", "deal")
+    order = np.concatenate([rng.permutation(unseen), rng.permutation(np.setdiff1d(np.arange(starts[-1]), unseen))])
+    remaining = max(1, round(len(drawn) / context.batch_size)) if left else 0
+    return rows, np.resize(order, max(len(order), count)), len(unseen), remaining

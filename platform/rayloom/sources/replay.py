@@ -19,19 +19,21 @@ In order of arrival the learner also takes whatever is there, so that fast worke
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 
+from rayloom.checkpoint.random_state import generator_state
 from rayloom.config.sources import ReplaySourceConfig
-from rayloom.contract import Algorithm, Batch, Loss
+from rayloom.contract import Batch, Loss, ReshardContext, Rollout, SourceContext
 from rayloom.errors import UserError
-from rayloom.learner.group import Group
-from rayloom.rollouts.pool import WorkerPool
-from rayloom.rollouts.rollout import Rollout, concatenate_rollouts
+from rayloom.rollouts.rollout import concatenate_rollouts
 from rayloom.seeding import numpy_generator
 from rayloom.sources.base import RolloutSource
+from rayloom.sources.columns import State, as_ring, blocks_in_time, by_other_workers, cut_columns
 from rayloom.sources.prioritized_buffer import PrioritizedReplayBuffer
 from rayloom.sources.replay_buffer import ReplayBuffer
 
@@ -59,17 +61,22 @@ def _check_sequences(config: ReplaySourceConfig) -> None:
 class ReplaySource(RolloutSource):
     """Feeds one learner from its replay buffer."""
 
-    def __init__(
-        self,
-        config: ReplaySourceConfig,
-        pool: WorkerPool,
-        algorithm: Algorithm,
-        batch_size: int,
-        seed: int,
-        device: torch.device,
-        group: Group | None = None,
-    ) -> None:
-        """`config` and `batch_size` are this learner's share."""
+    Config = ReplaySourceConfig
+    kind = "replay"
+
+    @classmethod
+    def share(cls, config: ReplaySourceConfig, rank: int, count: int) -> ReplaySourceConfig:
+        """Return a learner's part of the environments, the workers, the buffer and the steps between two updates."""
+        share: ReplaySourceConfig = super().share(config, rank, count)
+        return replace(
+            share,
+            capacity=max(1, config.capacity // count),
+            learning_starts=-(-config.learning_starts // count),
+            steps_per_update=config.steps_per_update / count,
+        )
+
+    def __init__(self, config: ReplaySourceConfig, context: SourceContext) -> None:
+        """`config` and the context's batch size are this learner's share."""
         if config.learning_starts > config.capacity:
             raise UserError(
                 f"source.learning_starts: {config.learning_starts} steps do not fit into source.capacity "
@@ -81,16 +88,16 @@ class ReplaySource(RolloutSource):
                 f"{config.n_step} steps; raise it"
             )
         _check_sequences(config)
-        super().__init__(pool, algorithm, batch_size, device, group)
+        super().__init__(config, context)
         self._config = config
-        rng = numpy_generator(seed, *self._address("replay", "sample"))
+        rng = numpy_generator(context.seed, *self._address("replay", "sample"))
         self._buffer: ReplayBuffer
         self._prioritized: PrioritizedReplayBuffer | None = None
         # One block for each worker of this learner.
         self._blocks = max(1, config.rollout_workers)
         layout: dict[str, Any] = {
             "blocks": self._blocks,
-            "fields": algorithm.replay_fields,
+            "fields": context.algorithm.replay_fields,
             "frames": config.frame_stack,
         }
         if config.prioritized:
@@ -191,15 +198,14 @@ class ReplaySource(RolloutSource):
         self._index = None
 
     def barrier(self) -> None:
-        """Restart the environments by a derived seed; stored segments end there."""
+        """Keep what is in flight; stored segments end there."""
         if self._config.in_flight:
             self._drain()
-        self._pool.barrier()
         if not self._drained:  # or else rollouts from after the barrier are marked
             self._buffer.mark_boundary()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return counters, the workers and the filled part of the buffer."""
+        """Return counters and the filled part of the buffer."""
         return {**super().state_dict(), "buffer": self._buffer.state_dict(), "draws": self._draws}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -207,3 +213,51 @@ class ReplaySource(RolloutSource):
         super().load_state_dict(state)
         self._buffer.load_state_dict(state["buffer"])
         self._draws = int(state["draws"])
+
+    @classmethod
+    def reshard(cls, states: Sequence[State], count: int, context: ReshardContext) -> list[State]:
+        """Cut the buffers and the rollouts that were in flight anew, by environment.
+
+        Every transition keeps its column, its order, its segment and its priority. Shards that have collected for
+        different numbers of steps are aligned at their newest row, and the gaps before the oldest rows of the shorter
+        ones are not valid, so that they are never drawn. With another number of rollout workers, segments may end
+        before rollouts that were in flight (see `by_other_workers`); they bootstrap there.
+        """
+        shared, number = super().reshard(states, count, context), context.workers // count
+        buffers = [state["buffer"] for state in states]
+        blocks = [block for buffer in buffers for block in blocks_in_time(buffer)]
+        width = context.config.num_envs // context.workers
+        pieces = [cut_columns(blocks, index * width, (index + 1) * width) for index in range(context.workers)]
+        dealt = []
+        for rank, drained in enumerate(_drained_of_workers(states, count, context)):
+            same = len(states) == count  # then so are the environments
+            rng = numpy_generator(context.seed, "replay", "sample", rank)
+            buffer = {
+                **buffers[0],
+                **as_ring(pieces[rank * number : (rank + 1) * number], int(buffers[0]["rows"])),
+                "rng": buffers[rank]["rng"] if same else generator_state(rng),
+            }
+            if not drained:
+                # A source with rollouts in hand marks the barrier behind them; here nobody would.
+                buffer["newest_ends"] = np.ones_like(buffer["newest_ends"])
+            if "largest_priority" in buffer:
+                buffer["largest_priority"] = max(float(old["largest_priority"]) for old in buffers)
+            dealt.append({**shared[rank], "buffer": buffer, "drained": drained})
+        return dealt
+
+
+def _drained_of_workers(states: Sequence[State], count: int, context: ReshardContext) -> list[list[State]]:
+    """Return the rollouts that were in flight for the learners that now own their environments."""
+    drained = [rollout for state in states for rollout in state["drained"]]
+    if context.workers_before != context.workers:
+        drained = by_other_workers(drained, context.workers_before, context.workers)
+    # In turn, as the stream would have delivered them.
+    turns: dict[int, int] = {}
+    keyed = []
+    for rollout in drained:
+        worker = int(rollout["worker"])
+        turns[worker] = turns.get(worker, -1) + 1
+        keyed.append((turns[worker], worker, rollout))
+    keyed.sort(key=lambda entry: entry[:2])
+    share = context.workers // count
+    return [[rollout for _, worker, rollout in keyed if worker // share == rank] for rank in range(count)]

@@ -323,7 +323,7 @@ def small(config: RunConfig) -> RunConfig:
     """Return the same run, so small that it trains in a second: fewer environments, rows and updates."""
     batch_size = min(config.learner.batch_size, 32)
     sizes = {**_SMALL, "rollout_steps": max(16, math.ceil(2 * batch_size / _SMALL["num_envs"]))}
-    if config.source.kind == "asynchronous":  # whose batches are of trajectories, not of steps
+    if config.source_class().kind == "asynchronous":  # whose batches are of trajectories, not of steps
         sizes["rollout_steps"] = 8
     present = {field.name for field in fields(config.source)}
     lowered = {name: min(getattr(config.source, name), sizes[name]) for name in sizes.keys() & present}

@@ -240,7 +240,7 @@ def test_list_names_every_config_and_component(capsys: pytest.CaptureFixture[str
         (path.parent.relative_to(config.config_folder()).as_posix(), name) for name, path in shipped.items()
     }
     assert listed["configs"]["agents/policy_gradient"]["ppo_cartpole"] == "rayloom_agents.policy_gradient.ppo:PPO"
-    assert set(listed["kinds"]["source"]) == set(config.SOURCE_KINDS)
+    assert set(listed["kinds"]["source"]) == set(config.SOURCES.shipped)
     assert {"adam", "sgd"} < set(listed["kinds"]["optimizer"])
     assert {"mlp", "lenet5", "rnn"} < set(listed["kinds"]["network"])
     assert all(text for kinds in listed["kinds"].values() for text in kinds.values())

@@ -13,6 +13,7 @@ import yaml
 from rayloom.config import load as config
 from rayloom.config.optimizers import OPTIMIZERS
 from rayloom.config.schema import Interval
+from rayloom.config.sources import OnPolicySourceConfig
 from rayloom.errors import UserError
 from tiny_algorithm import BASE, TINY, Load, Tiny, TinyConfig, loader, refusal
 
@@ -30,7 +31,7 @@ def test_a_small_config_gets_the_documented_defaults(load: Load) -> None:
     assert run.algorithm == TinyConfig(clip=0.1)
     assert run.algorithm_class() is Tiny
     assert run.algorithm_path == TINY
-    assert isinstance(run.source, config.OnPolicySourceConfig)
+    assert isinstance(run.source, OnPolicySourceConfig)
     assert (run.source.env, run.source.num_envs, run.source.rollout_workers) == ("CartPole-v1", 8, 0)
     assert (run.learner.count, run.learner.batch_size, run.learner.max_grad_norm) == (1, 128, None)
     assert run.learner.optimizer == OPTIMIZERS.component("adam", learning_rate=1e-3, betas=(0.9, 0.999))

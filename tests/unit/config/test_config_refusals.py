@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from rayloom.config import load as config
+from rayloom.config.sources import OnPolicySourceConfig, ReplaySourceConfig
 from rayloom.errors import UserError
 from tiny_algorithm import BASE, REPLAYER, Load, loader, refusal
 
@@ -110,14 +111,14 @@ def test_a_boolean_is_not_a_number(load: Load, key: str, value: str) -> None:
 
 def test_booleans_in_free_mappings_and_boolean_fields_stay(load: Load) -> None:
     run = load("", "source.env_options.flag=true", "source.check_observations=false")
-    assert isinstance(run.source, config.OnPolicySourceConfig)
+    assert isinstance(run.source, OnPolicySourceConfig)
     assert run.source.env_options == {"flag": True}
     assert run.source.check_observations is False
 
 
 def test_replay_exponents_are_bounded(load: Load) -> None:
     more = (f'algorithm.import="{REPLAYER}"', "source.kind=replay")
-    assert isinstance(load("", *more).source, config.ReplaySourceConfig)
+    assert isinstance(load("", *more).source, ReplaySourceConfig)
     for override in ("source.priority_exponent=1.1", "source.importance_exponent=[0.4, 1.1]", "source.n_step=0"):
         assert refusal(load, "", *more, override).startswith(override.split("=")[0])
 

@@ -12,6 +12,7 @@ from sklearn import decomposition
 from sklearn.cluster import KMeans as ReferenceKMeans
 from sklearn.mixture import GaussianMixture
 
+from contexts import context_of
 from rayloom.config.schema import LearnerConfig
 from rayloom.config.sources import DatasetSourceConfig
 from rayloom.contract import Algorithm, AlgorithmConfig, Batch, Gathered, Loss, Phase, Progress, Rule, TensorSpec
@@ -43,8 +44,7 @@ def source_of(points: torch.Tensor, algorithm: Algorithm, batch_size: int, group
     split = {"point": points}
     dataset = Dataset(split, split, split, SPEC)
     config = DatasetSourceConfig(kind="dataset", dataset="points", drop_last=False)
-    place = (group.rank, group.world_size) if group else (0, 1)
-    return DatasetSource(config, dataset, algorithm, batch_size, 0, torch.device("cpu"), *place)
+    return DatasetSource(config, context_of(algorithm, batch_size, data=dataset, group=group))
 
 
 def trained(

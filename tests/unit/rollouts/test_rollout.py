@@ -7,10 +7,10 @@ import pytest
 
 from cases import case
 from rayloom.config.shares import environment_share
+from rayloom.contract import Rollout
 from rayloom.errors import UserError
-from rayloom.rollouts.environment import spec_of
-from rayloom.rollouts.episodes import EpisodeStatistics
-from rayloom.rollouts.rollout import Rollout, concatenate_rollouts
+from rayloom.rollouts.episodes import EpisodeStatistics, RunningEpisodes
+from rayloom.rollouts.rollout import concatenate_rollouts
 from rayloom.rollouts.worker import RolloutWorker
 
 
@@ -55,7 +55,6 @@ def test_episodes_are_added_up_over_chunks_and_without_dead_steps() -> None:
 
 
 def test_dead_steps_pay_nothing_into_a_return() -> None:
-    worker = _worker()
     reward = np.array([[1.0], [1.0], [50.0], [1.0]])
     storage = {
         "reward": np.repeat(reward, 3, axis=1),
@@ -63,7 +62,7 @@ def test_dead_steps_pay_nothing_into_a_return() -> None:
         "terminated": np.array([[False] * 3, [True] * 3, [False] * 3, [True] * 3]),
         "truncated": np.zeros((4, 3), bool),
     }
-    assert worker._episodes.finish(storage) == [(2.0, 2)] * 3 + [(1.0, 1)] * 3
+    assert RunningEpisodes(3).finish(storage) == [(2.0, 2)] * 3 + [(1.0, 1)] * 3
 
 
 def test_barriers_restart_by_derived_seeds() -> None:
@@ -109,5 +108,6 @@ def test_statistics_are_means_since_the_last_report() -> None:
 
 
 def test_the_spec_is_the_environments() -> None:
-    spec = spec_of(_worker().environment)
+    config = case("ppo")
+    spec = config.source_class().describe(config.source)
     assert spec["observation"].shape == (4,) and spec["action"].num_values == 2

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from cases import case
+from contexts import context_of, reach_barrier, restore, saved
 from rayloom.checkpoint.store import CheckpointStore
 from rayloom.config.schema import RunConfig
 from rayloom.config.sources import AsynchronousSourceConfig, ReplaySourceConfig
@@ -22,8 +23,6 @@ from rayloom.runs.loop import make_schedule
 from rayloom.sources.asynchronous import AsynchronousSource
 from rayloom.sources.replay import ReplaySource
 from streams import CountingStream, WorkerStream
-
-CPU = torch.device("cpu")
 
 
 class _Rows(Algorithm):
@@ -57,7 +56,8 @@ def _source(
     config = AsynchronousSourceConfig(**{**tree, "rollout_workers": workers, **settings})
     stream = CountingStream(workers, in_flight, num_envs)
     algorithm = _Rows(AlgorithmConfig(), {})
-    return AsynchronousSource(config, stream, algorithm, batch_size, CPU, _NoCollectives()), stream  # type: ignore[arg-type]
+    context = context_of(algorithm, batch_size, pool=stream, group=_NoCollectives())
+    return AsynchronousSource(config, context), stream
 
 
 def _identities(batch: Batch) -> list[tuple[int, int]]:
@@ -90,13 +90,13 @@ def test_counters_count_what_was_learnt_from() -> None:
 def test_lag_stays_within_its_bound(
     workers: int, in_flight: int, num_envs: int, batch_size: int, barrier_every: int
 ) -> None:
-    source, _ = _source(workers, in_flight, batch_size, num_envs, max_lag=10_000)
+    source, stream = _source(workers, in_flight, batch_size, num_envs, max_lag=10_000)
     bound = math.ceil((in_flight * num_envs + num_envs // workers - 1) / batch_size)
     largest = 0.0
     for number in range(1, 150):
         source.next()
         if number % barrier_every == 0:
-            source.barrier()
+            reach_barrier(source, stream)
         largest = max(largest, source.metrics()["policy_lag_max"])
     assert largest <= bound
     if batch_size == 1 and barrier_every == 1000:
@@ -155,7 +155,7 @@ def test_a_barrier_moves_no_counter_and_loses_nothing() -> None:
     source, stream = _source(batch_size=3)
     seen = [row for _ in range(5) for row in _identities(source.next())]
     before = source.counters()
-    source.barrier()
+    reach_barrier(source, stream)
     assert source.counters() == before and stream.barriers == 1 and not any(stream.orders)
     # 16 rows had been taken, 4 * 2 more were in flight; then time has jumped.
     seen += [row for _ in range(5) for row in _identities(source.next())]
@@ -166,21 +166,21 @@ def test_a_barrier_moves_no_counter_and_loses_nothing() -> None:
 @pytest.mark.parametrize("draws", [1, 2, 5, 7])
 @pytest.mark.parametrize("batch_size", [3, 4])
 def test_a_restored_source_goes_on_identically(draws: int, batch_size: int, tmp_path: Path) -> None:
-    source, _ = _source(batch_size=batch_size, max_lag=2)
+    source, stream = _source(batch_size=batch_size, max_lag=2)
     for _ in range(draws):
         source.next()
-    source.barrier()
+    reach_barrier(source, stream)
     store = CheckpointStore(tmp_path, 1, "max")
-    store.save(1, source.state_dict())
+    store.save(1, saved(source, stream))
     loaded = store.load_latest()
     assert loaded is not None
-    copy, _ = _source(batch_size=batch_size, max_lag=2)
-    copy.load_state_dict(loaded.state)
+    copy, copied = _source(batch_size=batch_size, max_lag=2)
+    restore(copy, copied, loaded.state)
     for number in range(12):
         assert _identities(source.next()) == _identities(copy.next())
         assert source.counters() == copy.counters()
         if number == 3:  # the next barrier finds rollouts of the one before
-            source.barrier(), copy.barrier()
+            reach_barrier(source, stream), reach_barrier(copy, copied)
     assert source.metrics() == copy.metrics()
 
 
@@ -190,11 +190,11 @@ def test_a_rollout_in_flight_is_saved_whole(tmp_path: Path) -> None:
     stream.publish(7)
     source._drained.append(stream.make(1, 10))
     store = CheckpointStore(tmp_path, 1, "max")
-    store.save(1, source.state_dict())
+    store.save(1, saved(source, stream))
     loaded = store.load_latest()
     assert loaded is not None
-    copy, _ = _source()
-    copy.load_state_dict(loaded.state)
+    copy, copied = _source()
+    restore(copy, copied, loaded.state)
     (before,), (after,) = source._drained, copy._drained
     assert before.restarted and before.arrays.keys() == after.arrays.keys()
     assert replace(before, arrays={}) == replace(after, arrays={})
@@ -265,7 +265,7 @@ def _replay(workers: int = 2, **settings: Any) -> tuple[ReplaySource, CountingSt
     tree = {"kind": "replay", "env": "-", "num_envs": 4, "capacity": 400, "learning_starts": 20, "collect_steps": 5}
     config = ReplaySourceConfig(**{**tree, "rollout_workers": workers, "in_flight": 2, **settings})
     stream = CountingStream(workers, 2, 4)
-    return ReplaySource(config, stream, _Rows(AlgorithmConfig(), {}), 64, 0, CPU), stream  # type: ignore[arg-type]
+    return ReplaySource(config, context_of(_Rows(AlgorithmConfig(), {}), 64, pool=stream)), stream
 
 
 def _segment_steps(source: ReplaySource) -> set[tuple[int, int, int]]:
@@ -317,7 +317,7 @@ def test_a_barrier_ends_the_segments_behind_what_was_in_flight() -> None:
     source, stream = _replay(n_step=3, learning_starts=40, collect_steps=2, steps_per_update=8)
     source.next()
     before, stored = source.counters(), len(source._buffer)
-    source.barrier()
+    reach_barrier(source, stream)
     assert source.counters() == before and len(source._buffer) == stored
     last = stream.times[0] - 1000  # how far the workers were at the barrier
     for _ in range(12):
@@ -337,7 +337,7 @@ def test_a_barrier_soon_after_another_ends_segments_too() -> None:
     source.next()
     ends = []
     for _ in range(3):  # each while rollouts from before the last one are still in hand
-        source.barrier()
+        reach_barrier(source, stream)
         ends.append([time - 1000 for time in stream.times])
         assert source._drained
         source.next()

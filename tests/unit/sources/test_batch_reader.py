@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from contexts import Learners, context_of
 from rayloom.config.sources import DatasetSourceConfig
 from rayloom.contract import Algorithm, AlgorithmConfig, Batch, TensorSpec
 from rayloom.datasets import Dataset, RaggedTable, RowTable, TensorTable
@@ -19,7 +20,6 @@ from rayloom.errors import UserError
 from rayloom.sources.batch_reader import BatchReader, Place, ReadAhead
 from rayloom.sources.dataset import DatasetSource
 
-CPU = torch.device("cpu")
 SPEC = {"x": TensorSpec(shape=(2,), dtype=torch.float32)}
 
 
@@ -45,7 +45,8 @@ def source(table: Any, rank: int = 0, world_size: int = 1, **settings: Any) -> D
     held = {"x": torch.zeros(1, 2)}
     data = Dataset(table, held, held, SPEC, "numbers", "digest")
     config = DatasetSourceConfig(kind="dataset", dataset="numbers", drop_last=False, **settings)
-    return DatasetSource(config, data, Algorithm(AlgorithmConfig(), SPEC), 7, 3, CPU, rank, world_size)
+    group = Learners(rank, world_size)
+    return DatasetSource(config, context_of(Algorithm(AlgorithmConfig(), SPEC), 7, data=data, seed=3, group=group))
 
 
 COLUMN = torch.arange(46.0).view(23, 2)

@@ -8,13 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from contexts import Learners, context_of
 from rayloom import datasets
 from rayloom.config.sources import DatasetSourceConfig
 from rayloom.contract import Algorithm, AlgorithmConfig, Batch, TensorSpec
 from rayloom.errors import UserError
 from rayloom.sources.dataset import DatasetSource, shift_images
 
-CPU = torch.device("cpu")
+PLACE = {"seed": 0, "rank": 0, "world_size": 1}
 
 
 class Recorder(Algorithm):
@@ -39,11 +40,11 @@ def make_dataset(size: int, side: int = 3) -> datasets.Dataset:
 
 def make_source(size: int = 10, batch_size: int = 3, side: int = 3, **settings: Any) -> DatasetSource:
     data = make_dataset(size, side)
-    where = {key: settings.pop(key) for key in ("seed", "rank", "world_size") if key in settings}
+    seed, rank, world_size = (settings.pop(key, default) for key, default in PLACE.items())
     config = DatasetSourceConfig(kind="dataset", dataset="numbers", **settings)
-    return DatasetSource(
-        config, data, Recorder(AlgorithmConfig(), data.spec), batch_size, where.pop("seed", 0), CPU, **where
-    )
+    algorithm = Recorder(AlgorithmConfig(), data.spec)
+    group = Learners(rank, world_size)
+    return DatasetSource(config, context_of(algorithm, batch_size, data=data, seed=seed, group=group))
 
 
 def labels(source: DatasetSource, batches: int) -> list[list[int]]:
@@ -168,7 +169,7 @@ def test_points_cannot_be_shifted() -> None:
     data = datasets.load({"kind": "gaussian", "train_size": 8}, 0)
     config = DatasetSourceConfig(kind="dataset", dataset="gaussian", augment="shift")
     with pytest.raises(UserError, match=r"source\.augment: gaussian has no images"):
-        DatasetSource(config, data, Algorithm(AlgorithmConfig(), data.spec), 4, 0, CPU)
+        DatasetSource(config, context_of(Algorithm(AlgorithmConfig(), data.spec), 4, data=data))
 
 
 # --- augmentation --------------------------------------------------------------------------------------------------

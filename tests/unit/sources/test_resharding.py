@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import random
-import threading
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,19 +16,17 @@ from hypothesis import strategies as st
 
 from cases import case
 from examples import examples
+from learners import Learners
 from rayloom.checkpoint.random_state import capture_random_state, restore_random_state
 from rayloom.config.schema import RunConfig
-from rayloom.contract import Algorithm
+from rayloom.contract import deal
 from rayloom.errors import UserError
-from rayloom.rollouts.pool import LocalPool
-from rayloom.rollouts.rollout import Rollout
 from rayloom.rollouts.worker import RolloutWorker
 from rayloom.runs.learner_role import LearnerRole
-from rayloom.runs.schedule import Schedule
 from rayloom.sources.columns import by_other_workers
 from rayloom.sources.prioritized_buffer import PrioritizedReplayBuffer
 from rayloom.sources.replay_buffer import ReplayBuffer
-from rayloom.sources.resharding import deal, reshard
+from rayloom.sources.resharding import reshard
 
 State = dict[str, Any]
 NOTHING: dict[str, Any] = {"buffers": {}, "rules": [], "sums": {}}  # of a learner's own
@@ -42,132 +37,6 @@ COUNTS = [
     if before != after
 ]
 """Learners before and after; one growth and one shrinkage, which cuts shards and joins them, answer quickly."""
-
-
-class _Meeting:
-    """Where the learners of one process, each in a thread, add up what they have."""
-
-    def __init__(self, count: int) -> None:
-        self.barrier = threading.Barrier(count, timeout=60)
-        self.brought: list[torch.Tensor] = [torch.empty(0)] * count
-
-    def total(self, rank: int, tensor: torch.Tensor) -> torch.Tensor:
-        self.brought[rank] = tensor.clone()
-        self.barrier.wait()
-        total = torch.stack(self.brought).sum(0)
-        self.barrier.wait()
-        return total
-
-
-class _ThreadGroup:
-    """One learner's place in a meeting."""
-
-    def __init__(self, rank: int, meeting: _Meeting) -> None:
-        self.rank, self.world_size, self.meeting = rank, len(meeting.brought), meeting
-
-    def all_reduce(self, tensor: torch.Tensor) -> None:
-        tensor.copy_(self.meeting.total(self.rank, tensor))
-
-    def sum_counts(self, counts: Sequence[int]) -> list[int]:
-        return self.meeting.total(self.rank, torch.tensor(list(counts))).tolist()
-
-
-class _Stream(LocalPool):
-    """Several rollout workers in this process, `in_flight` rollouts ahead; what is ordered is collected at once."""
-
-    def __init__(self, config: RunConfig, algorithm: Algorithm, rank: int = 0) -> None:
-        source: Any = config.source
-        share = source.rollout_workers // config.learner.count
-        self._algorithm, self._version, self._turn = algorithm, -1, 0
-        self._workers = [RolloutWorker(config, rank * share + index, algorithm) for index in range(share)]
-        self._ahead = getattr(source, "in_flight", 0)
-        self._queues: list[deque[Rollout]] = [deque() for _ in self._workers]
-        self._restarted: set[int] = set()
-
-    def collect(self, num_steps: int) -> list[Rollout]:
-        return [replace(worker.collect(num_steps), version=self._version) for worker in self._workers]
-
-    def take(self, num_steps: int) -> Rollout:
-        turn = self._turn
-        for worker, queue in zip(self._workers, self._queues, strict=True):
-            while len(queue) < self._ahead + (worker is self._workers[turn]):
-                self._collect(worker, num_steps)
-        self._turn = (turn + 1) % len(self._workers)
-        return self._queues[turn].popleft()
-
-    def order(self, num_steps: int, worker: int) -> None:
-        for own in self._workers:
-            if own._index == worker and len(self._queues[self._workers.index(own)]) < self._ahead:
-                self._collect(own, num_steps)
-
-    def _collect(self, worker: RolloutWorker, num_steps: int) -> None:
-        place = self._workers.index(worker)
-        restarted = place in self._restarted
-        self._restarted.discard(place)
-        rollout = replace(worker.collect(num_steps), version=self._version, restarted=restarted)
-        self._queues[place].append(rollout)
-
-    def drain(self) -> list[Rollout]:
-        drained = []
-        while any(self._queues):
-            if self._queues[self._turn]:
-                drained.append(self._queues[self._turn].popleft())
-            self._turn = (self._turn + 1) % len(self._workers)
-        return drained
-
-    def barrier(self) -> None:
-        for worker in self._workers:
-            worker.barrier()
-        self._restarted = set(range(len(self._workers))) if self._ahead else set()
-
-    def state_dict(self) -> State:
-        return {"workers": [worker.state_dict() for worker in self._workers], "turn": self._turn}
-
-    def load_state_dict(self, state: Any) -> None:
-        self._turn = state["turn"]
-        for worker, saved in zip(self._workers, state["workers"], strict=True):
-            worker.load_state_dict(saved)
-        self._restarted = set(range(len(self._workers))) if self._ahead else set()
-
-    def close(self) -> None:
-        for worker in self._workers:
-            worker.close()
-
-
-class _Learners:
-    """All learners of a run, in this process."""
-
-    def __init__(self, config: RunConfig, states: Sequence[State] | None = None) -> None:
-        self.config, count = config, config.learner.count
-        meeting = _Meeting(count)
-        pool: Any = _Stream if getattr(config.source, "rollout_workers", 0) else LocalPool
-        groups = [_ThreadGroup(rank, meeting) if count > 1 else None for rank in range(count)]
-        self.roles = [LearnerRole(config, pool, group) for group in groups]
-        for role, state in zip(self.roles, states or [], strict=states is not None):
-            role.load_state(copy.deepcopy(state))  # as it would come out of a file
-
-    def each(self, function: Callable[[LearnerRole], Any]) -> list[Any]:
-        """Call the function for every role at once."""
-        with ThreadPoolExecutor(len(self.roles)) as threads:
-            return list(threads.map(function, self.roles))
-
-    def train(self, updates: int) -> None:
-        """Train until so many updates are done."""
-        schedule = Schedule({}, {"updates": updates})
-        advances = self.each(lambda role: role.advance(schedule))
-        assert all(advance == advances[0] for advance in advances)
-
-    def counters(self) -> Counter[str]:
-        """Return the sums of what each learner's source has counted."""
-        own = [role.source.counters() for role in self.roles]
-        if not self.roles[0].source.counts_own:
-            assert all(counters == own[0] for counters in own)
-            return Counter(own[0])
-        return sum((Counter(counters) for counters in own), Counter())
-
-    def close(self) -> None:
-        for role in self.roles:
-            role.close()
 
 
 def run_of(name: str, count: int, **source: Any) -> RunConfig:
@@ -181,7 +50,7 @@ def run_of(name: str, count: int, **source: Any) -> RunConfig:
 
 def trained(config: RunConfig, updates: int) -> tuple[list[State], Counter[str]]:
     """Return the states of a run's learners after so many updates, and their counters."""
-    learners = _Learners(config)
+    learners = Learners(config)
     learners.train(updates)
     states = [role.barrier_and_state() for role in learners.roles]
     counters = learners.counters()
@@ -216,7 +85,7 @@ def test_another_number_of_learners_continues_a_run(name: str, before: int, afte
     assert equal([state["learner"] for state in dealt], [states[0]["learner"]] * after)
     hashes = []
     for _ in range(2):
-        learners = _Learners(new, dealt)
+        learners = Learners(new, dealt)
         assert learners.counters() == counters, "no step, sample or episode is lost or doubled"
         assert {name: learners.roles[0].counters()[name] for name in counters} == counters
         assert learners.roles[0].counters()["updates"] == 21
@@ -251,8 +120,8 @@ def test_with_equal_numbers_nothing_changes(name: str) -> None:
 def test_workers_keep_their_place_in_the_run(before: int, after: int) -> None:
     old, new = run_of("dqn", before), run_of("dqn", after)
     states, _ = trained(old, 3)
-    workers = [worker for state in states for worker in state["source"]["pool"]["workers"]]
-    dealt = [worker for state in reshard(old, new, states) for worker in state["source"]["pool"]["workers"]]
+    workers = [worker for state in states for worker in state["pool"]["workers"]]
+    dealt = [worker for state in reshard(old, new, states) for worker in state["pool"]["workers"]]
     assert len(dealt) == after
     assert equal(dealt[:before], workers[:after])
     generators = [bytes(worker["generator"].numpy()) for worker in dealt]
@@ -350,7 +219,7 @@ def test_replay_keeps_every_segment_of_every_environment(name: str, before: int,
 
 def absorbed(config: RunConfig, states: Sequence[State]) -> Counter[tuple[Any, ...]]:
     """Return the segments that the learners hold once they have stored what was in flight, without priorities."""
-    learners = _Learners(config, states)
+    learners = Learners(config, states)
     for role in learners.roles:
         source: Any = role.source
         while source._drained:
@@ -412,7 +281,6 @@ def state_of(rank: int, share: int, blocks: int, lengths: Sequence[int], rng: np
     buffer.mark_boundary()
     workers = [RolloutWorker.fresh_state(0, rank * blocks + block, 1, 0) for block in range(blocks)]
     source = {
-        "pool": {"workers": workers, "turn": 0},
         "drained": [],
         "statistics": {"returns": [1.0] * rank, "lengths": [2] * rank, "episodes": 3 + rank},
         "env_steps": 7 * rank,
@@ -420,7 +288,9 @@ def state_of(rank: int, share: int, blocks: int, lengths: Sequence[int], rng: np
         "buffer": buffer.state_dict(),
         "draws": 5,
     }
-    return {"learner": {"updates": 9}, "own": NOTHING, "source": source, "random": {}, "totals": None}
+    pool = {"workers": workers, "turn": 0}
+    state = {"learner": {"updates": 9}, "own": NOTHING, "source": source, "pool": pool, "random": {}}
+    return {**state, "totals": {"env_steps": 7}}
 
 
 @settings(max_examples=examples(60, 12), deadline=None, derandomize=True)
@@ -442,8 +312,7 @@ def test_shards_of_any_length_keep_every_segment(
     for group in (states, dealt):
         assert sum(s["source"]["statistics"]["episodes"] for s in group) == sum(3 + rank for rank in range(before))
         assert sum(s["source"]["env_steps"] for s in group) == 7 * before * (before - 1) // 2
-    if after > 1 and before != after:
-        assert dealt[0]["totals"]["env_steps"] == 7 * before * (before - 1) // 2
+    assert all(state["totals"] == {"env_steps": 7} for state in dealt), "the run's counters stay"
     # The rings go on: what comes next pushes out the oldest rows, and never a younger one.
     for _ in range(5):
         following = chunk(rng, 2, 4)
@@ -523,9 +392,10 @@ def test_trajectories_that_wait_are_dealt_out_by_age() -> None:
         pool = {"workers": [RolloutWorker.fresh_state(0, rank, 2, 0)], "turn": 0}
         statistics = {"returns": [], "lengths": [], "episodes": 1}
         drained = [{"version": 7 - rank, "number": 10 * rank + number} for number in range(3)]
-        source = {"pool": pool, "statistics": statistics, "env_steps": 11, "samples": 9, "drained": drained, "draws": 7}
+        source = {"statistics": statistics, "env_steps": 11, "samples": 9, "drained": drained, "draws": 7}
         source.update(pending=pending, lags={0: 3, 2 + rank: 5}, dropped=rank)
-        states.append({"learner": {"updates": 7}, "own": NOTHING, "source": source, "random": {}, "totals": None})
+        state = {"learner": {"updates": 7}, "own": NOTHING, "source": source, "pool": pool, "random": {}}
+        states.append({**state, "totals": {}})
     dealt = [state["source"] for state in reshard(old, new, states)]
     everything = [[int(row) for pending in source["pending"] for row in pending["rows"]["row"]] for source in dealt]
     assert sorted(row for rows in everything for row in rows) == sorted(
@@ -564,7 +434,7 @@ def test_another_number_of_rollout_workers_continues_a_run(before: int, after: i
     assert equal(dealt[0]["source"]["buffer"]["rng"], states[0]["source"]["buffer"]["rng"])
     drained = [[rollout for s in group for rollout in s["source"]["drained"]] for group in (states, dealt)]
     assert sum(r["env_steps"] for r in drained[0]) == sum(r["env_steps"] for r in drained[1]) > 0
-    learners = _Learners(new, dealt)
+    learners = Learners(new, dealt)
     assert learners.counters() == counters
     learners.train(60)
     learners.close()

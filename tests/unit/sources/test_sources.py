@@ -9,14 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from contexts import context_of, reach_barrier, restore, saved
 from rayloom.config.sources import OnPolicySourceConfig, ReplaySourceConfig
-from rayloom.contract import Algorithm, AlgorithmConfig, Batch, Loss, Trajectory
+from rayloom.contract import Algorithm, AlgorithmConfig, Batch, Loss, Rollout, Trajectory
 from rayloom.errors import UserError
-from rayloom.rollouts.rollout import Rollout
 from rayloom.sources.on_policy import OnPolicySource
 from rayloom.sources.replay import ReplaySource
-
-CPU = torch.device("cpu")
 
 
 class _Pool:
@@ -75,7 +73,7 @@ class _Rows(Algorithm):
 def _on_policy(dead: bool = False, batch_size: int = 10, **settings: Any) -> tuple[OnPolicySource, _Pool, _Rows]:
     config = OnPolicySourceConfig(**{"kind": "on_policy", "env": "-", "num_envs": 4, "rollout_steps": 10, **settings})
     pool, algorithm = _Pool(config.num_envs, dead), _Rows(AlgorithmConfig(), {})
-    return OnPolicySource(config, pool, algorithm, batch_size, 0, CPU), pool, algorithm
+    return OnPolicySource(config, context_of(algorithm, batch_size, pool=pool)), pool, algorithm
 
 
 def test_every_row_is_seen_once_per_epoch_and_rollouts_are_never_reused() -> None:
@@ -116,10 +114,9 @@ def test_an_on_policy_source_continues_in_the_middle_of_an_epoch() -> None:
     source, pool, _ = _on_policy(epochs=2)
     for _ in range(6):
         source.next()
-    source.barrier()
-    assert pool.barriers == 1
-    copy, _, _ = _on_policy(epochs=2)
-    copy.load_state_dict(source.state_dict())
+    reach_barrier(source, pool)
+    copy, copied_pool, _ = _on_policy(epochs=2)
+    restore(copy, copied_pool, saved(source, pool))
     for _ in range(12):
         assert torch.equal(source.next()["row"], copy.next()["row"])
     assert source.counters() == copy.counters()
@@ -134,7 +131,7 @@ def _replay(**settings: Any) -> tuple[ReplaySource, _Pool]:
     tree = {"kind": "replay", "env": "-", "num_envs": 4, "capacity": 400, "learning_starts": 20, **settings}
     config = ReplaySourceConfig(**tree)
     pool = _Pool(config.num_envs)
-    return ReplaySource(config, pool, _Rows(AlgorithmConfig(), {}), 8, 0, CPU), pool
+    return ReplaySource(config, context_of(_Rows(AlgorithmConfig(), {}), 8, pool=pool)), pool
 
 
 @pytest.mark.parametrize(("ratio", "expected"), [(4, [20, 24, 28, 32]), (1, [20, 24, 24, 24]), (8, [20, 28, 36, 44])])
@@ -167,7 +164,7 @@ def test_priorities_go_back_to_the_transitions_that_were_sampled() -> None:
 def test_a_barrier_ends_stored_segments() -> None:
     source, pool = _replay(n_step=3, learning_starts=40)
     source.next()
-    source.barrier()
+    reach_barrier(source, pool)
     pool.steps += 1000  # the restarted environments are elsewhere
     source._collect(80)
     for _ in range(30):

@@ -34,7 +34,6 @@ from rayloom.cluster.nodes.connection import check_room, live_nodes
 from rayloom.cluster.nodes.packing import Node, fits, shortfall
 from rayloom.config.schema import RunConfig
 from rayloom.config.shares import learner_share
-from rayloom.config.sources import DatasetSourceConfig
 from rayloom.errors import UserError
 from rayloom.runs.plan import Bundle, Plan, make_plan
 
@@ -198,18 +197,16 @@ def fit(config: RunConfig, nodes: Sequence[Node]) -> RunConfig | None:
 
 def _with_workers(config: RunConfig) -> list[RunConfig]:
     """Return the config with ever fewer rollout workers."""
-    source = config.source
-    if isinstance(source, DatasetSourceConfig) or not source.rollout_workers:
+    workers = config.workers()
+    if workers is None or not workers.rollout_workers:
         return [config]
-    numbers = range(source.rollout_workers, 0, -1)
-    return [replace(config, source=replace(source, rollout_workers=number)) for number in numbers]
+    numbers = range(workers.rollout_workers, 0, -1)
+    return [replace(config, source=replace(workers, rollout_workers=number)) for number in numbers]
 
 
 def _is_shared(config: RunConfig) -> bool:
     """Return whether the learners can share batch and environments evenly."""
     try:
-        if isinstance(config.source, DatasetSourceConfig):
-            return config.learner.batch_size >= config.learner.count
         learner_share(config)
     except UserError:
         return False

@@ -29,13 +29,13 @@ from rayloom.cluster.pools.supervisor import ActorOptions, ActorPool, Supervisor
 from rayloom.config.load import from_tree
 from rayloom.config.schema import RunConfig
 from rayloom.config.shares import environment_share
-from rayloom.contract import Algorithm
+from rayloom.contract import Algorithm, Rollout
 from rayloom.errors import Process
 from rayloom.rollouts.acting import ActingAlgorithm
 from rayloom.rollouts.environment import Step
 from rayloom.rollouts.episodes import RunningEpisodes
 from rayloom.rollouts.making import make_environment
-from rayloom.rollouts.rollout import Rollout, allocate_chunk, record_step
+from rayloom.rollouts.rollout import allocate_chunk, record_step
 from rayloom.rollouts.spaces import Values, assign_rows, copy_values, take_rows, zeros_like_rows
 from rayloom.rollouts.worker import RolloutWorker, restart_seed
 from rayloom.seeding import torch_generator
@@ -127,8 +127,9 @@ class CentralPool(ActorPool):
         self._version = -1
         super().__init__(Supervisor(config, rank, placement, EnvironmentActor))
         workers = self._supervisor.workers
+        source: Any = config.source
         share, first = environment_share(config, workers[0].index)
-        algorithm.num_environments = config.source.num_envs  # type: ignore[union-attr]
+        algorithm.num_environments = source.num_envs
         # Of one environment: shape and type.
         self._example = take_rows(self._supervisor.call("observe", lambda worker: ())[0], 0)
         number = min(_HALVES, len(workers))

@@ -23,10 +23,9 @@ from torch import Tensor
 from rayloom.cluster.pools.central_pool import CentralPool
 from rayloom.cluster.pools.supervisor import ActorOptions, start_s
 from rayloom.config.schema import RunConfig
-from rayloom.contract import Algorithm, Progress
+from rayloom.contract import Algorithm, Progress, Rollout
 from rayloom.devices import device_of
 from rayloom.errors import Process, RoleTimeoutError
-from rayloom.rollouts.rollout import Rollout
 
 
 class CentralStream:
@@ -40,10 +39,11 @@ class CentralStream:
             self._policy = type(algorithm)(algorithm.config, algorithm.spec)
         self._policy.to(device_of(algorithm)).eval()
         self._algorithm = algorithm
-        self._in_flight: int = config.source.in_flight  # type: ignore[union-attr]
+        source: Any = config.source
+        self._in_flight: int = source.in_flight
         # A worker may hang and have to be replaced, and its successor too.
         self._deadline_s = config.cluster.tries * (config.cluster.deadline_s + start_s(config))
-        self._last = (rank + 1) * (config.source.rollout_workers // config.learner.count) - 1  # type: ignore[union-attr]
+        self._last = (rank + 1) * (source.rollout_workers // config.learner.count) - 1
         self._version = -1
         self._weights: Mapping[str, Tensor] | None = None
         self._ordered: deque[Future[list[Rollout]]] = deque()

@@ -12,22 +12,23 @@ from rayloom.cluster.nodes.connection import extend_search_path
 from rayloom.cluster.nodes.gpu_assignment import confirm_assignment
 from rayloom.cluster.nodes.processes import own_process
 from rayloom.config.load import from_tree
-from rayloom.contract import Progress
+from rayloom.contract import Progress, Rollout, Spec
 from rayloom.devices import choose_device, gpus_of
 from rayloom.errors import Process
-from rayloom.rollouts.rollout import Rollout
 from rayloom.rollouts.worker import RolloutWorker
 
 
 class RolloutActor:
     """A rollout worker with a process of its own."""
 
-    def __init__(self, tree: dict[str, Any], index: int, paths: list[str], barriers: int, restarts: int) -> None:
+    def __init__(
+        self, tree: dict[str, Any], index: int, paths: list[str], barriers: int, restarts: int, spec: Spec
+    ) -> None:
         extend_search_path(paths)
         config = from_tree(tree)
         device = choose_device(config, "rollout")
         confirm_assignment(f"rollout worker {index}", gpus_of(config, "rollout"), device)
-        self._worker = RolloutWorker(config, index, barriers=barriers, restarts=restarts)
+        self._worker = RolloutWorker(config, index, barriers=barriers, restarts=restarts, spec=spec)
         self._index = index
         self._process = psutil.Process()
 
@@ -38,8 +39,8 @@ class RolloutActor:
     def collect(self, num_steps: int, version: int, weights: Mapping[str, Any], progress: Progress) -> Rollout:
         """Take the weights if they are new, and step."""
         self._worker.load_weights(version, weights, progress)
-        rollout = self._worker.collect(num_steps)
-        return replace(rollout, version=version, memory_mib=self._process.memory_info().rss / 2**20)
+        rollout = self._worker.collect(num_steps, version)
+        return replace(rollout, memory_mib=self._process.memory_info().rss / 2**20)
 
     def restart(self, barriers: int) -> None:
         """Restart the environments by the seeds of this barrier."""

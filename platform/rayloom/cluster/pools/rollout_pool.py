@@ -21,12 +21,12 @@ from typing import Any
 import ray
 from ray.exceptions import ObjectStoreFullError, OutOfDiskError, RayError
 
+from rayloom.cluster.pools.rollout_actor import RolloutActor
 from rayloom.cluster.pools.supervisor import ActorOptions, ActorPool, Supervisor, Worker
 from rayloom.config.schema import RunConfig
 from rayloom.config.shares import environment_share
-from rayloom.contract import Algorithm
+from rayloom.contract import Algorithm, Rollout
 from rayloom.errors import RoleTimeoutError, UserError
-from rayloom.rollouts.rollout import Rollout
 
 _FULL_PAUSE_S = 0.1
 
@@ -49,7 +49,7 @@ class RayPool(ActorPool):
         self._weights: Any = None
         self._turn = 0
         self._num_steps = 0
-        super().__init__(Supervisor(config, rank, placement))
+        super().__init__(Supervisor(config, rank, placement, RolloutActor, (algorithm.spec,)))
 
     # --- orders ----------------------------------------------------------------------------------------------------
 

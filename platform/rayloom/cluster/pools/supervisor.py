@@ -15,7 +15,6 @@ from ray.exceptions import ObjectStoreFullError, OutOfDiskError, RayError, RayTa
 from rayloom.cluster.nodes.connection import how_it_died, original, search_path
 from rayloom.cluster.nodes.placement import LONG_LIVED
 from rayloom.cluster.nodes.processes import strike
-from rayloom.cluster.pools.rollout_actor import RolloutActor
 from rayloom.config.schema import RunConfig
 from rayloom.errors import Process, RoleDiedError, RoleTimeoutError, raised_by_environment
 from rayloom.rollouts.worker import RolloutWorker
@@ -77,15 +76,24 @@ class Supervisor:
     """Keeps every place among a learner's rollout workers filled. Used by one thread."""
 
     def __init__(
-        self, config: RunConfig, rank: int, placement: ActorOptions | None, actor_class: type[Any] = RolloutActor
+        self,
+        config: RunConfig,
+        rank: int,
+        placement: ActorOptions | None,
+        actor_class: type[Any],
+        arguments: Sequence[Any] = (),
     ) -> None:
-        """Start the rollout workers of learner `rank`, each an `actor_class`, and wait until they stand."""
-        source: Any = config.source
-        share = source.rollout_workers // config.learner.count
-        self._config = config
+        """Start the rollout workers of learner `rank`, each an `actor_class`, and wait until they stand.
+
+        `arguments` are what its constructor takes besides.
+        """
+        settings = config.workers()
+        assert settings is not None
+        share = settings.rollout_workers // config.learner.count
+        self._config, self._settings = config, settings
         self._tree = config.to_tree()
         self._placement = placement
-        self._actor_class = actor_class
+        self._actor_class, self._arguments = actor_class, arguments
         self._deadline_s = config.cluster.deadline_s
         self._start_s = start_s(config)
         self._tries = config.cluster.tries
@@ -104,13 +112,13 @@ class Supervisor:
     def _start(self, worker: Worker) -> None:
         if self._closed:  # by another thread than the one that waits for the workers
             raise RoleDiedError("the rollout workers have been ended")
-        source: Any = self._config.source
         if self._placement is not None:
             options = self._placement.options("rollout", worker.index)
         else:
-            options = {**LONG_LIVED, "num_cpus": source.worker_cpus, "num_gpus": source.worker_gpus}
+            options = {**LONG_LIVED, "num_cpus": self._settings.worker_cpus, "num_gpus": self._settings.worker_gpus}
         actor = ray.remote(self._actor_class).options(**options)
-        worker.actor = actor.remote(self._tree, worker.index, search_path(), self.barriers, worker.restarts)
+        place = (self._tree, worker.index, search_path(), self.barriers, worker.restarts)
+        worker.actor = actor.remote(*place, *self._arguments)
         worker.starting, worker.process = worker.actor.ready.remote(), None
         worker.orders.clear()
         worker.delivered = 0
