@@ -92,8 +92,6 @@ def import_source(kinds: Kinds, path: str) -> type[Source]:
         missing = ", ".join(sorted(found.__abstractmethods__))
         raise UserError(f"source.import: {path} must implement {missing}")
     base = SourceConfig if found.worker is None else WorkerConfig
-    if "__dataclass_params__" not in vars(found.Config) or not issubclass(found.Config, base):
-        raise UserError(
-            f"source.import: the Config of {path} must itself be a frozen dataclass, and a subclass of {base.__name__}"
-        )
+    if not issubclass(found.Config, base):
+        raise UserError(f"source.import: the Config of {path} must be a subclass of rayloom.contract.{base.__name__}")
     return found

@@ -209,7 +209,7 @@ def test_a_config_with_an_own_source_is_written_and_read_back(tmp_path: Path) ->
         ),
         (
             {"import": "own_sources:Undecorated"},
-            "source.import: the Config of own_sources:Undecorated must its",
+            "source.import: own_sources:Undecorated needs a Config beside it",
         ),
         (
             {"import": "own_sources:WorkersWithoutSettings"},
