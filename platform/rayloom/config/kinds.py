@@ -8,7 +8,9 @@ from rayloom.config.optimizers import OPTIMIZERS
 from rayloom.config.schedules import SCHEDULES
 from rayloom.config.sources import DATASETS, SOURCES
 
-TABLES: dict[str, Kinds] = {kinds.of: kinds for kinds in (ALGORITHMS, SOURCES, DATASETS, OPTIMIZERS, SCHEDULES)}
+TABLES: dict[str, Kinds] = {
+    "algorithm": ALGORITHMS, "source": SOURCES, "dataset": DATASETS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES,
+}  # fmt: skip
 """The engine's own tables."""
 FAMILY_TABLES: dict[str, str] = {"network": "rayloom_supervised.networks.kinds"}
 """Tables of the families, by the module whose marked functions they list."""
