@@ -16,7 +16,6 @@ from rayloom.cluster.pools import central_pool
 from rayloom.config.load import from_tree
 from rayloom.config.schema import RunConfig
 from rayloom.rollouts.rollout import Rollout
-from rayloom.rollouts.worker import RolloutWorker
 
 
 class _Method:
@@ -101,8 +100,7 @@ def _here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def rollouts_of(config: RunConfig, calls: int) -> tuple[list[dict[str, np.ndarray]], int]:
     """Return every worker's steps, its chunks behind each other, and the number of replaced workers."""
-    probe = RolloutWorker(config, 0)
-    algorithm = config.algorithm_class()(config.algorithm, probe.environment.spec)
+    algorithm = config.algorithm_class()(config.algorithm, config.source_class().describe(config.source))
     pool: Any = central_pool.CentralPool(config, algorithm)
     pool.publish(0)
     chunks: list[list[Rollout]] = [pool.collect(20) for _ in range(calls)]

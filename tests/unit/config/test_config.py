@@ -186,7 +186,7 @@ def test_every_interval_is_checked_when_the_config_is_read(load: Load, key: str)
     [
         (),
         ("seed=3", "learner.optimizer.betas=[0.5, 0.9]", "learner.max_grad_norm=0.5", "algorithm.sizes=[1, 2, 3]"),
-        ("source={kind: dataset, dataset: {kind: digits, a: [1, {b: null}], c: 1.0e-7}}", "stop={epochs: 2}"),
+        ("source={kind: on_policy, env: X-v0, env_options: {a: [1, {b: null}], c: 1.0e-7}}", "stop={updates: 2}"),
         ("evaluate.every=5_000 env_steps", "search={trials: 3, space: {seed: {int: [0, 9]}}}"),
         ("name='1e5'",),
         ("name='yes'", "algorithm.label='0x10'"),

@@ -181,6 +181,7 @@ def test_image_shaped_actions_are_refused_by_name() -> None:
 
 def test_other_sources_are_refused() -> None:
     tree = {
+        "name": "refused",
         "algorithm": {"import": "rayloom_agents.policy_gradient.impala:IMPALA"},
         "source": {"kind": "on_policy", "env": "CartPole-v1"},
         "stop": {"updates": 1},
