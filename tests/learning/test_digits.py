@@ -19,6 +19,6 @@ import rayloom
     ],
 )
 def test_digits_are_learnt(name: str, overrides: tuple[str, ...], least: float, tmp_path: Path) -> None:
-    quiet = ("tracking.enabled=false", f"output={tmp_path}", "evaluate.every=null")
+    quiet = ("tracking.enabled=false", "tracking.pictures=false", f"output={tmp_path}", "evaluate.every=null")
     result = rayloom.run(name, *overrides, *quiet, local=True)
     assert result.metrics["evaluate/accuracy"] >= least

@@ -59,7 +59,9 @@ def train(agent: str, probe: str, **algorithm: Any) -> tuple[Any, Probe]:
     if probe == "DelayedCreditProbe":
         source["env_options"] = {"steps": 4}
     tree = {**tree, "name": f"{agent}_{probe}", "source": source, "algorithm": {**tree["algorithm"], **algorithm}}
-    config = from_tree({**tree, "tracking": {"enabled": False}, "checkpoint": {"every": "10_000 updates"}})
+    config = from_tree(
+        {**tree, "tracking": {"enabled": False, "pictures": False}, "checkpoint": {"every": "10_000 updates"}}
+    )
     role = LearnerRole(config)
     try:
         schedule = make_schedule(config, None)

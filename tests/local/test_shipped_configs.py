@@ -45,6 +45,7 @@ def test_a_shipped_study_runs(name: str, tmp_path: Path) -> None:
         f"search.population={min(settings.population, 4)}",
         startup,
         "tracking.enabled=false",
+        "tracking.pictures=false",
         f"output={tmp_path}",
         local=True,
     )

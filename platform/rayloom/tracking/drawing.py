@@ -6,10 +6,33 @@ learning curves at the end of a run.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import sys
+import time
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+
+_DEADLINE_S = 120.0
+_LOOK_S = 0.2
+
+
+@contextlib.contextmanager
+def alone(run_dir: Path) -> Iterator[None]:
+    """Wait for the process that draws the same folder's figures at the moment; it has two minutes."""
+    deadline = time.monotonic() + _DEADLINE_S
+    with open(run_dir / "drawing.lock", "ab") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"another process draws the figures of {run_dir} for too long") from None
+                time.sleep(_LOOK_S)
+        yield
 
 
 def draw_new(run_dir: Path) -> list[Path]:
@@ -35,9 +58,10 @@ def main(arguments: list[str]) -> int:
 
     run_dir = Path(arguments[0])
     os.nice(10)
-    draw_new(run_dir)
-    if "--curves" in arguments:
-        draw_curves(read_metrics(run_dir), run_dir / "curves.png")
+    with alone(run_dir):
+        draw_new(run_dir)
+        if "--curves" in arguments:
+            draw_curves(read_metrics(run_dir), run_dir / "curves.png")
     return 0
 
 

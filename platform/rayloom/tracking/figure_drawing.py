@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
 import sys
@@ -10,16 +9,16 @@ import time
 from pathlib import Path
 
 _INTERVAL_S = 30.0
-_DEADLINE_S = 60.0
 
 
 class FigureDrawing:
-    """The one drawing process of a run: started now and then, and once at the end."""
+    """The drawing process of a run: started now and then, and once at the end. A run never waits for it."""
 
     def __init__(self, run_dir: Path) -> None:
         self._run_dir = run_dir
         self._process: subprocess.Popen[bytes] | None = None
-        self._next_at = 0.0
+        # A short run has one at its end alone: what draws takes seconds to import.
+        self._next_at = time.monotonic() + _INTERVAL_S
 
     def update(self) -> None:
         """Start drawing what is new, unless that is going on or has been done a moment ago."""
@@ -27,10 +26,7 @@ class FigureDrawing:
             self._start()
 
     def finish(self) -> None:
-        """Let the rest be drawn, curves included; that process may outlive this one."""
-        if self._process is not None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(_DEADLINE_S)
+        """Let the rest be drawn, curves included; that process outlives this one, and waits for an earlier one."""
         self._start("--curves")
 
     def _start(self, *more: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def train(tmp_path: Path, algorithm: dict[str, Any], dataset: Any, epochs: int, 
                 "evaluate": {"split": "test"},
                 "stop": {"epochs": epochs},
                 "output": str(tmp_path / "runs"),
-                "tracking": {"enabled": False, "system_metrics": False},
+                "tracking": {"enabled": False, "system_metrics": False, "pictures": False},
             }
         ),
         local=True,
@@ -87,8 +88,9 @@ def test_pictures_in_folders_are_classified(tmp_path: Path) -> None:
     dataset = {"kind": "image_folder", "path": str(tmp_path / "bars"), "mode": "gray"}
     result = train(tmp_path, algorithm, dataset, 20)
     assert result.metrics["evaluate/accuracy"] >= 0.95
-    journal = (Path(result.run_dir) / "journal.jsonl").read_text()
-    assert '"labels": ["lying", "standing"]' in journal or '"labels":["lying","standing"]' in journal
+    (stored,) = (result.run_dir / "figures" / "confusion_matrix").glob("*.npz")
+    about = json.loads(str(np.load(stored)["about"]))
+    assert about["labels"] == about["column_labels"] == ["lying", "standing"]
 
 
 def test_texts_are_classified_by_the_mean_of_their_words(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from cases import case
 from rayloom.checkpoint.store import CheckpointStore
 from rayloom.config.load import from_tree
 from rayloom.config.schema import Interval, RunConfig
+from rayloom.contract import NoSettings, component
 from rayloom.datasets import load as load_dataset
 from rayloom.datasets.dataset import Dataset
 from rayloom.errors import UserError
@@ -23,7 +24,8 @@ from rayloom.search.population import Population, check_population
 _RATES = (1e-3, 3e-3, 5e-4, 2e-3)
 
 
-def shifted_digits(seed: int) -> Dataset:
+@component("data set")
+def shifted_digits(config: NoSettings, seed: int) -> Dataset:
     """Return a few digits in an order that depends on the seed."""
     digits = load_dataset("digits", 0)
 
