@@ -88,7 +88,7 @@ def test_the_installed_wheel_finds_a_shipped_config_by_name(installed: Path, tmp
     lines = python("-c", code, cwd=tmp_path, path=installed).stdout.splitlines()
     assert lines == [
         str(installed / "rayloom/__init__.py"),
-        str(installed / "rayloom_agents/ppo.py"),
+        str(installed / "rayloom_agents/policy_gradient/ppo.py"),
         str(installed / "rayloom/configs/agents/policy_gradient/ppo_cartpole.yaml"),
         "9",
     ]
