@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rayloom.checkpoint.random_state import capture_random_state, restore_random_state
 from rayloom.config.schema import RunConfig
+from rayloom.config.sources import EnvironmentFields
 from rayloom.contract import Action, Algorithm, Spec, TensorSpec
 from rayloom.rollouts.making import make_environment
 from rayloom.runs.learner_role import LearnerRole
@@ -115,6 +116,8 @@ def actions_fit(config: RunConfig) -> str | None:
         algorithm = role.algorithm
         if not any(name.split(".")[0] == "action" for name in algorithm.spec):
             return "it does not act in environments"
+        if not isinstance(config.source, EnvironmentFields):
+            return "its source has no environments, and what it shows to act is its own affair"
         observation = _first_observations(config)
         algorithm.environments, algorithm.num_environments = range(_ENVIRONMENTS), _ENVIRONMENTS
         algorithm.eval()

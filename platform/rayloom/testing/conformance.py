@@ -282,7 +282,8 @@ def metrics_have_shared_names(config: RunConfig) -> None:
         for _ in range(3):
             role.learner.update(role.source.next, role.source.feedback)
         metrics = role.metrics()
-        for name in ("train/loss", "throughput/updates_per_s", "time/wait_fraction"):
+        always = any(learner.phase.when is None and learner.phase.every == 1 for learner in _phases(role))
+        for name in (*["train/loss"] * always, "throughput/updates_per_s", "time/wait_fraction"):
             require(name in metrics, f"the metric {name} is missing")
         for name, value in {**metrics, **(evaluated := role.evaluate().metrics)}.items():
             rooms = ("evaluate",) if name in evaluated else ("train", "throughput", "time")
