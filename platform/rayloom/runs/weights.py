@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -35,7 +35,7 @@ class Weights:
     """Updates that led to it."""
     metric: str | None
     """The metric by which it is the best."""
-    loaded: Loaded
+    loaded: Loaded = field(repr=False)
 
     @property
     def state(self) -> dict[str, Tensor]:
