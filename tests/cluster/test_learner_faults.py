@@ -98,7 +98,7 @@ def test_a_lost_learner_changes_nothing(name: str, count: int, number: int, tmp_
     settings: dict[str, Any] = {"checkpoint": {"every": "10 updates"}, "cluster": {"tries": 2}} if name != "ppo" else {}
     whole = Striker({})
     expected = rayloom.run(configured(name, tmp_path / "whole", count, **settings), observer=whole)
-    deadline_s = 15.0 if number == signal.SIGSTOP else 60.0
+    deadline_s = 45.0 if number == signal.SIGSTOP else 60.0
     striker = Striker({25: send("LearnerActor", number), 45: send("LearnerActor", number, place=0)})
     result = rayloom.run(configured(name, tmp_path / "struck", count, deadline_s, **settings), observer=striker)
     assert sum("go on from the last checkpoint" in note for note in striker.notes) == 2, striker.notes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ def test_two_actors_play_the_games_of_one_process(tmp_path: Path) -> None:
 
 def test_two_learners_with_an_actor_each_repeat_themselves(tmp_path: Path) -> None:
     config = games(tmp_path, learners=2, rollout_workers=2, worker_cpus=0.5)
+    config = replace(config, learner=replace(config.learner, cpus=0.5))
     first, second = (run(config) for _ in range(2))
     assert first.counters == second.counters and first.counters["episodes"] == 10 * 32
     assert first.weights_sha256 == second.weights_sha256
