@@ -126,6 +126,8 @@ class Forked:
 
     def __init__(self, *arguments: str, cwd: Path, **environment: str) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="process-", dir=cwd))
+        for name in ("out", "err"):
+            (self.folder / name).touch()  # a process that is killed at its start has written nothing
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([*_PRELOADED])
         self._process = context.Process(target=_command, args=(arguments, self.folder, environment), daemon=True)

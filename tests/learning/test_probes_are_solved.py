@@ -19,7 +19,7 @@ from rayloom.runs.loop import make_schedule
 from rayloom.testing.probes import Probe
 
 GAMMA = 0.5
-_ADAM = {"name": "adam", "learning_rate": 5e-3}
+_ADAM = {"kind": "adam", "learning_rate": 5e-3}
 AGENTS: dict[str, dict[str, Any]] = {
     "ppo": {
         "algorithm": {"import": "rayloom_agents.policy_gradient.ppo:PPO", "gamma": GAMMA, "hidden_sizes": [32]},

@@ -27,7 +27,7 @@ OPEN_TO_FAMILIES = ("rayloom.contract", "rayloom.datasets")
 NETWORKS = ("rayloom_supervised.networks", "rayloom_supervised.layers")
 """What agents and generative models may import from the supervised family."""
 FLOORS = (
-    ("errors", "seeding", "timeline", "components", "source_settings"),
+    ("errors", "seeding", "signals", "timeline", "components", "source_settings"),
     ("contract",),
     ("config", "datasets"),
     ("devices",),

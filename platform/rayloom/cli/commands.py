@@ -85,7 +85,7 @@ def _train(options: argparse.Namespace, observer: Display, train: Callable[[], R
 
 def _observed(options: argparse.Namespace, observer: Display | StudyDisplay, work: Callable[[], _T]) -> _T | None:
     """Return what the work of an observed command returns; None, after saying so, when SIGTERM ended it."""
-    from rayloom.launch.run import Terminated
+    from rayloom.signals import Terminated
 
     try:
         with own_stdout(options):

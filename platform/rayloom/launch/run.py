@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from rayloom.checkpoint.store import Loaded
@@ -34,12 +30,9 @@ from rayloom.runs.objectives import read_objectives
 from rayloom.runs.observer import Observer, Result
 from rayloom.runs.plan import Plan, check_machine, cluster_address, make_plan
 from rayloom.runs.session import Session
+from rayloom.signals import Terminated, sigterm_raises
 from rayloom.tracking.location import resolve_uri
 from rayloom.tracking.provenance import is_uploaded
-
-
-class Terminated(BaseException):
-    """SIGTERM arrived: the run ends like after Ctrl-C."""
 
 
 def as_config(config: RunConfig | str | Mapping[str, Any], overrides: tuple[str, ...] = ()) -> RunConfig:
@@ -181,23 +174,6 @@ def _train(
         session.end("FAILED", "an exception")
         raise
     return session.finish(result)
-
-
-@contextlib.contextmanager
-def sigterm_raises() -> Iterator[None]:
-    """Turn SIGTERM into an exception in the main thread; elsewhere signals are the caller's business."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def terminate(number: int, frame: FrameType | None) -> None:
-        raise Terminated
-
-    before = signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def describe(config: RunConfig, local: bool = False) -> str:

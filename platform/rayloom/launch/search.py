@@ -14,7 +14,7 @@ from rayloom.config.schema import UNITS, Interval, RunConfig
 from rayloom.config.search import Direction, SearchConfig
 from rayloom.errors import UserError
 from rayloom.launch.roles import make_role
-from rayloom.launch.run import Terminated, as_config, sigterm_raises
+from rayloom.launch.run import as_config
 from rayloom.runs.folders import (
     LOCAL_MARK,
     STUDY,
@@ -39,6 +39,7 @@ from rayloom.search.population import check_population
 from rayloom.search.space import Space, apply
 from rayloom.search.study_plan import Study
 from rayloom.search.trials import LocalTrialPool, TrialPool
+from rayloom.signals import Terminated, sigterm_raises
 from rayloom.tracking.location import resolve_uri
 from rayloom.tracking.tracker import Tracker
 

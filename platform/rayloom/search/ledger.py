@@ -32,6 +32,7 @@ from rayloom.errors import UserError
 from rayloom.search.domains import Categorical, Leaf
 from rayloom.search.samplers import STATEFUL, make_pruner, make_sampler
 from rayloom.search.space import Assignment, Space
+from rayloom.signals import undisturbed
 
 EndState = Literal["COMPLETE", "PRUNED", "FAILED"]
 _REPORT = "report:"
@@ -158,6 +159,7 @@ class Ledger:
 
     # --- asking and telling -------------------------------------------------------------------------------------
 
+    @undisturbed()
     def ask(self) -> TrialEntry:
         """Return a new trial, recorded as running."""
         with np.errstate(all="ignore"):  # values may be infinite
@@ -181,6 +183,7 @@ class Ledger:
         self.entries.append(TrialEntry(trial.number, assignment))
         return self.entries[-1]
 
+    @undisturbed()
     def report(self, number: int, evaluation: int, values: Sequence[float]) -> bool:
         """Record the values of a trial's n-th evaluation, n >= 1; return whether to prune the trial.
 
@@ -203,6 +206,7 @@ class Ledger:
         entry.reports[evaluation] = (tuple(values), prune)
         return prune
 
+    @undisturbed()
     def end(
         self, number: int, state: EndState, values: Sequence[float] | None = None, failure: str | None = None
     ) -> TrialEntry:

@@ -25,6 +25,7 @@ from rayloom.launch import trained as trained_runs
 from rayloom.launch.trained import Evaluated, Written
 from rayloom.runs.observer import Observer, Report, Result
 from rayloom.runs.weights import Weights
+from rayloom.signals import Terminated
 
 RESULT = Result(
     run_id="f00d",
@@ -266,7 +267,7 @@ def test_list_names_every_config_and_component(capsys: pytest.CaptureFixture[str
     [
         (UserError("learner.count: set it to 1"), 2, "rayloom: learner.count: set it to 1\n", "FAILED"),
         (KeyboardInterrupt(), 130, "rayloom: interrupted\n", "KILLED"),
-        (execution.Terminated(), 143, "rayloom: terminated\n", "KILLED"),
+        (Terminated(), 143, "rayloom: terminated\n", "KILLED"),
     ],
 )
 @pytest.mark.parametrize("command", ["run a.yaml", "resume f00d"])

@@ -65,6 +65,7 @@ gymnasium.register("Broken-v0", entry_point=Broken)
 def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "broken_parts.py").write_text(textwrap.dedent(_BROKEN))
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "broken_parts", raising=False)  # another test's file of the same name
     return tmp_path
 
 

@@ -40,6 +40,7 @@ from tracking_store import empty_store
 
 _EPOCH = 18
 """Updates in an epoch of digits."""
+_INTERRUPTED = {"status": "KILLED", "stopped_by": "interrupted"}
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +144,9 @@ def test_an_interrupted_study_says_so_and_ends_with_the_same_trials(
     running = [trial["number"] for trial in trials(output) if trial["state"] == "RUNNING"]
     for n in running:
         result = trial_folders(output)[n] / "result.json" if n < len(trial_folders(output)) else None
-        assert result is None or json.loads(result.read_text()) == {"status": "KILLED", "stopped_by": "interrupted"}
+        ended = json.loads(result.read_text()) if result is not None else None
+        # A trial may have ended the moment before, with nobody left to tell the study.
+        assert ended is None or ended["status"] == "FINISHED" or ended == _INTERRUPTED
     code, line, err = outcome(resume(output, **{STEPS: str(tmp_path / "steps")}))
     assert code == 0, err
     _assert_same(output, whole)
@@ -156,10 +159,12 @@ def test_a_study_interrupted_before_a_pruned_trial_knows_it_tells_the_trial(whol
     code, line, err = outcome(search(study("s", output, {**TPE, "trials": 3}), tmp_path, "--local", **death))
     assert code == 143 and line["status"] == "KILLED", err
     assert [trial["state"] for trial in trials(output)] == ["COMPLETE", "PRUNED"]
-    pruned = {"status": "KILLED", "stopped_by": "pruned at evaluation 3"}
+    stopped_by = json.loads((trial_folders(whole)[1] / "result.json").read_text())["stopped_by"]
+    assert stopped_by.startswith("pruned at evaluation ")
+    pruned = {"status": "KILLED", "stopped_by": stopped_by}
     assert json.loads((trial_folders(output)[1] / "result.json").read_text()) == pruned
     records = [record for record, _ in read_records(trial_folders(output)[1])]
-    assert {"rayloom.trial_state": "PRUNED", "rayloom.stopped_by": "pruned at evaluation 3"} in [
+    assert {"rayloom.trial_state": "PRUNED", "rayloom.stopped_by": stopped_by} in [
         record.get("tags") for record in records
     ]
     assert [record["kind"] for record in records].count("finish") == 1

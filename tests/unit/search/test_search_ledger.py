@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 import random
+import signal
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +19,8 @@ from optuna.storages import JournalStorage
 from examples import examples
 from ledgers import BRANCHES, FLAT, GRID, MIXED, Game, KilledError, Log, facts, stored
 from rayloom.errors import UserError
-from rayloom.search.ledger import Ledger
+from rayloom.search.ledger import Ledger, open_storage
+from rayloom.signals import Terminated, sigterm_raises
 
 EARLY = {"n_startup_trials": 3}
 EVERY_WRITE = [
@@ -298,3 +302,23 @@ def test_other_peoples_trials_are_refused() -> None:
     game.open(log)
     with pytest.raises(UserError, match=r"search\.storage: the study game in the database has .* other directions"):
         replace(game, directions=("maximize",)).open(log)
+
+
+@pytest.mark.parametrize("moment", range(1, 12))
+def test_a_signal_never_falls_into_a_write(moment: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal while Optuna gives its lock back raised FileNotFoundError, and the study FAILED instead of KILLED."""
+    game = Game(trials=3, evaluations=2)
+    left, unlink = [moment], os.unlink
+
+    def interrupted(path: str) -> None:
+        unlink(path)
+        left[0] -= 1
+        if left[0] == 0:
+            signal.raise_signal(signal.SIGTERM)
+
+    with sigterm_raises(), pytest.raises(Terminated):
+        ledger = game.open(open_storage(None, tmp_path))
+        with monkeypatch.context() as patched:
+            patched.setattr("optuna.storages.journal._file.os.unlink", interrupted)
+            game.play(ledger)
+    assert facts(game.play(game.open(open_storage(None, tmp_path)))) == facts(game.play(game.open(Log())))
