@@ -127,7 +127,7 @@ def test_a_job_is_uploaded_as_it_lies_here_and_recorded_with_the_commit_of_here(
     assert answer["status"] == "FINISHED" and answer["job"] == submission_id
     assert done.stderr.splitlines()[0] == submission_id  # first, before anything that may take time
     folder, run_id, store = only_run(tmp_path / "runs")
-    assert done.stderr.splitlines()[-1] == run_id and "Running entrypoint" in done.stderr  # the job's own log
+    assert done.stderr.splitlines()[-1] == folder.name and "Running entrypoint" in done.stderr  # the job's own log
     assert folder.name == f"job-{submission_id}" and store.status(run_id) == "FINISHED"
     tags = store.tags(run_id)
     assert tags["mlflow.source.git.commit"] == git(checkout, "rev-parse", "HEAD").strip()

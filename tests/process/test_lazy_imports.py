@@ -10,7 +10,7 @@ import sys
 def test_rich_is_imported_for_terminals_only() -> None:
     code = (
         "import io, sys; from rayloom.cli.run_display import make_observer\n"
-        "display = make_observer(False, io.StringIO()); display.run_id('x')\n"
+        "display = make_observer(io.StringIO()); display.run_id('x')\n"
         "print('rich' in sys.modules, 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
@@ -20,7 +20,7 @@ def test_rich_is_imported_for_terminals_only() -> None:
 def test_nothing_heavy_is_imported_for_lines() -> None:
     code = (
         "import io, json, sys; from rayloom.cli.study_display import make_study_observer\n"
-        "display = make_study_observer(False, io.StringIO()); display.study_id('x')\n"
+        "display = make_study_observer(io.StringIO()); display.study_id('x')\n"
         "print(json.dumps([name in sys.modules for name in ('rich', 'torch', 'optuna', 'matplotlib')]))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)

@@ -9,7 +9,10 @@ import pytest
 from rayloom.signals import Terminated, sigterm_raises, undisturbed
 
 
-@pytest.mark.parametrize(("number", "kind"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated), (signal.SIGHUP, Terminated)],
+)
 def test_the_first_signal_waits_for_the_end_of_the_block(number: signal.Signals, kind: type[BaseException]) -> None:
     steps: list[str] = []
     with sigterm_raises(), pytest.raises(kind):
@@ -37,8 +40,20 @@ def test_an_error_in_the_block_keeps_the_signal_and_the_signal_keeps_the_error()
     assert isinstance(caught.value.__context__, OSError)
 
 
+def test_a_closed_terminal_ends_a_run_as_sigterm_does_unless_nohup_says_otherwise() -> None:
+    with sigterm_raises(), pytest.raises(Terminated) as caught:
+        signal.raise_signal(signal.SIGHUP)
+    assert caught.value.exit_code == 129
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with sigterm_raises(), undisturbed():
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_handlers_are_as_before() -> None:
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    with undisturbed():
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    with sigterm_raises(), undisturbed():
         pass
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from rayloom.cli.terminal import human_stream, own_stdout, print_failure, print_json
+from rayloom.cli.terminal import human_stream, own_stdout, print_json
 
 if TYPE_CHECKING:
     from rayloom.cli.run_display import Display
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from rayloom.runs.weights import Weights, Which
 
 _T = TypeVar("_T")
-
-TERMINATED = 143
-"""What a shell reports for a process that SIGTERM ended."""
 
 
 def _check_config(name: str, words: Sequence[str]) -> None:
@@ -38,7 +35,7 @@ def run_command(options: argparse.Namespace) -> int:
     from rayloom.cli.run_display import make_observer
     from rayloom.launch.run import run
 
-    observer = make_observer(options.json, human_stream(options))
+    observer = make_observer(human_stream(options), json=options.json, quiet=options.quiet)
     return _train(
         options,
         observer,
@@ -57,14 +54,12 @@ def resume_command(options: argparse.Namespace) -> int:
     from rayloom.cli.run_display import make_observer
     from rayloom.launch.run import resume
 
-    observer = make_observer(options.json, human_stream(options))
+    observer = make_observer(human_stream(options), json=options.json, quiet=options.quiet)
     return _train(options, observer, lambda: resume(options.run_id, output=options.output, observer=observer))
 
 
 def _train(options: argparse.Namespace, observer: Display, train: Callable[[], Result]) -> int:
     result = _observed(options, observer, train)
-    if result is None:
-        return TERMINATED
     if options.json:
         print_json(
             {
@@ -83,20 +78,14 @@ def _train(options: argparse.Namespace, observer: Display, train: Callable[[], R
     return 0
 
 
-def _observed(options: argparse.Namespace, observer: Display | StudyDisplay, work: Callable[[], _T]) -> _T | None:
-    """Return what the work of an observed command returns; None, after saying so, when SIGTERM ended it."""
-    from rayloom.signals import Terminated
-
+def _observed(options: argparse.Namespace, observer: Display | StudyDisplay, work: Callable[[], _T]) -> _T:
+    """Return what the work of an observed command returns; however it ends, its run is known by then."""
     try:
         with own_stdout(options):
             return work()
-    except Terminated:
-        print("rayloom: terminated", file=sys.stderr)
-        print_failure(options, "KILLED", "terminated", observer.known_id)
-        return None
     finally:
         observer.close()
-        options.of_run = observer.known_id
+        options.of_run, options.continue_with = observer.known_id, observer.continuation
 
 
 def _study_check() -> Callable[[RunConfig], None]:
@@ -145,7 +134,7 @@ def search_command(options: argparse.Namespace) -> int:
     from rayloom.launch.search import resume_study, run_study
     from rayloom.search.observer import StudyResult
 
-    observer = make_study_observer(options.json, human_stream(options))
+    observer = make_study_observer(human_stream(options), json=options.json, quiet=options.quiet)
 
     def search() -> StudyResult:
         if options.resume is not None:
@@ -154,8 +143,6 @@ def search_command(options: argparse.Namespace) -> int:
         return run_study(words[0], *words[1:], local=options.local, observer=observer, job=options.job)
 
     result = _observed(options, observer, search)
-    if result is None:
-        return TERMINATED
     if options.json:
         print_json(
             {
@@ -289,6 +276,24 @@ def explain_command(options: argparse.Namespace) -> int:
     if options.json:
         print_json({"status": "FINISHED", **asdict(explanation)})
     return 0
+
+
+def runs_command(options: argparse.Namespace) -> int:
+    from rayloom.cli.past_runs import list_runs
+
+    return list_runs(options)
+
+
+def compare_command(options: argparse.Namespace) -> int:
+    from rayloom.cli.past_runs import compare_runs
+
+    return compare_runs(options)
+
+
+def rm_command(options: argparse.Namespace) -> int:
+    from rayloom.cli.past_runs import remove_runs
+
+    return remove_runs(options)
 
 
 def ui_command(options: argparse.Namespace) -> int:

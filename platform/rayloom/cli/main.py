@@ -7,21 +7,24 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from rayloom.cli import commands as do
 from rayloom.cli.check import check_command
+from rayloom.cli.run_display import DEFAULT_OUTPUT
 from rayloom.cli.terminal import flush, print_failure
 from rayloom.errors import UserError
+from rayloom.signals import Terminated
 
 _USER_ERROR = 2
 _INTERRUPTED = 130  # what a shell reports for a process that SIGINT ended
-_DEFAULT_OUTPUT = "rayloom-runs"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line (default: the process's) and return the exit code.
 
-    0 success, 1 our bug (with its traceback), 2 a mistake of the user (one sentence), 130 interrupted, 143 terminated.
+    0 success, 1 our bug (with its traceback), 2 a mistake of the user (one sentence), 130 interrupted, 143 terminated,
+    129 when the terminal was closed.
     """
     options = _parse(sys.argv[1:] if arguments is None else arguments)
     # A user's own algorithm lies in the working folder. Last, so that it can shadow nothing.
@@ -33,10 +36,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"rayloom: {error}", file=sys.stderr)
         print_failure(options, "FAILED", str(error))
         code = _USER_ERROR
-    except KeyboardInterrupt:
-        print("rayloom: interrupted", file=sys.stderr)
-        print_failure(options, "KILLED", "interrupted")
-        code = _INTERRUPTED
+    except (KeyboardInterrupt, Terminated) as ended:
+        told = "terminated" if isinstance(ended, Terminated) else "interrupted"
+        then = f"; go on with {options.continue_with}" if options.continue_with else ""
+        print(f"rayloom: {told}{then}", file=sys.stderr)
+        print_failure(options, "KILLED", told)
+        code = ended.exit_code if isinstance(ended, Terminated) else _INTERRUPTED
     except BrokenPipeError:
         code = 1
     except Exception as error:
@@ -51,11 +56,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="rayloom", description="Train reinforcement-learning, generative and supervised models."
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def add(name: str, function: Callable[[argparse.Namespace], int], summary: str) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=summary, description=summary[:1].upper() + summary[1:] + ".")
-        command.set_defaults(command=function, overridable=False, json=False, of_run=None)
+        command.set_defaults(command=function, overridable=False, json=False, of_run=None, continue_with=None)
         return command
 
     for name, function, summary in (
@@ -75,6 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
         if name != "check":
             command.add_argument("--local", action="store_true", help="everything in this process, without Ray")
         if name == "run":
+            _add_quiet(command)
             command.add_argument("--job", metavar="ID", help="go on with the run of this job, if it has begun one")
             command.add_argument("--chaos", metavar="FAULTS", help="inject faults, as rollout=6/min,learner=1,node=1")
         _add_json(command)
@@ -87,7 +94,10 @@ def build_parser() -> argparse.ArgumentParser:
     search.add_argument("--job", metavar="ID", help="go on with the study of this job, if it has begun one")
     _add_output(search, "with --resume")
     _add_json(search)
-    _add_run_arguments(add("resume", do.resume_command, "continue an interrupted run exactly"))
+    _add_quiet(search)
+    resume = add("resume", do.resume_command, "continue an interrupted run exactly")
+    _add_run_arguments(resume)
+    _add_quiet(resume)
     evaluate = add("evaluate", do.evaluate_command, "evaluate a run's weights anew")
     _add_run_arguments(evaluate)
     _add_weights(evaluate)
@@ -97,22 +107,44 @@ def build_parser() -> argparse.ArgumentParser:
     _add_run_arguments(sample)
     _add_weights(sample)
     sample.add_argument("--count", type=_positive, default=64, metavar="N", help="samples (default: 64)")
-    sample.add_argument("--destination", type=Path, metavar="FILE", help="image file (default: sample-RUN_ID.png)")
+    sample.add_argument("--destination", type=Path, metavar="FILE", help="image file (default: sample-RUN.png)")
     export = add("export", do.export_command, "write a run's module to deploy as a program of torch.export")
     _add_run_arguments(export)
     _add_weights(export)
-    export.add_argument("--destination", type=Path, metavar="FILE", help="file (default: model-RUN_ID.pt2)")
+    export.add_argument("--destination", type=Path, metavar="FILE", help="file (default: model-RUN.pt2)")
     listing = add("list", do.list_command, "list shipped configs and components: sources, optimizers, networks, ...")
     listing.add_argument("kind", metavar="KIND", nargs="?", help="one kind of them, as optimizer (default: all)")
     _add_json(listing)
     explain = add("explain", do.explain_command, "explain a key of the config or a component, with its settings")
     explain.add_argument("name", metavar="NAME", help="as learner.batch_size, optimizer.adam or my_module:MyAlgorithm")
     _add_json(explain)
+    listing = add("runs", do.runs_command, "list the runs and studies of the output folder")
+    listing.add_argument("--status", metavar="STATUS", help="only these: finished, failed, killed, running, lost")
+    _add_output(listing)
+    _add_json(listing)
+    for name, function, summary in (
+        ("compare", do.compare_command, "show in which settings runs differ, and what each reached"),
+        ("rm", do.rm_command, "delete the folders of runs or studies; what MLflow has of them stays"),
+    ):
+        command = add(name, function, summary)
+        command.add_argument("names", metavar="RUN", nargs="+", help="name or MLflow id, or its first 8 letters")
+        _add_output(command)
+        _add_json(command)
     interface = add("ui", do.ui_command, "open the MLflow UI on the run store")
     interface.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     interface.add_argument("--port", type=_positive, default=5000, help="port to listen on (default: 5000)")
     _add_output(interface)
     return parser
+
+
+class _Version(argparse.Action):
+    """Prints the version, which is looked up only then."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *unused: object) -> NoReturn:
+        from importlib.metadata import version
+
+        print(f"rayloom {version('rayloom')}")
+        parser.exit()
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -132,6 +164,10 @@ def _add_json(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="end with one JSON line on standard output")
 
 
+def _add_quiet(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--quiet", action="store_true", help="no progress: the name, remarks and the result")
+
+
 def _add_submit(command: argparse.ArgumentParser) -> None:
     command.set_defaults(overridable=True)
     command.add_argument("config", metavar="CONFIG", help="a YAML file below this folder, or a shipped config's name")
@@ -146,12 +182,12 @@ def _add_submit(command: argparse.ArgumentParser) -> None:
 
 def _add_output(command: argparse.ArgumentParser, where: str = "") -> None:
     told = f"{where}: folder of the runs" if where else "folder of the runs"
-    default = None if where else _DEFAULT_OUTPUT
-    command.add_argument("--output", default=default, metavar="FOLDER", help=f"{told} (default: {_DEFAULT_OUTPUT})")
+    default = None if where else DEFAULT_OUTPUT
+    command.add_argument("--output", default=default, metavar="FOLDER", help=f"{told} (default: {DEFAULT_OUTPUT})")
 
 
 def _add_run_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("run_id", metavar="RUN_ID", help="id that `rayloom run` printed")
+    command.add_argument("run_id", metavar="RUN", help="name that `rayloom run` printed, or MLflow's id of the run")
     _add_output(command)
     _add_json(command)
 

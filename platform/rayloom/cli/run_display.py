@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import math
+import shlex
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,7 +22,11 @@ MAIN_METRICS = ("evaluate/return_mean", "train/return_mean", "evaluate/accuracy"
 LEADING_COUNTERS = ("env_steps", "samples", "updates")
 """The counter whose rate is shown: the first of these that the run has."""
 LINE_INTERVAL_S = 3.0
+DEFAULT_OUTPUT = "rayloom-runs"
 _BAR_STEPS = 1000
+_BAR_WIDTH = 16
+_AROUND = _BAR_WIDTH + len(" 100% ")
+"""Columns that the bar and the percentage take."""
 
 
 def format_value(value: float) -> str:
@@ -74,7 +79,8 @@ def closing_table(result: Result, duration_s: float, hint: str = "") -> str:
     rows |= {
         "status": f"{result.status} ({result.stopped_by})" if result.stopped_by else result.status,
         "duration": format_duration(duration_s),
-        "run id": result.run_id,
+        "run": result.run_dir.name,
+        **({"MLflow run": result.run_id} if result.run_id != result.run_dir.name else {}),
         "folder": str(result.run_dir),
     }
     return format_table({**rows, "look at it": hint} if hint else rows)
@@ -84,7 +90,7 @@ def ui_hint(tracking_uri: str, output: str) -> str:
     """Return how to open the MLflow UI on the store of a run."""
     if tracking_uri.startswith(("http://", "https://")):
         return tracking_uri
-    return "rayloom ui" if output == "rayloom-runs" else f"rayloom ui --output {output}"
+    return "rayloom ui" if output == DEFAULT_OUTPUT else f"rayloom ui --output {shlex.quote(output)}"
 
 
 class Pace:
@@ -138,39 +144,36 @@ class LastingStream:
             self._gone = True
 
 
-class HeldLines:
-    """Lines on a stream that wait for an id, which is the first line by promise."""
+class NamedLines:
+    """Lines on a stream, of which the first is the name of the run or study: what it is resumed by is known at once."""
 
     def __init__(self, stream: TextIO) -> None:
         """Write to `stream`, which stays open; that its reader goes away is no reason to end the training."""
         self._stream = cast(TextIO, LastingStream(stream))
-        self._held: list[str] = []
         self.known_id: str | None = None
-        """The id of the run or study that is watched, once it is known."""
+        """MLflow's id of what is watched; its name until that is known, None before it has begun."""
+        self.continuation: str | None = None
+        """Command that goes on with it."""
 
-    def _identify(self, text: str) -> None:
-        """Print the id, then what had to wait for it."""
-        self.known_id = text
-        self._write(text)
-        self._release()
+    def _name(self, name: str, command: str, output: str) -> None:
+        """Print the name; `command` continues what it names, which lies in the folder `output`."""
+        self.known_id = name
+        elsewhere = "" if output == DEFAULT_OUTPUT else f" --output {shlex.quote(output)}"
+        self.continuation = f"{command} {name}{elsewhere}"
+        self._write(name)
 
-    def _line(self, text: str) -> None:
-        if self.known_id is not None:
-            self._write(text)
-        else:
-            self._held.append(text)
-
-    def _release(self) -> None:
-        held, self._held = self._held, []
-        for text in held:
-            self._write(text)
+    def _identify(self, tracked_id: str) -> None:
+        """Note MLflow's id, or the name again where there is none."""
+        if tracked_id != self.known_id:
+            self._write(f"MLflow run {tracked_id}")
+        self.known_id = tracked_id
 
     def _write(self, text: str) -> None:
         print(text, file=self._stream, flush=True)
 
 
-class Display(HeldLines, Observer):
-    """Plain lines on a stream: the run id first and last, a line every few seconds, a table at the end.
+class Display(NamedLines, Observer):
+    """Plain lines on a stream: the run's name first and last, a line every few seconds, a table at the end.
 
     `stream` gets the lines; `interval_s` is the least time between two reports, by `clock` (both in seconds).
     """
@@ -187,19 +190,23 @@ class Display(HeldLines, Observer):
         self._unprinted: Report | None = None
         self._pace = Pace()
         self._pace_texts = ("", "")
-        self._output = "rayloom-runs"
+        self._output = DEFAULT_OUTPUT
         self._tracked = True
 
     def started(self, config: RunConfig, plan: Plan, run_dir: Path) -> None:
         """Show what will run and where."""
+        self._begin_run(config, run_dir)
+        self._write(f"{config.name}: {config.algorithm_path}, seed {config.seed}, in {run_dir}")
+        for line in plan.describe().rstrip("\n").splitlines():
+            self._write(line)
+
+    def _begin_run(self, config: RunConfig, run_dir: Path) -> None:
         self._output = config.output
         self._tracked = config.tracking.enabled
-        self._line(f"{config.name}: {config.algorithm_path}, seed {config.seed}, in {run_dir}")
-        for line in plan.describe().rstrip("\n").splitlines():
-            self._line(line)
+        self._name(run_dir.name, "rayloom resume", config.output)
 
     def run_id(self, run_id: str) -> None:
-        """Print the id, which is the first line by promise, then what had to wait for it."""
+        """Print MLflow's id."""
         self._identify(run_id)
 
     def report(self, report: Report) -> None:
@@ -211,10 +218,10 @@ class Display(HeldLines, Observer):
 
     def note(self, text: str) -> None:
         """Print a remark."""
-        self._line(text)
+        self._write(text)
 
     def finished(self, result: Result) -> None:
-        """Print the last report, the closing table and the run id."""
+        """Print the last report, the closing table and the run's name."""
         if self._unprinted is not None:
             self._print_report()
         self.close()
@@ -222,29 +229,33 @@ class Display(HeldLines, Observer):
         self._write(closing_table(result, self._clock() - self._begin, hint))
         if result.advice:
             self._write(f"advice: {result.advice}")
-        self._write(result.run_id)
+        self._write(result.run_dir.name)
 
     def close(self) -> None:
-        """Give the terminal back and print what still waits; called however the run ended. Idempotent."""
-        self._release()
+        """Give the terminal back; called however the run ended. Idempotent."""
 
     def _print_report(self) -> None:
         assert self._unprinted is not None
-        self._line(f"{self._unprinted.fraction:4.0%}  {self._describe(self._unprinted)}")
+        self._write(f"{self._unprinted.fraction:4.0%}  {self._describe(self._unprinted)}")
         self._unprinted = None
         self._last_line_at = self._clock()
 
-    def _describe(self, report: Report) -> str:
+    def _describe(self, report: Report, width: int | None = None) -> str:
+        """Return what a report says; in `width` columns what matters most of it."""
         rate, remaining = self._pace_texts
-        parts = [f"{name} {count:,}" for name, count in report.counters.items()]
+        leading = next((name for name in LEADING_COUNTERS if name in report.counters), None)
+        # (importance, text): the smallest number stays longest.
+        parts = [(2 if name == leading else 4, f"{name} {count:,}") for name, count in report.counters.items()]
         name = main_metric(report.metrics)
         if name is not None:
-            parts.append(f"{name} {format_value(report.metrics[name])}")
+            parts.append((0, f"{name} {format_value(report.metrics[name])}"))
         if rate:
-            parts.append(rate)
+            parts.append((3, rate))
         if remaining and report.fraction < 1:
-            parts.append(f"{remaining} left")
-        return "  ".join(parts)
+            parts.append((1, f"{remaining} left"))
+        while width is not None and len(parts) > 1 and len("  ".join(text for _, text in parts)) > width:
+            parts.remove(max(parts, key=lambda part: part[0]))
+        return "  ".join(text for _, text in parts)
 
 
 class LiveDisplay(Display):
@@ -257,7 +268,7 @@ class LiveDisplay(Display):
         from rich.progress import BarColumn, Progress, TextColumn
 
         self._progress = Progress(
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=_BAR_WIDTH),
             TextColumn("{task.percentage:3.0f}%", markup=False),
             TextColumn("{task.description}", markup=False),
             console=Console(file=self._stream, highlight=False, markup=False, soft_wrap=True),
@@ -267,7 +278,7 @@ class LiveDisplay(Display):
         self._task: Any = None
 
     def started(self, config: RunConfig, plan: Plan, run_dir: Path) -> None:
-        """Start drawing; what will run and where is printed under the run id."""
+        """Start drawing; what will run and where is printed under the run's name."""
         super().started(config, plan, run_dir)
         self._task = self._progress.add_task("starting", total=_BAR_STEPS)
         self._progress.start()
@@ -276,8 +287,8 @@ class LiveDisplay(Display):
         """Redraw the bar."""
         self._pace_texts = self._pace.update(report)
         if self._task is not None:
-            completed = report.fraction * _BAR_STEPS
-            self._progress.update(self._task, completed=completed, description=self._describe(report))
+            text = self._describe(report, self._progress.console.width - _AROUND)
+            self._progress.update(self._task, completed=report.fraction * _BAR_STEPS, description=text)
 
     def close(self) -> None:
         """Stop drawing and show the cursor again."""
@@ -291,8 +302,19 @@ class LiveDisplay(Display):
             super()._write(text)
 
 
-def make_observer(json: bool, stream: TextIO) -> Display:
+class QuietDisplay(Display):
+    """The name, remarks and the result."""
+
+    def started(self, config: RunConfig, plan: Plan, run_dir: Path) -> None:
+        """Print the name alone."""
+        self._begin_run(config, run_dir)
+
+    def report(self, report: Report) -> None:
+        """Print nothing."""
+
+
+def make_observer(stream: TextIO, *, json: bool = False, quiet: bool = False) -> Display:
     """Return a live display where `stream` is a terminal that nobody parses, and plain lines elsewhere."""
-    if stream.isatty() and not json:
-        return LiveDisplay(stream)
-    return Display(stream)
+    if quiet:
+        return QuietDisplay(stream)
+    return LiveDisplay(stream) if stream.isatty() and not json else Display(stream)

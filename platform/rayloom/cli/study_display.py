@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from rayloom.cli.run_display import HeldLines, format_duration, format_table, format_value, ui_hint
+from rayloom.cli.run_display import DEFAULT_OUTPUT, NamedLines, format_duration, format_table, format_value, ui_hint
 from rayloom.search.observer import STATES, Standing, StudyObserver, StudyResult, TrialView, short_names
 
 if TYPE_CHECKING:
@@ -77,14 +77,15 @@ def closing_study_table(result: StudyResult, hint: str = "") -> str:
         "trials": format_counts(result.counts),
         "status": result.status,
         "duration": format_duration(result.duration_s),
-        "study id": result.study_id,
+        "study": result.study_dir.name,
+        **({"MLflow run": result.study_id} if result.study_id != result.study_dir.name else {}),
         "folder": str(result.study_dir),
     }
     if result.best_config is not None:
         rows["best config"] = str(result.best_config)
         rows["run it"] = f"rayloom run {shlex.quote(str(result.best_config))}"
     if result.status != "FINISHED":
-        rows["continue it"] = f"rayloom search --resume {result.study_id}"
+        rows["continue it"] = f"rayloom search --resume {result.study_dir.name}"
     return format_table({**rows, "look at it": hint} if hint else rows)
 
 
@@ -93,8 +94,8 @@ def _exact(value: Any) -> str:
     return value if isinstance(value, str) else json_format.dumps(value, default=str)
 
 
-class StudyDisplay(HeldLines, StudyObserver):
-    """Plain lines on a stream: the study id first and last, a line for each finished trial, a table at the end.
+class StudyDisplay(NamedLines, StudyObserver):
+    """Plain lines on a stream: the study's name first and last, a line for each finished trial, a table at the end.
 
     `clock` (in seconds) tells how old the newest view of a running trial is.
     """
@@ -105,7 +106,7 @@ class StudyDisplay(HeldLines, StudyObserver):
         self._clock = clock
         self._standing = Standing()
         self._metrics: tuple[str, ...] = ()
-        self._output = "rayloom-runs"
+        self._output = DEFAULT_OUTPUT
         self._tracked = True
         self._names: dict[str, str] = {}
 
@@ -124,33 +125,33 @@ class StudyDisplay(HeldLines, StudyObserver):
         self._output = config.output
         self._tracked = config.tracking.enabled
         goal = ", ".join(f"{direction} {name}" for name, direction in zip(metrics, directions, strict=True))
+        self._name(study_dir.name, "rayloom search --resume", config.output)
         count = "trials" if total is None else f"{total} {'trial' if total == 1 else 'trials'}"
-        self._line(f"{config.name}: {goal}, {count}, {slots} at a time, in {study_dir}")
+        self._write(f"{config.name}: {goal}, {count}, {slots} at a time, in {study_dir}")
 
     def study_id(self, text: str) -> None:
-        """Print the id, which is the first line by promise, then what had to wait for it."""
+        """Print MLflow's id."""
         self._identify(text)
 
     def trial(self, view: TrialView) -> None:
         """Print one line when a trial ends; one that ended before this process began is only counted."""
         self._take(view)
         if view.state != "RUNNING" and not view.earlier:
-            self._line(self._describe(view))
+            self._write(self._describe(view))
 
     def note(self, text: str) -> None:
         """Print a remark."""
-        self._line(text)
+        self._write(text)
 
     def finished(self, result: StudyResult) -> None:
-        """Print the closing table and the study id."""
+        """Print the closing table and the study's name."""
         self.close()
         hint = ui_hint(result.tracking_uri, self._output) if self._tracked else ""
         self._write(closing_study_table(result, hint))
-        self._write(result.study_id)
+        self._write(result.study_dir.name)
 
     def close(self) -> None:
-        """Give the terminal back and print what still waits; called however the study ended. Idempotent."""
-        self._release()
+        """Give the terminal back; called however the study ended. Idempotent."""
 
     def _take(self, view: TrialView) -> None:
         if not view.parameters.keys() <= self._names.keys():
@@ -197,7 +198,7 @@ class LiveStudyDisplay(StudyDisplay):
         metrics: tuple[str, ...],
         directions: tuple[str, ...],
     ) -> None:
-        """Start drawing; what will be searched and where is printed under the study id."""
+        """Start drawing; what will be searched and where is printed under the study's name."""
         super().started(config, study_dir, total, slots, metrics, directions)
         self._live.start()
 
@@ -210,7 +211,7 @@ class LiveStudyDisplay(StudyDisplay):
                 self._told_at.pop(view.number)
                 self._newest.append(view)
         if view.state == "FAILED" and not view.earlier:
-            self._line(self._describe(view))
+            self._write(self._describe(view))
 
     def close(self) -> None:
         """Stop drawing and show the cursor again."""
@@ -287,8 +288,18 @@ def _width(name: str, cells: Sequence[str]) -> int:
     return max(map(len, [name, *cells])) + _COLUMN_GAP
 
 
-def make_study_observer(json: bool, stream: TextIO) -> StudyDisplay:
+class QuietStudyDisplay(StudyDisplay):
+    """The name, remarks, failed trials and the result."""
+
+    def trial(self, view: TrialView) -> None:
+        """Print a line when a trial fails."""
+        self._take(view)
+        if view.state == "FAILED" and not view.earlier:
+            self._write(self._describe(view))
+
+
+def make_study_observer(stream: TextIO, *, json: bool = False, quiet: bool = False) -> StudyDisplay:
     """Return a live display where `stream` is a terminal that nobody parses, and plain lines elsewhere."""
-    if stream.isatty() and not json:
-        return LiveStudyDisplay(stream)
-    return StudyDisplay(stream)
+    if quiet:
+        return QuietStudyDisplay(stream)
+    return LiveStudyDisplay(stream) if stream.isatty() and not json else StudyDisplay(stream)

@@ -15,7 +15,6 @@ from rayloom.launch.chaos import Chaos, check_plan
 from rayloom.launch.roles import make_role
 from rayloom.runs.folders import (
     LOCAL_MARK,
-    checkpoint_store,
     find_run_folder,
     is_running,
     load_run_config,
@@ -30,6 +29,7 @@ from rayloom.runs.objectives import read_objectives
 from rayloom.runs.observer import Observer, Result
 from rayloom.runs.plan import Plan, check_machine, cluster_address, make_plan
 from rayloom.runs.session import Session
+from rayloom.runs.weights import checkpoint_store
 from rayloom.signals import Terminated, sigterm_raises
 from rayloom.tracking.location import resolve_uri
 from rayloom.tracking.provenance import is_uploaded
@@ -95,7 +95,6 @@ def _run_job(config: RunConfig, plan: Plan, job: str, observer: Observer, chaos:
         if taken.ended is not None:
             result = earlier_result(config, taken.folder, taken.ended)
             observer.note(f"job {job} has finished its run before: this is its result")
-            observer.run_id(result.run_id)
             observer.finished(result)
             return result
         if taken.begun:

@@ -9,12 +9,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rayloom.checkpoint.store import CheckpointStore
 from rayloom.config.import_path import suggest
 from rayloom.config.load import from_tree, parse_yaml
 from rayloom.config.schema import RunConfig
 from rayloom.errors import UserError
-from rayloom.runs.objectives import read_objectives
 from rayloom.tracking.journal import BINDING, PROCESS, is_alive, read_json, write_json
 
 RESULT = "result.json"
@@ -132,8 +130,3 @@ def is_running(folder: Path) -> bool:
     """Tell whether the process that trains this run is alive on this machine."""
     process = read_json(folder / PROCESS)
     return bool(process and is_alive(process))
-
-
-def checkpoint_store(config: RunConfig, folder: Path) -> CheckpointStore:
-    """Return the checkpoints of a run."""
-    return CheckpointStore(folder / "checkpoints", config.checkpoint.keep, read_objectives(config).mode)

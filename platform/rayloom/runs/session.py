@@ -18,12 +18,13 @@ from rayloom.checkpoint.store import Loaded
 from rayloom.config.schema import RunConfig, flatten
 from rayloom.errors import LearnersLostError, UserError
 from rayloom.runs.advice import advise
-from rayloom.runs.folders import LOCAL_MARK, RUN, checkpoint_store, forget_result, write_result
+from rayloom.runs.folders import LOCAL_MARK, RUN, forget_result, write_result
 from rayloom.runs.inputs import inputs_for, recorded_inputs
 from rayloom.runs.jobs import job_tag
 from rayloom.runs.loop import Loop, LoopStep, Role
 from rayloom.runs.observer import Observer, Result
 from rayloom.runs.plan import Plan
+from rayloom.runs.weights import checkpoint_store
 from rayloom.tracking.provenance import git_state, ray_job_tag
 from rayloom.tracking.tracker import Tracker
 
@@ -225,6 +226,8 @@ class Session:
             if tags:
                 self.tracker.set_tags(tags)
             self._tell_chaos()
+            if status == "KILLED" and self.config.tracking.enabled and self._hosting is None:
+                self._observer.note("stopping: MLflow gets what it has not got yet")
             self.tracker.finish(status, timeout_s=self._patience_s())
             write_result(self.folder, {"status": status, "stopped_by": reason})
         except (UserError, OSError) as error:
@@ -270,7 +273,8 @@ def start_tracker(
         folder,
         uri=config.tracking.uri or "",
         experiment=config.tracking.experiment or family,
-        run_name=config.name,
+        # Runs of one config have different names, those of a study are told apart by their number.
+        run_name=config.name if hosted else folder.name,
         params=flatten({**config.to_tree(), **({"taken": taken} if taken else {})}),
         tags={**about, **tags, **(state.tags() if state else {})},
         resume=resumed,

@@ -9,14 +9,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from rayloom.checkpoint.store import Loaded
+from rayloom.checkpoint.store import CheckpointStore, Loaded
 from rayloom.config.schema import RunConfig
 from rayloom.contract import Algorithm, GlobalNoise, Progress, Spec
 from rayloom.datasets.dataset import Dataset
 from rayloom.devices import choose_device
 from rayloom.errors import UserError
 from rayloom.learner.resharding import whole_state
-from rayloom.runs.folders import checkpoint_store
 from rayloom.runs.learner_role import load_run_dataset, source_spec
 from rayloom.runs.objectives import read_objectives
 from rayloom.runs.schedule import Schedule
@@ -112,3 +111,8 @@ def build_trained(config: RunConfig, folder: Path, which: Which | None = None, d
     )
     algorithm.eval()
     return TrainedAlgorithm(config, algorithm, spec, dataset, weights)
+
+
+def checkpoint_store(config: RunConfig, folder: Path) -> CheckpointStore:
+    """Return the checkpoints of a run."""
+    return CheckpointStore(folder / "checkpoints", config.checkpoint.keep, read_objectives(config).mode)

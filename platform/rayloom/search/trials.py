@@ -20,11 +20,12 @@ import torch
 from rayloom.config.load import from_tree
 from rayloom.config.schema import RunConfig
 from rayloom.errors import UserError
-from rayloom.runs.folders import RUN, checkpoint_store, write_config
+from rayloom.runs.folders import RUN, write_config
 from rayloom.runs.inputs import inputs_for
 from rayloom.runs.loop import LoopStep, Role
 from rayloom.runs.plan import Plan, make_plan
 from rayloom.runs.session import Hosting, Session, record_failed_start
+from rayloom.runs.weights import checkpoint_store
 from rayloom.search.population import Population
 
 EventKind = Literal["report", "finished", "failed"]

@@ -162,7 +162,7 @@ def test_lines_come_at_most_every_interval_and_the_last_always() -> None:
         clock.now = 100.0 + second
         display.report(report(second / 10, float(second), evaluate__return_mean=second))
     lines = stream.getvalue().splitlines()
-    assert lines[0] == "f00d"
+    assert lines[0] == "MLflow run f00d"
     assert [line.split()[0] for line in lines[1:]] == ["0%", "30%", "60%"]
     assert (
         lines[2] == "30%".rjust(4) + "  updates 30  env_steps 1,200  evaluate/return_mean 3  400 env_steps/s  7s left"
@@ -180,34 +180,49 @@ def test_a_report_that_was_printed_is_not_printed_again() -> None:
     assert stream.getvalue().count("100%") == 1
 
 
-def test_the_run_id_is_the_first_and_the_last_line(tmp_path: Path) -> None:
+def test_the_name_is_the_first_and_the_last_line_and_is_there_at_once(tmp_path: Path) -> None:
     stream = io.StringIO()
     display = Display(stream, clock=Clock())
-    config = loader(tmp_path)("", "seed=5")
+    config = loader(tmp_path)("", "seed=5", "output=my runs")
+    assert (display.known_id, display.continuation) == (None, None)
     display.started(config, make_plan(config, local=True), Path("/runs/here"))
-    display.note("the tracking server is away")
-    display.report(report())
-    assert stream.getvalue() == ""
-    assert display.known_id is None
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "here", "what the run is resumed by waits for nobody"
+    assert lines[1] == f"tiny_run: {config.algorithm_path}, seed 5, in /runs/here"
+    assert lines[2].split()[:2] == ["role", "count"]
+    assert display.known_id == "here"
+    assert display.continuation == "rayloom resume here --output 'my runs'"
     display.run_id("f00d")
     assert display.known_id == "f00d"
     display.note("an older checkpoint")
     display.finished(result())
     lines = stream.getvalue().splitlines()
-    assert (lines[0], lines[-1]) == ("f00d", "f00d")
-    assert lines[1] == f"tiny_run: {config.algorithm_path}, seed 5, in /runs/here"
-    assert lines[2].split()[:2] == ["role", "count"]
-    away, older = lines.index("the tracking server is away"), lines.index("an older checkpoint")
-    assert 3 < away < older < len(lines) - 1
+    assert lines.index("MLflow run f00d") < lines.index("an older checkpoint")
+    assert lines[-1] == "here"
 
 
-def test_what_waits_for_the_run_id_is_shown_when_the_run_fails_before() -> None:
+def test_a_run_without_mlflow_has_its_name_alone(tmp_path: Path) -> None:
     stream = io.StringIO()
     display = Display(stream, clock=Clock())
-    display.note("the last words")
-    display.close()
-    display.close()
-    assert stream.getvalue() == "the last words\n"
+    config = loader(tmp_path)()
+    display.started(config, make_plan(config, local=True), Path("/runs/here"))
+    display.run_id("here")
+    display.finished(result(run_id="here"))
+    assert "MLflow" not in stream.getvalue()
+
+
+def test_quiet_is_the_name_remarks_and_the_result(tmp_path: Path) -> None:
+    stream = io.StringIO()
+    display = make_observer(stream, quiet=True)
+    config = loader(tmp_path)()
+    display.started(config, make_plan(config, local=True), Path("/runs/here"))
+    display.report(report(0.5))
+    display.note("a worker was replaced")
+    display.finished(result())
+    lines = stream.getvalue().splitlines()
+    assert lines[:2] == ["here", "a worker was replaced"]
+    assert lines[2].startswith("  evaluate/return_mean") and lines[-1] == "here"
+    assert display.continuation is not None
 
 
 def test_the_closing_table_says_everything() -> None:
@@ -219,14 +234,15 @@ def test_the_closing_table_says_everything() -> None:
             "  env_steps             98,765",
             "  status                FINISHED (evaluate/return_mean >= 475)",
             "  duration              3m05s",
-            "  run id                f00d",
+            "  run                   here",
+            "  MLflow run            f00d",
             "  folder                /runs/here",
             "  look at it            rayloom ui",
         ]
     )
     killed = closing_table(result(status="KILLED", stopped_by="", metrics={}, counters={}), 0).splitlines()
     assert killed[0].split() == ["status", "KILLED"]
-    assert [line.split()[0] for line in killed] == ["status", "duration", "run", "folder"]  # no hint, no row
+    assert [line.split()[0] for line in killed] == ["status", "duration", "run", "MLflow", "folder"]  # no hint, no row
 
 
 def test_where_to_look() -> None:
@@ -251,7 +267,7 @@ def test_advice_is_the_last_line_before_the_run_id() -> None:
         display = display_class(stream, clock=Clock())
         display.run_id("f00d")
         display.finished(result(advice="the learner waited 71 % of the time"))
-        end = "rayloom ui\nadvice: the learner waited 71 % of the time\nf00d\n"
+        end = "rayloom ui\nadvice: the learner waited 71 % of the time\nhere\n"
         assert stream.getvalue().endswith(end)
 
 
@@ -282,9 +298,9 @@ def test_a_reader_that_goes_away_does_not_end_the_run(lines: int) -> None:
 
 
 def test_a_terminal_gets_a_live_bar_and_a_pipe_gets_lines() -> None:
-    assert isinstance(make_observer(False, Terminal()), LiveDisplay)
-    assert type(make_observer(True, Terminal())) is Display
-    assert type(make_observer(False, io.StringIO())) is Display
+    assert isinstance(make_observer(Terminal()), LiveDisplay)
+    assert type(make_observer(Terminal(), json=True)) is Display
+    assert type(make_observer(io.StringIO())) is Display
 
 
 def test_the_live_display_ends_with_the_same_table_and_gives_the_cursor_back(tmp_path: Path) -> None:
@@ -298,21 +314,33 @@ def test_the_live_display_ends_with_the_same_table_and_gives_the_cursor_back(tmp
     display.note("[a remark] in brackets")
     display.finished(result())
     shown = stream.getvalue()
-    assert shown.index("f00d") < shown.index("seed 0, in /runs/here")  # nothing is printed above the id
+    assert shown.index("here") < shown.index("seed 0, in /runs/here")  # nothing is printed above the name
     assert "[a remark] in brackets" in shown
-    assert shown.endswith(closing_table(result(), 0.0, "rayloom ui") + "\nf00d\n")
+    assert shown.endswith(closing_table(result(), 0.0, "rayloom ui") + "\nhere\n")
     assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")
 
 
-def test_the_live_bar_shows_where_the_run_is() -> None:
-    stream = Terminal()
-    display = LiveDisplay(stream, clock=Clock())
+def bar_of(columns: int, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return the bar of a run half way, on a terminal so wide."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    display = LiveDisplay(Terminal(), clock=Clock())
     display._task = display._progress.add_task("starting", total=1000)
     display.report(report(0.25, 1.0, train__loss=0.5))
     display.report(report(0.5, 2.0, train__loss=0.25))
-    task = display._progress.tasks[0]
+    return display._progress.tasks[0]
+
+
+def test_the_live_bar_shows_where_the_run_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = bar_of(200, monkeypatch)
     assert task.percentage == 50
     assert task.description == "updates 50  env_steps 2,000  train/loss 0.25  1000 env_steps/s  2s left"
+
+
+def test_a_narrow_terminal_keeps_what_matters_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert bar_of(82, monkeypatch).description == "env_steps 2,000  train/loss 0.25  1000 env_steps/s  2s left"
+    assert bar_of(80, monkeypatch).description == "env_steps 2,000  train/loss 0.25  2s left"
+    assert bar_of(52, monkeypatch).description == "train/loss 0.25  2s left"
+    assert bar_of(30, monkeypatch).description == "train/loss 0.25"
 
 
 def test_the_terminal_is_given_back_after_a_failure(tmp_path: Path) -> None:

@@ -214,7 +214,7 @@ def test_lines_of_trials() -> None:
     display.trial(view(1, "FAILED", note="ValueError: no"))
     many = {f"algorithm.p{i}": i for i in range(8)}
     display.trial(view(2, "PRUNED", 0.25, parameters=many))
-    assert stream.getvalue().splitlines()[2:] == [
+    assert stream.getvalue().splitlines()[3:] == [
         "trial 0  COMPLETE  evaluate/accuracy 0.5  learning_rate 0.001235  optimizer.kind adam  "
         "best 0.5 (trial 0)  1/10  45s left",
         "trial 1  FAILED  ValueError: no  learning_rate 0.001235  optimizer.kind adam  "
@@ -233,6 +233,7 @@ def test_a_line_names_every_metric_and_a_failure_before_the_first_best() -> None
     display.trial(view(1, "COMPLETE", 0.5, 0.25, parameters={}))
     assert stream.getvalue().splitlines()[1:] == [
         "tiny: maximize evaluate/accuracy, minimize evaluate/loss, trials, 2 at a time, in /runs/study",
+        "MLflow run f00d",
         "trial 0  FAILED  1 done",
         "trial 1  COMPLETE  evaluate/accuracy 0.5  evaluate/loss 0.25  Pareto front: 1 trial  2 done",
     ]
@@ -253,31 +254,34 @@ def test_trials_of_an_earlier_session_count_but_are_no_news() -> None:
         assert "best 0.75 (trial 0)  3/10" in shown
 
 
-def test_the_study_id_is_the_first_and_the_last_line() -> None:
+def test_the_name_is_the_first_and_the_last_line_and_is_there_at_once() -> None:
     stream = io.StringIO()
     display = StudyDisplay(stream, clock=Clock())
     start(display, 1)
-    display.note("the tracking server is away")
-    assert stream.getvalue() == ""
-    assert display.known_id is None
+    assert stream.getvalue().splitlines() == [
+        "study",
+        "tiny: maximize evaluate/accuracy, 1 trial, 2 at a time, in /runs/study",
+    ]
+    assert (display.known_id, display.continuation) == ("study", "rayloom search --resume study")
     display.study_id("f00d")
     assert display.known_id == "f00d"
     display.trial(view(0, "COMPLETE", 0.5))
     display.finished(result())
     lines = stream.getvalue().splitlines()
-    assert (lines[0], lines[-1]) == ("f00d", "f00d")
-    assert lines[1] == "tiny: maximize evaluate/accuracy, 1 trial, 2 at a time, in /runs/study"
-    assert lines[2] == "the tracking server is away"
-    assert lines[3].startswith("trial 0")
+    assert lines[2] == "MLflow run f00d" and lines[3].startswith("trial 0")
+    assert lines[-1] == "study"
 
 
-def test_what_waits_for_the_study_id_is_shown_when_the_study_fails_before() -> None:
+def test_quiet_is_the_name_failures_and_the_result() -> None:
     stream = io.StringIO()
-    display = StudyDisplay(stream, clock=Clock())
-    display.note("the last words")
-    display.close()
-    display.close()
-    assert stream.getvalue() == "the last words\n"
+    display = make_study_observer(stream, quiet=True)
+    start(display, 2)
+    display.trial(view(0, "COMPLETE", 0.5))
+    display.trial(view(1, "FAILED", note="ValueError: no"))
+    display.finished(result())
+    shown = stream.getvalue()
+    assert "trial 0  COMPLETE" not in shown and "trial 1  FAILED  ValueError: no" in shown
+    assert shown.startswith("study\n") and shown.endswith("\nstudy\n")
 
 
 def test_the_closing_table_says_everything() -> None:
@@ -291,7 +295,8 @@ def test_the_closing_table_says_everything() -> None:
             "  trials                           8 complete, 2 pruned",
             "  status                           FINISHED",
             "  duration                         3m05s",
-            "  study id                         f00d",
+            "  study                            study",
+            "  MLflow run                       f00d",
             "  folder                           /runs/study",
             "  best config                      /runs/study/best.yaml",
             "  run it                           rayloom run /runs/study/best.yaml",
@@ -303,12 +308,12 @@ def test_the_closing_table_says_everything() -> None:
 def test_the_closing_table_of_a_study_that_was_stopped() -> None:
     stopped = result(status="KILLED", best_config=Path("/my runs/best.yaml"))
     rows = closing_study_table(stopped).splitlines()
-    assert rows[-1].split(maxsplit=2)[2] == "rayloom search --resume f00d"
+    assert rows[-1].split(maxsplit=2)[2] == "rayloom search --resume study"
     assert rows[-2].endswith("rayloom run '/my runs/best.yaml'")
     nothing = result(status="FAILED", best_number=None, best_values=None, best_parameters={}, best_config=None,
                      counts={"FAILED": 3}, pareto=())  # fmt: skip
     names = [row[2:].split("  ")[0] for row in closing_study_table(nothing).splitlines()]
-    assert names == ["best trial", "trials", "status", "duration", "study id", "folder", "continue it"]
+    assert names == ["best trial", "trials", "status", "duration", "study", "MLflow run", "folder", "continue it"]
     assert "none: no trial was complete" in closing_study_table(nothing)
 
 
@@ -361,9 +366,9 @@ def test_a_full_disk_is_not_hidden() -> None:
 
 
 def test_a_terminal_gets_a_live_table_and_a_pipe_gets_lines() -> None:
-    assert isinstance(make_study_observer(False, Terminal()), LiveStudyDisplay)
-    assert type(make_study_observer(True, Terminal())) is StudyDisplay
-    assert type(make_study_observer(False, io.StringIO())) is StudyDisplay
+    assert isinstance(make_study_observer(Terminal()), LiveStudyDisplay)
+    assert type(make_study_observer(Terminal(), json=True)) is StudyDisplay
+    assert type(make_study_observer(io.StringIO())) is StudyDisplay
 
 
 def table_of(display: LiveStudyDisplay, width: int, height: int = 40) -> list[str]:
@@ -444,10 +449,10 @@ def test_a_live_study_ends_with_the_same_table_and_gives_the_cursor_back() -> No
     display.finished(result())
     display.close()
     shown = stream.getvalue()
-    assert shown.index("f00d") < shown.index("2 at a time, in /runs/study")  # nothing is printed above the id
+    assert shown.index("study") < shown.index("2 at a time, in /runs/study")  # nothing is printed above the name
     assert "trial 1  FAILED  [a remark] in brackets" in shown
     assert "trial 0  COMPLETE" not in shown  # stands in the table
-    assert shown.endswith(closing_study_table(result(), "rayloom ui") + "\nf00d\n")
+    assert shown.endswith(closing_study_table(result(), "rayloom ui") + "\nstudy\n")
     assert "\x1b[2K" in shown[shown.rindex("\x1b[?25h") :]  # the table is wiped away
     assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -49,6 +50,7 @@ class Engine:
     def _train(self, name: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> Result:
         observer: Observer = options.pop("observer")
         self.calls.append((name, arguments, options))
+        observer.started(CONFIG, SimpleNamespace(describe=lambda: "the plan"), RESULT.run_dir)  # type: ignore[arg-type]
         observer.run_id("f00d")
         observer.report(Report({"updates": 7}, dict(RESULT.metrics), 1.0, 2.0))
         if self.failure is not None:
@@ -79,6 +81,9 @@ class Engine:
         return "the description"
 
 
+CONFIG: Any = SimpleNamespace(
+    name="a", algorithm_path="m:A", seed=0, output="rayloom-runs", tracking=SimpleNamespace(enabled=True)
+)
 PLAIN = {"job": None, "chaos": None}
 WEIGHTS = Weights("best", 40, "evaluate/accuracy", Loaded(40, {}, {}, Path("c"), ["another is damaged"]))
 OF_RUN = {"weights": None, "output": "rayloom-runs"}
@@ -151,7 +156,7 @@ def test_the_engine_is_called_as_told(engine: Engine, line: str, call: Any) -> N
         ("run", "the following arguments are required: CONFIG"),
         ("run a.yaml --lokal", "unrecognized argument '--lokal'"),
         ("run a.yaml s=1 --workers 3", "unrecognized argument '--workers'"),
-        ("resume", "the following arguments are required: RUN_ID"),
+        ("resume", "the following arguments are required: RUN"),
         ("resume f00d more", "unrecognized argument 'more'"),
         ("list optimizer more", "unrecognized argument 'more'"),
         ("evaluate f00d --split train", "invalid choice: 'train'"),
@@ -186,11 +191,12 @@ def test_show_resolves_the_config_with_its_overrides(engine: Engine, capsys: pyt
 # --- what is printed -----------------------------------------------------------------------------------------------
 
 
-def test_a_run_prints_its_id_first_and_last(engine: Engine, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_prints_its_name_first_and_last(engine: Engine, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["run", "a.yaml"]) == 0
     captured = capsys.readouterr()
     lines = captured.out.splitlines()
-    assert (lines[0], lines[-1]) == ("f00d", "f00d")
+    assert (lines[0], lines[-1]) == ("here", "here")
+    assert "MLflow run f00d" in lines
     assert any(line.split() == ["evaluate/accuracy", "0.9"] for line in lines)
     assert captured.err == ""
 
@@ -214,7 +220,7 @@ def test_json_is_the_only_line_on_standard_output(
         "advice": None,
     }
     human = captured.err.splitlines()
-    assert (human[0], human[-1]) == ("f00d", "f00d")
+    assert (human[0], human[-1]) == ("here", "here")
 
 
 def test_evaluate_and_sample_print_for_people_and_programs(engine: Engine, capsys: pytest.CaptureFixture[str]) -> None:
@@ -266,8 +272,9 @@ def test_list_names_every_config_and_component(capsys: pytest.CaptureFixture[str
     ("failure", "code", "sentence", "status"),
     [
         (UserError("learner.count: set it to 1"), 2, "rayloom: learner.count: set it to 1\n", "FAILED"),
-        (KeyboardInterrupt(), 130, "rayloom: interrupted\n", "KILLED"),
-        (Terminated(), 143, "rayloom: terminated\n", "KILLED"),
+        (KeyboardInterrupt(), 130, "rayloom: interrupted; go on with rayloom resume here\n", "KILLED"),
+        (Terminated(), 143, "rayloom: terminated; go on with rayloom resume here\n", "KILLED"),
+        (Terminated(signal.SIGHUP), 129, "rayloom: terminated; go on with rayloom resume here\n", "KILLED"),
     ],
 )
 @pytest.mark.parametrize("command", ["run a.yaml", "resume f00d"])
@@ -284,7 +291,7 @@ def test_expected_ends_have_a_code_and_a_sentence(
     assert cli.main(command.split()) == code
     captured = capsys.readouterr()
     assert captured.err == sentence
-    assert captured.out.splitlines()[0] == "f00d"
+    assert captured.out.splitlines()[0] == "here"
     assert cli.main([*command.split(), "--json"]) == code
     captured = capsys.readouterr()
     assert captured.err.endswith(sentence)
@@ -487,7 +494,8 @@ def test_a_real_run_finishes_and_says_so(trained: SimpleNamespace) -> None:
     assert len(line["weights_sha256"]) == 64
     assert Path(line["run_dir"]).is_dir()
     lines = trained.human.splitlines()
-    assert (lines[0], lines[-1]) == (line["run_id"], line["run_id"])
+    name = Path(line["run_dir"]).name
+    assert (lines[0], lines[-1]) == (name, name) and f"MLflow run {line['run_id']}" in lines
 
 
 @pytest.mark.xdist_group("cli")

@@ -1,0 +1,98 @@
+"""The commands that look at runs that are there: `rayloom runs`, `compare` and `rm`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rayloom.cli.run_display import format_value, main_metric
+from rayloom.cli.terminal import human_stream, print_json
+from rayloom.errors import UserError
+from rayloom.runs.catalogue import PastRun, differing, find_any, past_runs, read_past_run, remove
+
+_WIDEST = 34
+"""Columns of a cell; a longer one loses its middle."""
+
+
+def list_runs(options: argparse.Namespace) -> int:
+    """List the runs and studies of the output folder, the newest last."""
+    found, unreadable = past_runs(Path(options.output))
+    if options.status is not None:
+        found = [run for run in found if run.status == options.status.upper()]
+    human = human_stream(options)
+    print(_columns([["run", "status", "seed", "result"], *map(_row, found)]) if found else "no runs", file=human)
+    for line in unreadable:
+        print(f"not readable: {line}", file=human)
+    if options.json:
+        print_json({"status": "FINISHED", "runs": [_facts(run) for run in found], "unreadable": unreadable})
+    return 0
+
+
+def compare_runs(options: argparse.Namespace) -> int:
+    """Show in what runs differ, and what they reached, side by side."""
+    if len(options.names) < 2:
+        raise UserError("compare needs at least two runs, as rayloom compare RUN RUN")
+    output = Path(options.output).absolute()
+    runs = [read_past_run(find_any(output, name)) for name in options.names]
+    settings = differing(runs)
+    metrics = [name for name in sorted({n for run in runs for n in run.metrics}) if name.startswith(("evaluate", "tr"))]
+    letters = [chr(ord("A") + n) if n < 26 else str(n) for n in range(len(runs))]
+    rows = [["", *letters], ["status", *(run.status for run in runs)]]
+    rows += [[key, *(_plain(value) for value in values)] for key, values in settings.items()]
+    for name in metrics:
+        rows.append([name, *(format_value(run.metrics[name]) if name in run.metrics else "" for run in runs)])
+    human = human_stream(options)
+    print("\n".join(f"{letter}  {run.name}" for letter, run in zip(letters, runs, strict=True)), file=human)
+    print(f"\n{_columns(rows)}", file=human)
+    if options.json:
+        print_json({"status": "FINISHED", "runs": [_facts(run) for run in runs], "differing": settings})
+    return 0
+
+
+def remove_runs(options: argparse.Namespace) -> int:
+    """Delete the folders of runs or studies; MLflow keeps what it has of them."""
+    output = Path(options.output).absolute()
+    folders = [find_any(output, name) for name in options.names]
+    for folder in folders:
+        remove(folder)
+        print(f"removed {folder}", file=human_stream(options))
+    if options.json:
+        print_json({"status": "FINISHED", "removed": [str(folder) for folder in folders]})
+    return 0
+
+
+def _facts(run: PastRun) -> dict[str, Any]:
+    return {
+        "name": run.name,
+        "kind": run.kind,
+        "status": run.status,
+        "stopped_by": run.stopped_by,
+        "run_id": run.mlflow_run,
+        "run_dir": str(run.folder),
+        "algorithm": run.config.get("algorithm.import"),
+        "seed": run.config.get("seed"),
+        "metrics": dict(run.metrics),
+        "counters": dict(run.counters),
+    }
+
+
+def _row(run: PastRun) -> list[str]:
+    name = main_metric(run.metrics)
+    reached = f"{name} {format_value(run.metrics[name])}" if name else run.stopped_by
+    return [run.name, run.status, str(run.config.get("seed", "")), "a study" if run.kind == "study" else reached]
+
+
+def _plain(value: Any) -> str:
+    text = "" if value is None else value if isinstance(value, str) else json.dumps(value, default=str)
+    half = (_WIDEST - 3) // 2
+    return text if len(text) <= _WIDEST else f"{text[:half]}...{text[-half:]}"
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )

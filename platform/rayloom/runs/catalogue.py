@@ -1,0 +1,113 @@
+"""The runs in an output folder, as a person looks for one among them: read from their files alone, without torch."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rayloom.config.load import parse_yaml
+from rayloom.config.schema import flatten
+from rayloom.errors import UserError
+from rayloom.runs.folders import RUN, STUDY, find_run_folder, find_study_folder, is_running, read_result
+from rayloom.tracking.journal import BINDING, read_json, read_metrics
+
+_WHERE = ("output", "name", "tracking", "cluster")
+"""Parts of a config that do not shape what is learnt."""
+
+
+@dataclass(frozen=True)
+class PastRun:
+    """A run or study of which the folder is there."""
+
+    folder: Path
+    kind: str
+    """run or study."""
+    status: str
+    """FINISHED, FAILED, KILLED; RUNNING while its process is alive; LOST when that died without a word."""
+    stopped_by: str
+    """Why it ended; empty where nobody wrote it down."""
+    config: Mapping[str, Any]
+    """The config by dotted keys."""
+    metrics: Mapping[str, float]
+    """Values at the end; the newest ones of a run that has not finished."""
+    counters: Mapping[str, int]
+    mlflow_run: str | None
+
+    @property
+    def name(self) -> str:
+        """What it is resumed by."""
+        return self.folder.name
+
+
+def read_past_run(folder: Path) -> PastRun:
+    """Return what the files of a run or study say; UserError where its config cannot be read."""
+    study = (folder / STUDY).is_file()
+    path = folder / (STUDY if study else RUN)
+    result = read_result(folder)
+    status = result["status"] if result else "RUNNING" if is_running(folder) else "LOST"
+    metrics = {name: float(value) for name, value in (result or {}).get("metrics", {}).items()}
+    if not metrics:
+        metrics = {key: value for _, key, value in read_metrics(folder)}
+    binding = read_json(folder / BINDING)
+    return PastRun(
+        folder=folder,
+        kind="study" if study else "run",
+        status=status,
+        stopped_by=(result or {}).get("stopped_by", ""),
+        config=flatten(parse_yaml(path.read_text(encoding="utf-8"), str(path))),
+        metrics=metrics,
+        counters=(result or {}).get("counters", {}),
+        mlflow_run=binding["run_id"] if binding else None,
+    )
+
+
+def past_runs(output: Path) -> tuple[list[PastRun], list[str]]:
+    """Return the runs and studies of an output folder by the time of their start, and a line for each unreadable one.
+
+    Trials of studies are not among them. UserError where there is no such folder.
+    """
+    if not output.is_dir():
+        raise UserError(f"there is no folder {output}: train first, or name the folder with --output")
+    found, unreadable = [], []
+    for folder in sorted(output.iterdir()):
+        if (folder / RUN).is_file() or (folder / STUDY).is_file():
+            try:
+                found.append(read_past_run(folder))
+            except (
+                UserError,
+                OSError,
+                UnicodeDecodeError,
+                LookupError,
+                TypeError,
+                ValueError,
+                AttributeError,
+            ) as error:
+                unreadable.append(f"{folder.name}: {' '.join(str(error).split())[:100]}")
+    return found, unreadable
+
+
+def differing(runs: Sequence[PastRun]) -> dict[str, list[Any]]:
+    """Return the keys of the config in which runs differ, with each run's value; None where a run has no such key."""
+    keys = dict.fromkeys(key for run in runs for key in run.config if key.split(".")[0] not in _WHERE)
+    rows = {key: [run.config.get(key) for run in runs] for key in keys}
+    return {key: values for key, values in rows.items() if any(value != values[0] for value in values)}
+
+
+def find_any(output: Path, name: str) -> Path:
+    """Return the folder of a run, a trial or a study by its name or MLflow id."""
+    try:
+        return find_study_folder(output, name)
+    except UserError:
+        return find_run_folder(output, name)
+
+
+def remove(folder: Path) -> None:
+    """Delete the folder of a run or study with its checkpoints; UserError while it runs, and for a trial of a study."""
+    if is_running(folder) and read_result(folder) is None:
+        raise UserError(f"{folder.name} is still running; stop it first")
+    if folder.parent.name == "trials":
+        raise UserError(f"{folder.name} is a trial of {folder.parent.parent.name}: a study goes as a whole")
+    shutil.rmtree(folder)
