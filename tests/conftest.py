@@ -42,14 +42,44 @@ def root() -> Path:
     return Path(__file__).resolve().parent.parent
 
 
-@pytest.fixture(scope="module")
-def one_node() -> Iterator[None]:
-    """Start one Ray with four CPUs for all tests of a file."""
+_shared_ray: list[str] = []
+"""Address of the Ray that `one_node` has started and nobody has shut down."""
+
+
+@pytest.fixture(autouse=True)
+def _no_leftover_ray(request: pytest.FixtureRequest) -> None:
+    """Give tests that start a Ray of their own, or none, a process without the shared one."""
+    if _shared_ray and "one_node" not in request.fixturenames:
+        _end_shared_ray()
+
+
+@pytest.fixture
+def one_node() -> None:
+    """Have the one Ray of this process, with eight CPUs; it stays for the next test, since starting one takes seconds.
+
+    A fixture with a cluster of its own calls `ray.shutdown` first; whoever comes afterwards gets a new one.
+    """
     import ray
 
-    ray.init(address="local", include_dashboard=False, num_cpus=4, log_to_driver=False)
-    yield
-    ray.shutdown()
+    if _has_shared_ray() and [node["Alive"] for node in ray.nodes()] == [True]:
+        return
+    _end_shared_ray()
+    ray.init(address="local", include_dashboard=False, num_cpus=8, log_to_driver=False)
+    _shared_ray.append(ray.get_runtime_context().gcs_address)
+
+
+def _has_shared_ray() -> bool:
+    import ray
+
+    return ray.is_initialized() and ray.get_runtime_context().gcs_address in _shared_ray
+
+
+def _end_shared_ray() -> None:
+    import ray
+
+    if _has_shared_ray():
+        ray.shutdown()
+    _shared_ray.clear()
 
 
 def require_fashion_mnist() -> None:

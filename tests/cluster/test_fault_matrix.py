@@ -33,15 +33,6 @@ pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.timeout(900)]
 WORKERS: dict[str, Any] = {"rollout_workers": 2, "worker_cpus": 0}
 
 
-@pytest.fixture(scope="module")
-def one_node() -> Iterator[None]:
-    if ray.is_initialized():
-        ray.shutdown()
-    ray.init(address="local", include_dashboard=False, num_cpus=8, log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look often: these runs are short."""

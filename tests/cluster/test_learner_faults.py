@@ -27,13 +27,6 @@ from rayloom.tracking.journal import read_metrics, read_records
 pytestmark = pytest.mark.xdist_group("ray")
 
 
-@pytest.fixture
-def _one_node() -> Iterator[None]:
-    ray.init(address="local", include_dashboard=False, num_cpus=4, log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
 def actors(kind: str) -> list[psutil.Process]:
     """Return the actors of a class that this test's Ray runs, youngest last."""
     found = [p for p in psutil.Process().children(recursive=True) if p.name().startswith(f"ray::{kind}")]
@@ -82,7 +75,7 @@ def assert_no_point_twice(folder: Path) -> None:
     assert len(points) == len(set(points)) > 0
 
 
-@pytest.mark.usefixtures("_one_node")
+@pytest.mark.usefixtures("one_node")
 @pytest.mark.parametrize(
     ("name", "count", "number"),
     [
@@ -111,7 +104,7 @@ def test_a_lost_learner_changes_nothing(name: str, count: int, number: int, tmp_
     assert max(value for _, key, value in read_metrics(result.run_dir) if key == "faults/learner_restarts") == 2
 
 
-@pytest.mark.usefixtures("_one_node")
+@pytest.mark.usefixtures("one_node")
 def test_learners_that_are_lost_again_and_again_end_the_run(tmp_path: Path) -> None:
     probe = {"import": "search_cases:Probe", "fault": "exit", "l2": 0.1, "fault_above": 0.0, "fault_at": 20}
     striker = Striker({})
@@ -121,7 +114,7 @@ def test_learners_that_are_lost_again_and_again_end_the_run(tmp_path: Path) -> N
     assert not actors("LearnerActor")
 
 
-@pytest.mark.usefixtures("_one_node")
+@pytest.mark.usefixtures("one_node")
 def test_a_lost_evaluator_changes_nothing(tmp_path: Path) -> None:
     tracking = {"every": "1 updates"}
     config = case("ppo", str(tmp_path), cluster={"evaluator": "actor"}, tracking=tracking)
@@ -135,6 +128,7 @@ def test_a_lost_evaluator_changes_nothing(tmp_path: Path) -> None:
 @pytest.fixture
 def three_nodes() -> Iterator[Cluster]:
     """A head for the driver, and a node with one CPU for each of two learners."""
+    ray.shutdown()
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     cluster.add_node(num_cpus=1)
     cluster.add_node(num_cpus=1)

@@ -39,6 +39,7 @@ pytestmark = pytest.mark.xdist_group("ray")
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[Cluster]:
     """Start three nodes: 2 CPUs; 4 CPUs and 2 GPUs; 4 CPUs and 1 GPU."""
+    ray.shutdown()
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus": 0, "include_dashboard": False})
     nodes.add_node(num_cpus=4, num_gpus=2)
     nodes.add_node(num_cpus=4, num_gpus=1)

@@ -98,6 +98,7 @@ def test_overrides_and_trees_work_from_python(tmp_path: Path) -> None:
 
 
 @pytest.mark.xdist_group("ray")
+@pytest.mark.usefixtures("one_node")
 @pytest.mark.parametrize("name", ["ppo", "dqn"])
 def test_one_rollout_actor_gives_the_bits_of_one_process(name: str, tmp_path: Path) -> None:
     local = rayloom.run(case(name, str(tmp_path / "local")))
@@ -107,6 +108,7 @@ def test_one_rollout_actor_gives_the_bits_of_one_process(name: str, tmp_path: Pa
 
 
 @pytest.mark.xdist_group("ray")
+@pytest.mark.usefixtures("one_node")
 def test_every_role_can_be_an_actor(tmp_path: Path) -> None:
     local = rayloom.run(case("ppo", str(tmp_path / "local")))
     cluster = {"learner": "actor", "evaluator": "actor"}
@@ -118,6 +120,7 @@ def test_every_role_can_be_an_actor(tmp_path: Path) -> None:
 
 
 @pytest.mark.xdist_group("ray")
+@pytest.mark.usefixtures("one_node")
 def test_two_rollout_actors_share_the_environments(tmp_path: Path) -> None:
     workers = {"rollout_workers": 2, "worker_cpus": 0.5}
     first = rayloom.run(case("ppo", str(tmp_path / "1"), source=workers))
