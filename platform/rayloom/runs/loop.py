@@ -22,6 +22,7 @@ from rayloom.errors import Process
 from rayloom.runs.learner_role import Advance
 from rayloom.runs.objectives import read_objectives
 from rayloom.runs.observer import Observer, Report
+from rayloom.runs.sameness import SETTINGS, learnt_from
 from rayloom.runs.schedule import Counters, Schedule, share_of_budget
 from rayloom.timeline import OTHER, RunTimeline
 from rayloom.tracking.tracker import Tracker
@@ -209,7 +210,12 @@ class Loop:
             "evaluations": self.evaluations,
             "evaluated": self.evaluated,
         }
-        self._checkpoints.save(counters["updates"], state, metric=metric, metadata={"counters": dict(counters)})
+        self._checkpoints.save(
+            counters["updates"],
+            state,
+            metric=metric,
+            metadata={"counters": dict(counters), SETTINGS: learnt_from(self._config)},
+        )
 
     def _report(self, counters: Counters) -> None:
         if not self._announced:

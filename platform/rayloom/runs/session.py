@@ -24,6 +24,7 @@ from rayloom.runs.jobs import job_tag
 from rayloom.runs.loop import Loop, LoopStep, Role
 from rayloom.runs.observer import Observer, Result
 from rayloom.runs.plan import Plan
+from rayloom.runs.sameness import check_same
 from rayloom.runs.weights import checkpoint_store
 from rayloom.tracking.provenance import git_state, ray_job_tag
 from rayloom.tracking.tracker import Tracker
@@ -97,7 +98,8 @@ class Session:
             self.tracker.set_tags({"rayloom.chaos": chaos.tag})
 
     def restore(self, loaded: Loaded) -> None:
-        """Continue from a checkpoint."""
+        """Continue from a checkpoint; UserError when it was made with other settings."""
+        check_same(self.config, loaded)
         self.loop.restore(loaded.state)
 
     def begin(self) -> None:

@@ -1,0 +1,45 @@
+"""Which settings a run must still have when it goes on: all that shape what it learns, as its checkpoint knows them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rayloom.checkpoint.store import Loaded
+from rayloom.config.schema import RunConfig, flatten
+from rayloom.errors import UserError
+
+SETTINGS = "settings"
+"""Where a checkpoint's metadata has them."""
+_FREE = (
+    *("name", "output", "tracking", "cluster", "checkpoint", "evaluate", "stop", "search"),
+    *("learner.count", "learner.threads", "learner.device", "learner.cpus", "learner.gpus"),
+    *("source.rollout_workers", "source.worker_cpus", "source.worker_gpus", "source.prefetch"),
+)
+"""How far a run goes, how it is watched, and where its processes are: these may change between its parts."""
+
+
+def learnt_from(config: RunConfig) -> dict[str, Any]:
+    """Return the settings that shape what a run learns, by dotted keys, as plain data."""
+    return {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in flatten(config.to_tree()).items()
+        if not any(key == free or key.startswith(f"{free}.") for free in _FREE)
+    }
+
+
+def check_same(config: RunConfig, loaded: Loaded) -> None:
+    """Refuse to go on from a checkpoint that was made with other settings: of another run, or before an edit."""
+    theirs: Mapping[str, Any] = loaded.metadata[SETTINGS]
+    own = learnt_from(config)
+    for key in [*theirs, *(key for key in own if key not in theirs)]:
+        was, now = theirs.get(key), own.get(key)
+        if was != now or (key in theirs) != (key in own):
+            raise UserError(
+                f"{key}: the checkpoint {loaded.path.name} was made with {_told(key, theirs)} and config.yaml has "
+                f"{_told(key, own)}: put it back, or start a new run with start_from"
+            )
+
+
+def _told(key: str, settings: Mapping[str, Any]) -> str:
+    return repr(settings[key])[:60] if key in settings else "no such key"
