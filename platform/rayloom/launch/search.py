@@ -288,7 +288,7 @@ def _end(
     tracker.set_tags(summary)
     delivered = tracker.finish(status, timeout_s=_PATIENCE_S if tracker.problem is None else 5.0)
     if not delivered and study.config.tracking.enabled:
-        observer.note(f"the tracking server has not taken everything yet ({tracker.problem or 'it is slow'})")
+        observer.note(f"MLflow has not got everything yet ({tracker.problem or 'it is slow'})")
     result = StudyResult(
         study_id=tracker.run_id or study.folder.name,
         status=status,

@@ -211,7 +211,9 @@ class Session:
         )
         if not delivered and tracking.enabled:
             problem = tracker.problem or "it is slow"
-            observer.note(f"the tracking server has not taken everything yet ({problem}): the rest is sent later")
+            observer.note(
+                f"MLflow has not got everything yet ({problem}): the next run in this output folder sends the rest"
+            )
         if not self.loop.announced:
             observer.run_id(result.run_id)
         observer.finished(result)

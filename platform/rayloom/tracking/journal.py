@@ -7,6 +7,7 @@ MLflow run it became), `process.json` (the process that trains), `writer.lock` (
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -69,7 +70,9 @@ class Journal:
         os.ftruncate(self._file, self.size)
 
     def append(self, record: Record) -> None:
-        """Append one record; OSError (disk full) leaves the journal as it was."""
+        """Append one record; OSError (disk full, file deleted) leaves the journal as it was."""
+        if os.fstat(self._file).st_nlink == 0:  # whoever deletes a run's folder means the run
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._path))
         line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
         written = os.write(self._file, line)
         if written != len(line):

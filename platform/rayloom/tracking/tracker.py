@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rayloom.errors import UserError
 from rayloom.tracking import journal
 from rayloom.tracking.figure_drawing import FigureDrawing
 from rayloom.tracking.figure_store import store_figure
@@ -120,7 +121,14 @@ class Tracker:
     @property
     def problem(self) -> str | None:
         """What keeps the points from the server at the moment, in one line; None when all is well."""
-        return Acknowledgement.load(self.run_dir).problem if self._tracked else None
+        if not self._tracked:
+            return None
+        if self._restarts == _MOST_RESTARTS and self._process is not None and self._process.poll() is not None:
+            code = self._process.returncode
+            return (
+                f"the process that writes to it ended {1 + _MOST_RESTARTS} times, the last time with {code}: writer.log"
+            )
+        return Acknowledgement.load(self.run_dir).problem
 
     def writer(self) -> int | None:
         """Return the process id of the writer, which is started again if it died; None where there is none."""
@@ -235,9 +243,11 @@ class Tracker:
     def _write(self, record: dict[str, Any]) -> None:
         try:
             self._journal.append(record)
+        except FileNotFoundError as error:
+            raise UserError(
+                f"the folder {self.run_dir} was deleted while the run was going on: start it again, and leave it there"
+            ) from error
         except OSError as error:
-            from rayloom.errors import UserError
-
             raise UserError(
                 f"the journal in {self.run_dir} cannot be written ({error.strerror or error}): free some disk space "
                 f"and resume the run; its last checkpoint is intact"
@@ -328,8 +338,6 @@ def _claim(run_dir: Path, tracked: bool, hosted: bool) -> None:
     while (other := _other_owner(run_dir, hosted)) is not None and time.monotonic() < deadline:
         time.sleep(_POLL_S)
     if other is not None:
-        from rayloom.errors import UserError
-
         raise UserError(f"{run_dir.name} is training in process {other['pid']}: wait for it, or stop it, first")
     owner = {**journal.own_process(), "session": uuid.uuid4().hex, "tracked": tracked, "hosted": hosted}
     journal.write_json(run_dir / journal.PROCESS, owner)
@@ -354,8 +362,6 @@ def _journal_id(run_dir: Path) -> str:
 def _check_inside(name: str) -> None:
     """Raise UserError for a name of a figure or file that leads out of the run folder."""
     if Path(name).is_absolute() or ".." in Path(name).parts:
-        from rayloom.errors import UserError
-
         raise UserError(f"an evaluation names the file {name!r}; give a path inside the run folder")
 
 
