@@ -31,6 +31,11 @@ def numpy_generator(seed: int, *path: str | int) -> np.random.Generator:
 
 def seed_process(seed: int, *path: str | int) -> None:
     """Seed the global generators of Python, NumPy and torch in this process."""
+    seed_environments(seed, *path)
+    torch.manual_seed(derive_seed(seed, *path, "torch"))
+
+
+def seed_environments(seed: int, *path: str | int) -> None:
+    """Seed the global generators of Python and NumPy, from which many an environment draws; torch's is the learner's."""
     random.seed(derive_seed(seed, *path, "python"))
     np.random.seed(derive_seed(seed, *path, "numpy") % 2**32)
-    torch.manual_seed(derive_seed(seed, *path, "torch"))

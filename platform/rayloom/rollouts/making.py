@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib
 import inspect
 import re
@@ -43,7 +44,7 @@ def make_environment(
         )
     with _explained(source, env_id, native):
         if native:
-            vector_env = gym.make_vec(env_id, num_envs=num_envs, **source.env_options)
+            vector_env = gym.make_vec(env_id, num_envs=num_envs, **copy.deepcopy(dict(source.env_options)))
         else:
             names = [environment_name(first_index + index, worker) for index in range(num_envs)]
             makers = [partial(_make_single, source, env_id, name) for name in names]
@@ -88,9 +89,11 @@ def _explained(source: EnvironmentFields, env_id: str, native: bool) -> Iterator
 
 
 def _make_single(source: EnvironmentFields, env_id: str, name: str, **more: Any) -> gym.Env[Any, Any]:
-    # Gymnasium's own checker only warns; `check` and `IndexedEnvironment` end the run.
-    env: gym.Env[Any, Any] = gym.make(env_id, **{"disable_env_checker": True, **source.env_options, **more})
-    for wrap in resolve_wrappers(source.wrappers):
+    # Gymnasium's own checker only warns; `check` and `IndexedEnvironment` end the run. An environment may change its
+    # options: they are each one's own.
+    options = copy.deepcopy(dict(source.env_options))
+    env: gym.Env[Any, Any] = gym.make(env_id, **{"disable_env_checker": True, **options, **more})
+    for wrap in resolve_wrappers(copy.deepcopy(source.wrappers)):
         env = wrap(env)
     if source.info_fields:
         env = InfoFields(env, source.info_fields)

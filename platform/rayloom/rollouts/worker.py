@@ -25,7 +25,7 @@ from rayloom.rollouts.acting import ActingAlgorithm
 from rayloom.rollouts.episodes import RunningEpisodes
 from rayloom.rollouts.making import make_environment
 from rayloom.rollouts.rollout import allocate_chunk, record_step
-from rayloom.seeding import derive_seed, seed_process, torch_generator
+from rayloom.seeding import derive_seed, seed_environments, seed_process, torch_generator
 from rayloom.timeline import OTHER, Timeline
 
 
@@ -72,6 +72,7 @@ class RolloutWorker:
         self._version = -1
         self._restarts = restarts
         self._generator = torch_generator(config.seed, "rollout", index, "explore", *_life(restarts))
+        seed_environments(config.seed, "rollout", index, "construction")
         self._worker = source.worker(
             WorkerContext(
                 config=settings,
@@ -94,7 +95,9 @@ class RolloutWorker:
         """Restart the source's worker by the seed of barrier number `barriers`."""
         before = self._timeline.begin(OTHER)
         self._barriers = barriers
-        self._worker.restart(restart_seed(self._seed, self._index, barriers, self._restarts))
+        seed = restart_seed(self._seed, self._index, barriers, self._restarts)
+        seed_environments(seed, "global")
+        self._worker.restart(seed)
         self._timeline.begin(before)
 
     def load_weights(self, version: int, weights: Mapping[str, Any], progress: Progress) -> None:

@@ -7,6 +7,7 @@ The same class runs in the driver's process and in a Ray actor. No batch leaves 
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import time
@@ -102,7 +103,8 @@ class LearnerRole:
         self.timeline = Timeline()
         self.group = TimedGroup(group, self.timeline) if group else SingleLearner()
         torch.set_num_threads(config.learner.threads)
-        self.config = config
+        # Its own copy: whoever is handed settings may change what is nested in them, and the record must stay true.
+        self.config = config = copy.deepcopy(config)
         self.device = choose_device(config)
         self.dataset = self._load_dataset()
         seed_process(config.seed, "learner", 0)
