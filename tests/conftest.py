@@ -42,8 +42,8 @@ def root() -> Path:
     return Path(__file__).resolve().parent.parent
 
 
-_shared_ray: list[str] = []
-"""Address of the Ray that `one_node` has started and nobody has shut down."""
+_shared_ray: list[tuple[str, int]] = []
+"""Address and CPUs of the Ray that `one_node` has started and nobody has shut down."""
 
 
 @pytest.fixture(autouse=True)
@@ -54,24 +54,27 @@ def _no_leftover_ray(request: pytest.FixtureRequest) -> None:
 
 
 @pytest.fixture
-def one_node() -> None:
-    """Have the one Ray of this process, with eight CPUs; it stays for the next test, since starting one takes seconds.
+def one_node(request: pytest.FixtureRequest) -> None:
+    """Have the one Ray of this process, with four CPUs or the module's NODE_CPUS.
 
-    A fixture with a cluster of its own calls `ray.shutdown` first; whoever comes afterwards gets a new one.
+    It stays for the next test, since starting one takes seconds. A fixture with a cluster of its own calls
+    `ray.shutdown` first; whoever comes afterwards gets a new one.
     """
     import ray
 
-    if _has_shared_ray() and [node["Alive"] for node in ray.nodes()] == [True]:
+    cpus = getattr(request.module, "NODE_CPUS", 4)
+    if _has_shared_ray(cpus) and [node["Alive"] for node in ray.nodes()] == [True]:
         return
     _end_shared_ray()
-    ray.init(address="local", include_dashboard=False, num_cpus=8, log_to_driver=False)
-    _shared_ray.append(ray.get_runtime_context().gcs_address)
+    ray.init(address="local", include_dashboard=False, num_cpus=cpus, log_to_driver=False)
+    _shared_ray.append((ray.get_runtime_context().gcs_address, cpus))
 
 
-def _has_shared_ray() -> bool:
+def _has_shared_ray(cpus: int | None = None) -> bool:
     import ray
 
-    return ray.is_initialized() and ray.get_runtime_context().gcs_address in _shared_ray
+    address = ray.get_runtime_context().gcs_address if ray.is_initialized() else None
+    return any(address == known and cpus in (None, its) for known, its in _shared_ray)
 
 
 def _end_shared_ray() -> None:

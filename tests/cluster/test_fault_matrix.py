@@ -30,6 +30,7 @@ from tracking_store import StoreView, empty_store, wait_for
 
 pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.timeout(900)]
 
+NODE_CPUS = 8
 WORKERS: dict[str, Any] = {"rollout_workers": 2, "worker_cpus": 0}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from typing import Any
 
@@ -17,7 +18,7 @@ class Ambient(gym.Env[Any, Any]):
 
     def __init__(self, layout: dict[str, Any] | None = None, length: int = 10) -> None:
         self.layout, self.length, self.steps = layout if layout is not None else {}, length, 0
-        self.given = dict(self.layout)
+        self.given = copy.deepcopy(self.layout)
         self.layout["made"] = self.layout.get("made", 0) + 1
         self.layout.setdefault("places", []).append(random.random())
 

@@ -1,4 +1,4 @@
-"""Environments that draw from the global generators, or change their options, spoil no exactness and no the record."""
+"""Environments that draw from the global generators, or change their options: runs stay exact and their record true."""
 
 from __future__ import annotations
 

@@ -251,7 +251,10 @@ def test_mlflow_has_a_resumed_study_once(tmp_path: Path) -> None:
     assert code == 0 and line["status"] == "FINISHED", err
     runs = store.rows("select run_uuid, name, status from runs where lifecycle_stage = 'active' order by name")
     found = trials(output)
-    assert [name for _, name, _ in runs] == ["s", *(f"s-{trial['number']:04d}" for trial in found)]
+    assert [name for _, name, _ in runs] == [
+        study_folder(output).name,
+        *(f"s-{trial['number']:04d}" for trial in found),
+    ]
     parent = runs[0][0]
     assert parent == line["run_id"] and runs[0][2] == "FINISHED"
     statuses = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
