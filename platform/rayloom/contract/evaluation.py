@@ -12,11 +12,7 @@ from rayloom.contract.algorithm import Algorithm
 from rayloom.contract.data import Metric
 from rayloom.contract.figures import Figure
 from rayloom.errors import UserError
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationConfig:
-    """Base of every evaluation's own settings; subclass it as a frozen dataclass."""
+from rayloom.evaluation_settings import EvaluationConfig
 
 
 @dataclass(frozen=True)
@@ -45,7 +41,7 @@ class Budget:
 
     def __init__(self, deadline_s: float, count: int | None = None) -> None:
         self.count = count
-        """Episodes or games that are asked for; None: as the settings say."""
+        """Episodes or games that are asked for, whatever the settings say, as by `rayloom check`; None: as they say."""
         self.units = 0
         """Units of work that are done."""
         self._deadline_s = deadline_s
@@ -76,7 +72,7 @@ class Evaluation(ABC):
     """
 
     Config: ClassVar[type[EvaluationConfig]] = EvaluationConfig
-    """Its settings; `every` and `deadline_s` are the engine's."""
+    """Its settings; the engine reads those of the base."""
     metrics: ClassVar[Mapping[str, Metric]] = {}
     """What it finds, by name without evaluate/, with the direction in which each improves."""
 

@@ -19,7 +19,7 @@ from rayloom.config.sources import EnvironmentFields
 from rayloom.errors import UserError
 from rayloom.rollouts.environment import Environment, IndexedEnvironment, environment_name
 from rayloom.rollouts.frame_stack import StackedEnvironment
-from rayloom.rollouts.wrappers import InfoFields, resolve_wrappers
+from rayloom.rollouts.wrappers import InfoFields
 
 # Arguments of gymnasium's own `make_vec` and `make`: the engine decides about them.
 _RESERVED_OPTIONS = ("id", "num_envs", "vectorization_mode", "vector_kwargs", "wrappers")
@@ -90,8 +90,8 @@ def _explained(source: EnvironmentFields, env_id: str, native: bool) -> Iterator
 def _make_single(source: EnvironmentFields, env_id: str, name: str, **more: Any) -> gym.Env[Any, Any]:
     # Gymnasium's own checker only warns; `check` and `IndexedEnvironment` end the run.
     env: gym.Env[Any, Any] = gym.make(env_id, **{"disable_env_checker": True, **source.env_options, **more})
-    for wrap in resolve_wrappers(source.wrappers):
-        env = wrap(env)
+    for wrapper in source.wrappers:
+        env = wrapper.make(env)
     if source.info_fields:
         env = InfoFields(env, source.info_fields)
     return IndexedEnvironment(env, name, source.check_observations)

@@ -91,7 +91,8 @@ class Session:
             if data := role.data():
                 self.tracker.log_data(data)
         self._losses = 0  # of learners, since the last checkpoint
-        self.loop = Loop(config, role, self.tracker, checkpoint_store(config, folder), self._observer)
+        beside = plan.waits is None and hosting is None  # a study decides on every evaluation
+        self.loop = Loop(config, role, self.tracker, checkpoint_store(config, folder), self._observer, beside)
         self._chaos = chaos
         if chaos is not None:
             self.loop.more_metrics = chaos.metrics

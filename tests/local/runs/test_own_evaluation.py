@@ -81,7 +81,7 @@ def test_an_evaluation_of_ones_own_is_run_and_recorded(tmp_path: Path) -> None:
     folder = result.run_dir / "artifacts" / "evaluations" / "step_000000021"
     assert (folder / "records" / "game.sgf").read_text().startswith("3 games, seed ")
     assert (folder / "raw.bin").read_bytes() == b"\x00\xff"
-    again = rayloom.evaluate(result.run_dir.name, output=str(tmp_path), episodes=9)
+    again = rayloom.evaluate(result.run_dir.name, output=str(tmp_path))
     assert again.metrics == {name: value for name, value in result.metrics.items() if name.startswith("evaluate/")}
     assert Matches.closed
 
@@ -98,20 +98,27 @@ def test_evaluations_change_nothing_in_the_training(tmp_path: Path) -> None:
 def test_its_config_is_written_as_it_was_read(tmp_path: Path) -> None:
     config = matches(tmp_path)
     tree = config.to_tree()
-    assert tree["evaluate"] == {**OWN, "deadline_s": 600.0}
+    assert tree["evaluate"] == {**OWN, "deadline_s": 600.0, "wait": True}
     assert from_tree(tree) == config
 
 
 @pytest.mark.parametrize(
     ("evaluate", "sentence"),
     [
-        ({"gamess": 3}, r"evaluate\.gamess: there is no such key; did you mean 'games'\?"),
+        ({"gamess": 3}, r"evaluate\.gamess: .*Matches has no such setting; did you mean 'games'\?"),
         ({"games": "many"}, r"evaluate\.games: "),
-        ({"episodes": 3}, r"evaluate\.episodes: there is no such key"),
-        ({"import": "os:system"}, r"evaluate\.import: os:system is not a subclass of rayloom\.contract\.Evaluation"),
+        ({"episodes": 3}, r"evaluate\.episodes: .*Matches has no such setting"),
+        (
+            {"import": "os:system"},
+            r"evaluate\.import: os:system is no evaluation; name a subclass of rayloom\.contract\.Evaluation",
+        ),
         ({"import": 3}, r"evaluate\.import: name the evaluation as"),
         ({"every": "often"}, r"evaluate\.every: write a positive number"),
-        ({"own": {}}, r"evaluate\.own: there is no such key"),
+        (
+            {"kind": "episodes"},
+            r"evaluate: kind names a shipped evaluation and import one of your own; keep one of them",
+        ),
+        ({"deadline_s": 0}, r"evaluate\.deadline_s: input should be greater than 0, not 0"),
     ],
 )
 def test_mistakes_in_it_are_one_sentence(tmp_path: Path, evaluate: dict[str, Any], sentence: str) -> None:
