@@ -169,6 +169,7 @@ def test_figures_and_files_lie_at_the_step_of_the_weights(tmp_path: Path) -> Non
     names = [sorted(path.name for path in run.run_dir.rglob("step_*.npz")) for run in (late, waits)]
     assert names[0] == names[1] and "step_000000007.npz" in names[0]
     assert_once(late.run_dir)
+    assert points(late.run_dir) == points(waits.run_dir), "the progress that the evaluation sees is that of its step"
 
 
 def test_a_mistake_of_an_evaluation_ends_the_run_when_it_arrives(tmp_path: Path) -> None:
@@ -182,7 +183,8 @@ def test_a_mistake_of_an_evaluation_ends_the_run_when_it_arrives(tmp_path: Path)
 
 def test_a_metric_stops_a_run_at_evaluations_only_also_after_a_resume(tmp_path: Path) -> None:
     stop = {"stop": {"updates": 40, "train/loss": "<= 99"}, "checkpoint": {"every": "5 updates"}}
-    expected = Run(configured("mlp_dropout", tmp_path, **stop)).finish()
+    expected = Run(configured("mlp_dropout", tmp_path, **stop), lateness=math.inf).finish()
+    assert "evaluate/loss" in expected.metrics, "the last evaluation is awaited"
     assert expected.counters["updates"] == 7, "its loss is low enough at update 5, but nothing is judged there"
     run = Run(configured("mlp_dropout", tmp_path, **stop))
     while not run.session.advance().checkpointed:
