@@ -196,8 +196,11 @@ def check_evaluated(algorithm: Algorithm, found: Any, rows: int) -> None:
         if name.startswith("_"):
             if not isinstance(value, Tensor) or not value.ndim:
                 raise UserError(f"{told}; it must be a tensor with a row for each example, for summarize")
-        elif name == "count":
-            _check_amounts(f"{where}: 'count'", value, rows)
+        elif isinstance(value, tuple):
+            if len(value) != 2:
+                raise UserError(f"{told} of {len(value)}; it must be a pair, sums [{rows}] and counts [{rows}]")
+            _check_column(f"{where}: the sum of {name!r}", value[0], rows)
+            _check_amounts(f"{where}: the count of {name!r}", value[1], rows)
         elif not isinstance(value, Tensor) or value.shape not in ((), (rows,)):
             raise UserError(f"{told}; it must be a tensor, scalar or one number for each example [{rows}]")
 

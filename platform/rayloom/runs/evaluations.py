@@ -146,7 +146,7 @@ class DataEvaluation(Evaluation):
         device = device_of(policy)
         table: Table = getattr(self.context.data, self.config.split)
         sums: dict[str, Any] = {}
-        total_count: Any = 0.0
+        counts: dict[str, Any] = {}
         outputs: dict[str, list[Tensor]] = {}
         figures: dict[str, Figure] = {}
         for number, read in enumerate(table.batches(self.config.batch_size)):
@@ -157,21 +157,27 @@ class DataEvaluation(Evaluation):
             if not self._checked:
                 self._checked = True
                 check_evaluated(policy, found, rows)
-            count = found["count"].double().sum() if "count" in found else rows
-            total_count = total_count + count
             for name, value in found.items():
-                if name.startswith("_"):
+                if isinstance(value, Tensor) and name.startswith("_"):
                     outputs.setdefault(name, []).append(value)
-                elif name != "count":
-                    total = value.double().sum() if value.ndim else value.double() * count
-                    sums[name] = sums.get(name, 0.0) + total
+                    continue
+                total, count = _summed(value, rows)
+                sums[name], counts[name] = sums.get(name, 0.0) + total, counts.get(name, 0.0) + count
             budget.done()
             if number == 0:
                 figures.update(policy.figures(prepared))
-        if not float(total_count):
-            raise UserError(f"{type(policy).__name__}.evaluate: count is 0 for the whole {self.config.split} split")
-        metrics = {name: float(total) / float(total_count) for name, total in sums.items()}
+        for name, count in counts.items():
+            if not float(count):
+                raise UserError(f"{type(policy).__name__}.evaluate: the count of {name!r} is 0 over the whole split")
+        metrics = {name: float(total) / float(counts[name]) for name, total in sums.items()}
         scalars, more = policy.summarize({name: torch.cat(values) for name, values in outputs.items()})
         metrics.update({name: float(value) for name, value in scalars.items()})
         figures.update(more)
         return Findings(metrics, figures)
+
+
+def _summed(value: Tensor | tuple[Tensor, Tensor], rows: int) -> tuple[Tensor, Tensor | int]:
+    """Return the sum of a metric over a batch of `rows` examples, and the count by which it is to be divided."""
+    if isinstance(value, tuple):
+        return value[0].double().sum(), value[1].double().sum()
+    return (value.double().sum() if value.ndim else value.double() * rows), rows
