@@ -10,6 +10,7 @@ from typing import Any
 
 import psutil
 import pytest
+import ray
 
 import rayloom
 from beside import wait_for
@@ -20,6 +21,7 @@ from rayloom.cluster.ray_role import RayRole
 from rayloom.config.schema import RunConfig
 from rayloom.errors import RoleTimeoutError
 from rayloom.runs.observer import Observer, Report
+from rayloom.runs.plan import make_plan
 from rayloom.tracking.journal import read_records
 
 pytestmark = pytest.mark.xdist_group("ray")
@@ -100,6 +102,25 @@ def test_an_evaluator_that_dies_meanwhile_is_replaced(tmp_path: Path) -> None:
     assert told(result.run_dir) == {20: 1, 40: 1, 60: 1}
 
 
+@pytest.mark.usefixtures("one_node")
+def test_a_learner_that_dies_meanwhile_has_the_evaluation_of_its_checkpoint_done_again(tmp_path: Path) -> None:
+    until = tmp_path / "go"
+
+    def strike() -> None:
+        own = psutil.Process().children(recursive=True)
+        (learner,) = (process for process in own if process.name().startswith("ray::LearnerActor"))
+        os.kill(learner.pid, signal.SIGKILL)
+        until.touch()
+
+    observer = At(35, strike)  # after the checkpoint of update 30, with the evaluation of update 20 in work
+    config = held(tmp_path / "beside", until, cluster={"evaluator": "actor", "learner": "actor"})
+    result, waits = rayloom.run(config, observer=observer), expected(tmp_path)
+    assert sum("go on from the last checkpoint" in note for note in observer.notes) == 1, observer.notes
+    assert result.weights_sha256 == waits.weights_sha256
+    assert points(result.run_dir) == points(waits.run_dir)
+    assert told(result.run_dir) == {20: 1, 40: 1, 60: 1}
+
+
 @pytest.mark.full
 def test_a_driver_killed_before_the_findings_arrive_has_them_made_again(tmp_path: Path) -> None:
     until, output = tmp_path / "go", tmp_path / "killed"
@@ -122,6 +143,26 @@ def test_a_driver_killed_before_the_findings_arrive_has_them_made_again(tmp_path
     assert resumed["weights_sha256"] == waits.weights_sha256
     assert points(folder) == points(waits.run_dir)
     assert told(folder) == {20: 1, 40: 1, 60: 1}
+
+
+@pytest.mark.usefixtures("one_node")
+def test_an_evaluator_answers_while_it_judges(tmp_path: Path) -> None:
+    until = tmp_path / "go"
+    config = held(tmp_path, until)
+    role = RayRole(config, make_plan(config))
+    try:
+        policy = role.policy()
+        role.begin_evaluation(policy)
+        wait_for(until.with_suffix(".begun").exists)
+        assert role.findings(wait=False) is None
+        assert [process.role for process in role.processes()] == ["evaluator"]
+        wait_for(lambda: ray.get(role._evaluator.units.remote(), timeout=60) > 0)
+        until.touch()
+        found = role.findings(wait=True)
+        assert found is not None and "evaluate/size" in found.metrics
+        assert role.evaluate().metrics == found.metrics, "the weights are the same"
+    finally:
+        role.close()
 
 
 class _Units:

@@ -72,21 +72,27 @@ def import_component(kinds: Kinds, path: Any, key: str) -> Any:
 
 def settings_of(kinds: Kinds, found: Any, key: str) -> Any:
     """Return the class of an imported component's settings: its `Config`, or its keywords where these will do."""
-    if kinds.keywords and not hasattr(found, "Config"):
-        return _keyword_settings(found, key)
-    return getattr(found, "Config", None)
+    if not kinds.keywords or hasattr(found, "Config"):
+        return getattr(found, "Config", None)
+    for name, parameter in _arguments(found).items():
+        if parameter.kind in (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL):
+            raise UserError(f"{key}: {found.__name__} takes *{name}, which cannot be checked; give it a Config")
+    return _keyword_settings(found)
+
+
+def _arguments(found: type[Any]) -> dict[str, inspect.Parameter]:
+    """Return the arguments that a class takes after its first one, the environment."""
+    return dict(list(inspect.signature(found).parameters.items())[1:])
 
 
 @functools.cache
-def _keyword_settings(found: type[Any], key: str) -> type[Any]:
-    """Return a dataclass of the arguments that a class takes after its first one, the environment.
+def _keyword_settings(found: type[Any]) -> type[Any]:
+    """Return a dataclass of a class's arguments.
 
     An argument whose default is no plain value cannot be written in a config, and is left as it is.
     """
     fields: list[tuple[str, Any, Any]] = []
-    for name, parameter in list(inspect.signature(found).parameters.items())[1:]:
-        if parameter.kind in (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL):
-            raise UserError(f"{key}: {found.__name__} takes *{name}, which cannot be checked; give it a Config")
+    for name, parameter in _arguments(found).items():
         if parameter.default is inspect.Parameter.empty:
             fields.append((name, Any, dataclasses.field()))
         elif isinstance(parameter.default, bool | int | float | str | NoneType):

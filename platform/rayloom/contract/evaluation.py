@@ -67,7 +67,8 @@ class Evaluation(ABC):
 
         evaluate: {import: "my_games:Matches", every: 500 updates, games: 200}
 
-    It changes nothing in the run: the engine hands it the algorithm in evaluation mode, without gradients, gives the
+    With `wait: false` it may judge a copy of the algorithm in another process while the training goes on. It changes
+    nothing in the run: the engine hands it the algorithm in evaluation mode, without gradients, gives the
     global generators of Python, NumPy and torch seeds for the time being, and takes all of that back afterwards.
     """
 

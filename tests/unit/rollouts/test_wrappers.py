@@ -15,7 +15,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from counting_environment import CountingEnvironment
 from rayloom.config.sources import EnvironmentFields
-from rayloom.config.validation import validate
+from rayloom.config.validation import plain, validate
 from rayloom.errors import EnvironmentFault, UserError
 from rayloom.rollouts.environment import Environment
 from rayloom.rollouts.frame_stack import StackedEnvironment
@@ -88,6 +88,21 @@ def test_wrappers_apply_from_the_inside_out() -> None:
     scaled = make(env_options=FOREVER, wrappers=({"import": "test_wrappers:Scale", "factor": 3}, "clip_reward", add))
     scaled.reset(0)
     assert scaled.step(np.array([2, 0])).reward.tolist() == [1.25, 0.25]
+
+
+def test_settings_of_wrappers_are_written_as_they_were_read() -> None:
+    tree = {
+        "env": COUNTING,
+        "wrappers": [
+            {"kind": "clip_reward", "low": -1.0, "high": 5.0},
+            {"import": "test_wrappers:AddReward", "amount": 0.5, "factor": 1.0},
+            {"import": "test_wrappers:Scale", "factor": 3.0},
+            {"import": "gymnasium.wrappers:NormalizeReward", "gamma": 0.9, "epsilon": 1e-8},
+        ],
+    }
+    read = settings(**tree)
+    assert plain(read)["wrappers"] == tree["wrappers"]
+    assert settings(**plain(read)) == read and hash(read.wrappers) == hash(settings(**plain(read)).wrappers)
 
 
 def test_a_native_environment_becomes_a_loop_to_be_wrapped() -> None:
