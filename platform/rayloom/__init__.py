@@ -70,18 +70,11 @@ def load(run_id: str, *, weights: Which | None = None, output: str = "rayloom-ru
     return load_trained(run_id, weights=weights, output=output)
 
 
-def evaluate(
-    run_id: str,
-    *,
-    weights: Which | None = None,
-    output: str = "rayloom-runs",
-    split: str | None = None,
-    episodes: int | None = None,
-) -> Evaluated:
-    """Evaluate a run's weights anew; see `rayloom.launch.trained.evaluate`."""
+def evaluate(run_id: str, *overrides: str, weights: Which | None = None, output: str = "rayloom-runs") -> Evaluated:
+    """Evaluate a run's weights anew, as "evaluate.split=test" says; see `rayloom.launch.trained.evaluate`."""
     from rayloom.launch.trained import evaluate as evaluate_trained
 
-    return evaluate_trained(run_id, weights=weights, output=output, split=split, episodes=episodes)
+    return evaluate_trained(run_id, *overrides, weights=weights, output=output)
 
 
 def sample(
@@ -91,11 +84,12 @@ def sample(
     output: str = "rayloom-runs",
     count: int = 64,
     destination: str | Path,
+    options: Mapping[str, Any] | None = None,
 ) -> Written:
     """Write samples, or frames of an episode, to an image file; see `rayloom.launch.trained.sample`."""
     from rayloom.launch.trained import sample as sample_trained
 
-    return sample_trained(run_id, weights=weights, output=output, count=count, destination=destination)
+    return sample_trained(run_id, weights=weights, output=output, count=count, destination=destination, options=options)
 
 
 def export(

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, TypeVar
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -66,6 +66,13 @@ class Component:
         """Import the class or function, to be called with `settings` first."""
         return _load(self.path)
 
+    def make(self, *arguments: Any) -> Any:
+        """Import and call it: with `settings` first or, for a class of another library, with them as keywords."""
+        found = self.load()
+        if hasattr(found, "Config"):
+            return found(self.settings, *arguments)
+        return found(*arguments, **{each.name: getattr(self.settings, each.name) for each in fields(self.settings)})
+
 
 class Shipped(NamedTuple):
     """A component with a short name."""
@@ -89,6 +96,10 @@ class Kinds:
     """Import path of the class from which a class must derive; None: every one bears the mark of `component`."""
     default: str | None = None
     """The kind where a config writes settings without one."""
+    settings: type[Any] | None = None
+    """The class from which the settings of one's own must derive: the engine reads its fields."""
+    keywords: bool = False
+    """Classes of other libraries will do, without a `Config`: their settings are the keyword arguments."""
 
     def component(self, kind: str | None = None, **settings: Any) -> Component:
         """Return a shipped component (None: the default one) for settings that need no check."""

@@ -36,6 +36,6 @@ def seed_process(seed: int, *path: str | int) -> None:
 
 
 def seed_environments(seed: int, *path: str | int) -> None:
-    """Seed the global generators of Python and NumPy, from which many an environment draws; torch's is the learner's."""
+    """Seed the global generators of Python and NumPy, from which environments may draw; torch's is the learner's."""
     random.seed(derive_seed(seed, *path, "python"))
     np.random.seed(derive_seed(seed, *path, "numpy") % 2**32)

@@ -61,6 +61,8 @@ learner.compile: [true, false]
 algorithm.clip: {log: [1.0e-3, 0.1], transform: one_minus}
 algorithm.sizes: {list: {length: {int: [0, 3]}, item: {choice: [32, 64]}}}
 source.env_options: [{}, {render_mode: null, a: [1]}]
+source.wrappers: [[], [clip_reward], [{kind: time_limit, max_episode_steps: 9}, {kind: clip_reward, high: 0.5}]]
+evaluate.episodes: {int: [1, 9]}
 source.env_options2.x: [1]
 seed: {int: [0, 9]}
 """

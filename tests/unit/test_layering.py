@@ -24,10 +24,14 @@ FAMILIES = ("rayloom_agents", "rayloom_generative", "rayloom_supervised")
 OWNERS = {"mlflow": ("rayloom.tracking.writer",), "optuna": ("rayloom.search",), "ray": ("rayloom.cluster",)}
 """Libraries that one room alone may import."""
 OPEN_TO_FAMILIES = ("rayloom.contract", "rayloom.datasets")
+OPEN_TO_CONTRACT = (
+    "rayloom.errors", "rayloom.components", "rayloom.source_settings", "rayloom.evaluation_settings",
+)  # fmt: skip
+"""What the contract may import besides itself."""
 NETWORKS = ("rayloom_supervised.networks", "rayloom_supervised.layers")
 """What agents and generative models may import from the supervised family."""
 FLOORS = (
-    ("errors", "seeding", "signals", "timeline", "components", "source_settings"),
+    ("errors", "seeding", "signals", "timeline", "components", "source_settings", "evaluation_settings"),
     ("contract",),
     ("config", "datasets"),
     ("devices",),
@@ -122,7 +126,7 @@ def check_contract(root: Path) -> list[str]:
         for name, path in modules(root)
         for imported, line in (imports(name, path) if inside(name, "rayloom.contract") else ())
         if imported.split(".")[0] not in {"torch", *sys.stdlib_module_names}
-        and not inside(imported, "rayloom.contract", "rayloom.errors", "rayloom.components", "rayloom.source_settings")
+        and not inside(imported, "rayloom.contract", *OPEN_TO_CONTRACT)
     ]
 
 

@@ -165,13 +165,7 @@ def evaluate_command(options: argparse.Namespace) -> int:
     from rayloom.cli.run_display import format_table, format_value
     from rayloom.launch.trained import evaluate
 
-    found = evaluate(
-        options.run_id,
-        weights=_weights(options),
-        output=options.output,
-        split=options.split,
-        episodes=options.episodes,
-    )
+    found = evaluate(options.run_id, *options.overrides, weights=_weights(options), output=options.output)
     rows = {name: format_value(value) for name, value in found.metrics.items()}
     _tell_damage(found.weights)
     print(f"{found.weights}\n{format_table(rows)}", file=human_stream(options))
@@ -193,11 +187,17 @@ def _of_weights(options: argparse.Namespace, weights: Weights) -> dict[str, obje
 
 
 def sample_command(options: argparse.Namespace) -> int:
+    from rayloom.config.load import apply_overrides
     from rayloom.launch.trained import sample
 
     destination = options.destination or Path(f"sample-{options.run_id}.png")
     written = sample(
-        options.run_id, weights=_weights(options), output=options.output, count=options.count, destination=destination
+        options.run_id,
+        weights=_weights(options),
+        output=options.output,
+        count=options.count,
+        destination=destination,
+        options=apply_overrides({}, options.overrides),
     )
     return _written(options, written)
 

@@ -9,7 +9,7 @@ from typing import Any, get_args, get_type_hints
 
 from rayloom.components import Kinds
 from rayloom.config.documentation import first_line, marked, settings, summary
-from rayloom.config.import_path import import_object, suggest
+from rayloom.config.import_path import import_object, settings_of, suggest
 from rayloom.config.kinds import FAMILY_TABLES, TABLES
 from rayloom.config.schema import RunConfig
 from rayloom.config.validation import kinds_of
@@ -89,7 +89,7 @@ class Explanation:
         if self.settings:
             lines += ["", *self._setting_lines()]
         if self.kinds:
-            lines += ["", rows(self.kinds)]
+            lines += ["", rows(_together(self.kinds))]
         return "\n".join(lines)
 
     def _setting_lines(self) -> Iterator[str]:
@@ -99,6 +99,11 @@ class Explanation:
                 f"{name}: {setting['type']}, {default}", WIDTH - 2, initial_indent="  ", subsequent_indent="      "
             )
             yield from textwrap.wrap(setting["meaning"], WIDTH - 6, initial_indent="      ", subsequent_indent="      ")
+
+
+def _together(kinds: Mapping[str, str]) -> dict[str, str]:
+    """Return the texts of kinds, once for those that have the same."""
+    return {", ".join(kind for kind in kinds if kinds[kind] == text): text for text in dict.fromkeys(kinds.values())}
 
 
 def explain(name: str) -> Explanation:
@@ -123,10 +128,15 @@ def _meaning_of(of: str) -> str:
 
 def _explain_import(path: str) -> Explanation:
     found = import_object(path, "explain")
-    config = getattr(found, "Config", found)
+    foreign = [kinds for kinds in TABLES.values() if kinds.keywords and _derives(found, kinds)]
+    config = settings_of(foreign[0], found, "explain") if foreign else getattr(found, "Config", found)
     if not dataclasses.is_dataclass(config):
         raise UserError(f"{path} is no component: it has no Config beside it")
     return Explanation(path, first_line(found.__doc__), settings=_settings(config))
+
+
+def _derives(found: Any, kinds: Kinds) -> bool:
+    return isinstance(found, type) and kinds.base is not None and issubclass(found, import_object(kinds.base, kinds.of))
 
 
 def _settings(config: Any) -> dict[str, dict[str, Any]]:

@@ -101,11 +101,11 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate = add("evaluate", do.evaluate_command, "evaluate a run's weights anew")
     _add_run_arguments(evaluate)
     _add_weights(evaluate)
-    evaluate.add_argument("--split", choices=("validation", "test"), help="data to read (default: the config's)")
-    evaluate.add_argument("--episodes", type=_positive, metavar="N", help="episodes (default: the config's)")
+    _add_overrides(evaluate, "as evaluate.episodes=100 or evaluate.split=test")
     sample = add("sample", do.sample_command, "draw samples of a generative model, or frames of an agent's episode")
     _add_run_arguments(sample)
     _add_weights(sample)
+    _add_overrides(sample, "options of the algorithm's own sample, as temperature=0.5")
     sample.add_argument("--count", type=_positive, default=64, metavar="N", help="samples (default: 64)")
     sample.add_argument("--destination", type=Path, metavar="FILE", help="image file (default: sample-RUN.png)")
     export = add("export", do.export_command, "write a run's module to deploy as a program of torch.export")
@@ -190,6 +190,11 @@ def _add_run_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("run_id", metavar="RUN", help="name that `rayloom run` printed, or MLflow's id of the run")
     _add_output(command)
     _add_json(command)
+
+
+def _add_overrides(command: argparse.ArgumentParser, told: str) -> None:
+    command.set_defaults(overridable=True)
+    command.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help=told)
 
 
 def _add_weights(command: argparse.ArgumentParser) -> None:

@@ -30,7 +30,7 @@ from rayloom.cluster.role_actors import EvaluatorActor, LearnerActor, learner_de
 from rayloom.config.schema import RunConfig
 from rayloom.contract import Findings, Input
 from rayloom.errors import LearnersLostError, Process, RoleDiedError, RoleTimeoutError, UserError
-from rayloom.runs.learner_role import Advance, LearnerRole
+from rayloom.runs.learner_role import Advance, LearnerRole, Policy
 from rayloom.runs.plan import Plan, make_plan
 from rayloom.runs.schedule import Counters, Schedule
 from rayloom.sources.resharding import reshard
@@ -56,6 +56,9 @@ class RayRole:
         self._processes: list[Process] = []
         self._local: LearnerRole | None = None
         self._evaluator: Any = None
+        self._answer: Any = None  # what it will find
+        self._judged: Policy | None = None
+        self._tried = 0
         self._recoveries = 0
         self._begins = begins
         self._stride = 1  # updates between two answers of the learners
@@ -109,7 +112,8 @@ class RayRole:
 
     def _make_evaluator(self, config: RunConfig) -> None:
         assert self._placement is not None
-        actor = ray.remote(EvaluatorActor).options(**self._placement.options("evaluator", 0))
+        # A second thread answers while an evaluation is being done.
+        actor = ray.remote(EvaluatorActor).options(max_concurrency=2, **self._placement.options("evaluator", 0))
         self._evaluator = actor.remote(config.to_tree(), search_path())
 
     def recover(self) -> str:
@@ -245,24 +249,62 @@ class RayRole:
                 processes += ray.get(ready)
         return processes
 
-    def evaluate(self, split: str | None = None, episodes: int | None = None) -> Findings:
-        """Evaluate the present weights, in the evaluator's actor where there is one; one that dies is replaced."""
+    def policy(self) -> Policy:
+        """Return a copy of what an evaluator judges."""
+        policy: Policy = self._call("policy")
+        return policy
+
+    def evaluate(self) -> Findings:
+        """Evaluate the present weights, in the evaluator's actor where there is one, and wait for it."""
         if self._evaluator is None:
-            evaluation: Findings = self._call("evaluate", split, episodes)
+            evaluation: Findings = self._call("evaluate")
             return evaluation
-        number, weights, progress = self._call("policy")
-        for attempt in range(1, self._config.cluster.tries + 1):
-            ref = self._evaluator.evaluate.remote(number, weights, progress, split, episodes)
+        self.begin_evaluation(self.policy())
+        found = self.findings(wait=True)
+        assert found is not None
+        return found
+
+    def begin_evaluation(self, policy: Policy) -> None:
+        """Let the evaluator's actor judge these weights; ask for the `findings` before the next ones."""
+        self._tried = 0
+        self._hand_over(policy)
+
+    def _hand_over(self, policy: Policy | None) -> None:
+        assert policy is not None, "no evaluation has begun"
+        self._judged = policy
+        self._answer = self._evaluator.evaluate.remote(policy)
+
+    def findings(self, wait: bool) -> Findings | None:
+        """Return what the evaluator has found; None if it has not finished and is not to be waited for.
+
+        An evaluator that dies is replaced, and begins anew.
+        """
+        while True:
             try:
-                result: Findings = wait([ref], ["the evaluator"], self._deadline_s)[0]
-                return result
+                if not wait and not ray.wait([self._answer], timeout=0)[0]:
+                    return None
+                return self._await_findings()
             except (RoleDiedError, RoleTimeoutError) as error:
-                if attempt == self._config.cluster.tries:
+                self._tried += 1
+                if self._tried == self._config.cluster.tries:
                     raise
                 self._events.append(f"the evaluator was replaced: {' '.join(str(error).split())[:300]}")
             ray.kill(self._evaluator)
             self._make_evaluator(self._present)
-        raise AssertionError("unreachable")
+            self._hand_over(self._judged)
+
+    def _await_findings(self) -> Findings:
+        """Wait as long as units of work are done within the deadline: an evaluation may take longer than that."""
+        done = 0
+        while True:
+            try:
+                found: Findings = wait([self._answer], ["the evaluator"], self._deadline_s)[0]
+                return found
+            except RoleTimeoutError:
+                units = wait([self._evaluator.units.remote()], ["the evaluator"], self._deadline_s)[0]
+                if units <= done:
+                    raise
+                done = units
 
     # --- state -----------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import ray
@@ -18,13 +17,13 @@ from rayloom.cluster.pools.supervisor import ActorOptions, start_s
 from rayloom.cluster.process_group import ProcessGroup
 from rayloom.config.load import from_tree
 from rayloom.config.schema import RunConfig
-from rayloom.contract import Algorithm, Findings, GlobalNoise, Progress
+from rayloom.contract import Algorithm, Findings, GlobalNoise
 from rayloom.devices import choose_device
 from rayloom.errors import Process
 from rayloom.learner.state import adopt
 from rayloom.rollouts.pool import LocalPool, OwnedPool
 from rayloom.runs.evaluator import Evaluator
-from rayloom.runs.learner_role import LearnerRole, PoolFactory, load_run_dataset, source_spec
+from rayloom.runs.learner_role import LearnerRole, Policy, PoolFactory, load_run_dataset, source_spec
 
 _RENDEZVOUS_S = 60.0
 
@@ -93,7 +92,8 @@ class EvaluatorActor:
     def __init__(self, tree: dict[str, Any], paths: list[str]) -> None:
         extend_search_path(paths)
         config = from_tree(tree)
-        torch.set_num_threads(config.learner.threads)  # as in the driver, whose numbers this one's must equal
+        self._threads = config.learner.threads  # as in the driver, whose numbers this one's must equal
+        torch.set_num_threads(self._threads)
         dataset = load_run_dataset(config)
         self._algorithm = config.algorithm_class()(config.algorithm, source_spec(config, dataset))
         device = choose_device(config, "evaluator")
@@ -106,10 +106,13 @@ class EvaluatorActor:
         """Return this process."""
         return own_process("evaluator", 0)
 
-    def evaluate(
-        self, number: int, weights: Mapping[str, Any], progress: Progress, split: str | None, episodes: int | None
-    ) -> Findings:
-        """Evaluate these weights."""
-        adopt(self._algorithm, weights)
-        self._algorithm.progress = progress
-        return self._evaluator.evaluate(number, split, episodes)
+    def units(self) -> int:
+        """Return the units of work that the newest evaluation has done; answers while it is being done."""
+        return self._evaluator.units
+
+    def evaluate(self, policy: Policy) -> Findings:
+        """Judge these weights."""
+        torch.set_num_threads(self._threads)  # of this thread, which is not the one that made us
+        adopt(self._algorithm, policy.weights)
+        self._algorithm.progress = policy.progress
+        return self._evaluator.evaluate(policy.number)

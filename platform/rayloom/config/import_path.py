@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import importlib
 import inspect
 from collections.abc import Iterable
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from rayloom.components import Kinds
@@ -61,7 +63,45 @@ def import_component(kinds: Kinds, path: Any, key: str) -> Any:
         fits = callable(found) and getattr(found, "component_of", None) == kinds.of
     if not fits:
         raise UserError(f"{key}: {path} is no {kinds.of}; name {kinds.own}")
-    config = getattr(found, "Config", None)
+    if inspect.isabstract(found):
+        missing = ", ".join(sorted(found.__abstractmethods__))
+        raise UserError(f"{key}: {path} must implement {missing}")
+    _check_settings(kinds, path, settings_of(kinds, found, key), key)
+    return found
+
+
+def settings_of(kinds: Kinds, found: Any, key: str) -> Any:
+    """Return the class of an imported component's settings: its `Config`, or its keywords where these will do."""
+    if not kinds.keywords or hasattr(found, "Config"):
+        return getattr(found, "Config", None)
+    for name, parameter in _arguments(found).items():
+        if parameter.kind in (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL):
+            raise UserError(f"{key}: {found.__name__} takes *{name}, which cannot be checked; give it a Config")
+    return _keyword_settings(found)
+
+
+def _arguments(found: type[Any]) -> dict[str, inspect.Parameter]:
+    """Return the arguments that a class takes after its first one, the environment."""
+    return dict(list(inspect.signature(found).parameters.items())[1:])
+
+
+@functools.cache
+def _keyword_settings(found: type[Any]) -> type[Any]:
+    """Return a dataclass of a class's arguments.
+
+    An argument whose default is no plain value cannot be written in a config, and is left as it is.
+    """
+    fields: list[tuple[str, Any, Any]] = []
+    for name, parameter in _arguments(found).items():
+        if parameter.default is inspect.Parameter.empty:
+            fields.append((name, Any, dataclasses.field()))
+        elif isinstance(parameter.default, bool | int | float | str | NoneType):
+            fields.append((name, Any, dataclasses.field(default=parameter.default)))
+    return dataclasses.make_dataclass(f"{found.__name__}Settings", fields, frozen=True, kw_only=True)
+
+
+def _check_settings(kinds: Kinds, path: str, config: Any, key: str) -> None:
+    """Refuse settings of an imported component that are no frozen dataclass, or not of the kind that it needs."""
     own = vars(config) if isinstance(config, type) else {}
     # A subclass of a dataclass that is none itself would lose its fields silently.
     undecorated = bool(own.get("__annotations__")) and "__dataclass_fields__" not in own
@@ -72,7 +112,9 @@ def import_component(kinds: Kinds, path: Any, key: str) -> Any:
     for name in _RESERVED:
         if name in config.__dataclass_fields__:
             raise UserError(f"{key}: {name!r} chooses a component; rename this field in the Config of {path}")
-    return found
+    if kinds.settings is not None and not issubclass(config, kinds.settings):
+        base = f"rayloom.contract.{kinds.settings.__name__}"
+        raise UserError(f"{key}: the Config of {path} must be a subclass of {base}")
 
 
 def import_algorithm(path: str) -> type[Algorithm]:
@@ -88,10 +130,14 @@ def import_source(kinds: Kinds, path: str) -> type[Source]:
         found = import_object(path, "source.kind")
         return found
     found = import_component(kinds, path, "source.import")
-    if inspect.isabstract(found):
-        missing = ", ".join(sorted(found.__abstractmethods__))
-        raise UserError(f"source.import: {path} must implement {missing}")
     base = SourceConfig if found.worker is None else WorkerConfig
     if not issubclass(found.Config, base):
         raise UserError(f"source.import: the Config of {path} must be a subclass of rayloom.contract.{base.__name__}")
     return found
+
+
+def gives_data(source: type[Source]) -> bool:
+    """Return whether a source loads a data set, on which a run can be judged."""
+    from rayloom.contract import Source
+
+    return source.load_data.__func__ is not Source.load_data.__func__  # type: ignore[attr-defined]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from rayloom.components import Kinds
+from rayloom.config.evaluations import EVALUATIONS
 from rayloom.config.import_path import ALGORITHMS
 from rayloom.config.optimizers import OPTIMIZERS
 from rayloom.config.schedules import SCHEDULES
-from rayloom.config.sources import DATASETS, SOURCES
+from rayloom.config.sources import DATASETS, SOURCES, WRAPPERS
 
 TABLES: dict[str, Kinds] = {
-    "algorithm": ALGORITHMS, "source": SOURCES, "dataset": DATASETS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES,
+    "algorithm": ALGORITHMS, "source": SOURCES, "dataset": DATASETS, "wrapper": WRAPPERS, "optimizer": OPTIMIZERS,
+    "schedule": SCHEDULES, "evaluation": EVALUATIONS,
 }  # fmt: skip
 """The engine's own tables."""
 FAMILY_TABLES: dict[str, str] = {"network": "rayloom_supervised.networks.kinds"}

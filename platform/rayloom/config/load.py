@@ -15,15 +15,14 @@ from typing import Any, cast
 
 import yaml
 
-from rayloom.config.evaluations import OF_EVERY_EVALUATION, OwnEvaluation, import_evaluation
-from rayloom.config.import_path import ALGORITHMS, import_algorithm, import_object, import_source, suggest
+from rayloom.config.evaluations import kind_for, with_kind
+from rayloom.config.import_path import ALGORITHMS, gives_data, import_algorithm, import_object, import_source, suggest
 from rayloom.config.inputs import written_out
 from rayloom.config.schema import (
     RESOLVERS,
     UNITS,
     CheckpointConfig,
     ClusterConfig,
-    EvaluateConfig,
     Interval,
     LearnerConfig,
     Limit,
@@ -41,7 +40,6 @@ __all__ = [
     "CheckpointConfig",
     "ClusterConfig",
     "EnvironmentFields",
-    "EvaluateConfig",
     "Interval",
     "LearnerConfig",
     "RunConfig",
@@ -206,10 +204,10 @@ def from_tree(tree: Mapping[str, Any]) -> RunConfig:
     if not isinstance(path, str):
         raise UserError('algorithm.import: name the algorithm as "package.module:Class"')
     source = dict(tree.pop("source"))
-    source_path, kind, config = _choose_source(source)
+    source_path, kind, config, judged_by = _choose_source(source)
     _check_stop(tree["stop"])
     _check_intervals(tree)
-    tree = _with_own_evaluation(tree)
+    tree["evaluate"] = with_kind(tree.get("evaluate"), judged_by)
     if "inputs" in tree:
         tree["inputs"] = written_out(tree["inputs"])
         if isinstance(tree["inputs"], Mapping) and "start_from" in tree["inputs"]:
@@ -225,34 +223,21 @@ def from_tree(tree: Mapping[str, Any]) -> RunConfig:
     return dataclasses.replace(run, algorithm=resolve(ALGORITHMS, algorithm, "algorithm").settings)
 
 
-def _with_own_evaluation(tree: dict[str, Any]) -> dict[str, Any]:
-    """Return the tree with an evaluation that it imports, and that one's settings, resolved."""
-    part = tree.get("evaluate")
-    if not isinstance(part, Mapping):
-        return tree
-    if "own" in part:
-        raise UserError('evaluate.own: there is no such key; write evaluate: {import: "package.module:Class"}')
-    if "import" not in part:
-        return tree
-    path = part["import"]
-    engine = {name: part[name] for name in OF_EVERY_EVALUATION if name in part}
-    rest = {name: value for name, value in part.items() if name != "import" and name not in engine}
-    settings = validate(import_evaluation(path).Config, rest, "evaluate")
-    return {**tree, "evaluate": {**engine, "own": OwnEvaluation(path, settings)}}
+def _choose_source(source: dict[str, Any]) -> tuple[str, str | None, type[Any], str]:
+    """Return import path, kind and class of the settings of a source, and the kind of evaluation that goes with it.
 
-
-def _choose_source(source: dict[str, Any]) -> tuple[str, str | None, type[Any]]:
-    """Return import path, kind and class of the settings of a source; one's own path is taken out of the mapping."""
+    One's own path is taken out of the mapping.
+    """
     if "import" in source:
         path = source.pop("import")
         if "kind" in source:
             raise UserError("source: kind names a shipped source and import one of your own; keep one of them")
         own = import_source(SOURCES, path)
-        return path, own.kind, own.Config
+        return path, own.kind, own.Config, kind_for(own.Config, gives_data(own))
     kind = source.get("kind")
     if not isinstance(kind, str) or kind not in SOURCES.shipped:
         raise UserError(f"source.kind: {kind!r} is no source{suggest(str(kind), SOURCES.shipped)}")
-    return SOURCES.shipped[kind].path, kind, SOURCES.config(kind)
+    return SOURCES.shipped[kind].path, kind, SOURCES.config(kind), kind_for(SOURCES.config(kind), kind == "dataset")
 
 
 def _check_parts(tree: Mapping[Any, Any]) -> None:

@@ -15,7 +15,7 @@ import yaml
 from annotated_types import Ge, Gt
 
 from rayloom.components import Component
-from rayloom.config.evaluations import OwnEvaluation, written
+from rayloom.config.evaluations import EVALUATIONS
 from rayloom.config.import_path import import_algorithm, import_source
 from rayloom.config.inputs import InputConfig, StartFromConfig
 from rayloom.config.optimizers import OPTIMIZERS
@@ -129,35 +129,6 @@ class LearnerConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig:
-    """Held-out evaluation."""
-
-    __pydantic_config__ = STRICT
-    every: str | int | None = None
-    """Interval, as "5_000 env_steps" or "1 epochs"; null: only at the end."""
-    episodes: Annotated[int, Ge(1)] = 20
-    """Episodes of one evaluation (environments)."""
-    num_envs: Annotated[int, Ge(1)] | None = None
-    """Parallel evaluation environments; null: as many as episodes."""
-    max_episode_steps: Annotated[int, Ge(1)] = 100_000
-    """An evaluation episode that is longer is cut off there and counts as it is (unit: env_steps)."""
-    env_options: Mapping[str, Any] = field(default_factory=dict)
-    """Keyword arguments of the evaluation's environments that differ from `source.env_options`, as
-    `{reward_clipping: false}` for Atari returns as the game counts them."""
-    wrappers: tuple[Mapping[str, Any], ...] | None = None
-    """Wrappers of the evaluation's environments instead of `source.wrappers`, as [] for unclipped rewards; null: those
-    of the source."""
-    split: Literal["validation", "test"] = "validation"
-    """Data that evaluations read; the test set is for the last word only."""
-    batch_size: Annotated[int, Ge(1)] = 1_000
-    """Examples in one forward pass."""
-    deadline_s: Annotated[float, Gt(0)] = 600.0
-    """Longest time of one unit of work, a step of all environments, a batch, or a game (seconds)."""
-    own: OwnEvaluation | None = None
-    """An evaluation of your own and its settings, written `evaluate: {import: ..., ...}`."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
     """When the whole state is saved and how much is kept."""
 
@@ -241,8 +212,9 @@ class RunConfig:
     """An earlier run with whose weights this one begins (fine-tuning)."""
     learner: LearnerConfig = LearnerConfig()
     """How losses become weight changes."""
-    evaluate: EvaluateConfig = EvaluateConfig()
-    """Held-out evaluation."""
+    evaluate: Annotated[Component, EVALUATIONS]
+    """What judges the run, and when: a mapping of its settings, with `kind` or `import` where it is not the engine's
+    own for the source (episodes in environments, one pass over held-out data)."""
     checkpoint: CheckpointConfig = CheckpointConfig()
     """When the state is saved."""
     tracking: TrackingConfig = TrackingConfig()
@@ -277,7 +249,6 @@ class RunConfig:
         """Return plain data that `from_tree` reads back to an equal config."""
         tree = cast(dict[str, Any], plain(self))
         tree["algorithm"] = {"import": tree.pop("algorithm_path"), **tree["algorithm"]}
-        tree["evaluate"] = written(tree["evaluate"])
         path = tree.pop("source_path")
         if not any(path == shipped.path for shipped in SOURCES.shipped.values()):
             tree["source"] = {"import": path, **tree["source"]}

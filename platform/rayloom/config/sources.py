@@ -41,6 +41,40 @@ DATASETS = Kinds(
 
 
 @dataclass(frozen=True, kw_only=True)
+class TimeLimitConfig:
+    """Truncate episodes after a number of steps."""
+
+    __pydantic_config__ = STRICT
+    max_episode_steps: Annotated[int, Ge(1)]
+    """Longest episode (unit: env_steps)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipRewardConfig:
+    """Clip rewards, as Mnih et al. 2015 do."""
+
+    __pydantic_config__ = STRICT
+    low: float = -1.0
+    """Least reward."""
+    high: float = 1.0
+    """Largest reward."""
+
+
+WRAPPERS = Kinds(
+    "wrapper",
+    {
+        "time_limit": Shipped("rayloom.rollouts.wrappers:TimeLimit", TimeLimitConfig),
+        "clip_reward": Shipped("rayloom.rollouts.wrappers:ClipReward", ClipRewardConfig),
+    },
+    own="a subclass of gymnasium.Wrapper",
+    base="gymnasium:Wrapper",
+    keywords=True,
+)
+"""Wrappers around single environments; one's own is called with its settings, where it has a Config, and the
+environment, or else with the environment and keyword arguments."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DatasetSourceConfig(SourceConfig):
     """Batches from a data set, reshuffled every epoch."""
 
@@ -73,9 +107,9 @@ class EnvironmentFields(WorkerConfig):
     suits large networks and images. For workers that run ahead a thread of that process does it, in fixed order."""
     check_observations: bool = True
     """End the run when an observation leaves its space (NaN always ends it)."""
-    wrappers: tuple[Mapping[str, Any], ...] = ()
+    wrappers: tuple[Annotated[Component, WRAPPERS], ...] = ()
     """Gymnasium wrappers around each single environment, the innermost first: `{kind: time_limit, ...}` for a shipped
-    one, `{import: "module:Wrapper", ...}` for another, with its keyword arguments."""
+    one, `{import: "module:Wrapper", ...}` for another, with its settings."""
     info_fields: tuple[str, ...] = ()
     """Fields of `info`, such as action_mask, that become parts of the observation; every reset and step must give
     them."""

@@ -9,7 +9,7 @@ from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from rayloom.components import Component, Kinds
-from rayloom.config.import_path import import_component, suggest
+from rayloom.config.import_path import import_component, settings_of, suggest
 from rayloom.config.sources import STRICT
 from rayloom.errors import UserError
 
@@ -45,7 +45,7 @@ def resolve(kinds: Kinds, value: Any, key: str) -> Component:
         path = settings.pop("import")
         if "kind" in settings:
             raise UserError(f"{key}: kind names a shipped {kinds.of} and import one of your own; keep one of them")
-        config = import_component(kinds, path, f"{key}.import").Config
+        config = settings_of(kinds, import_component(kinds, path, f"{key}.import"), f"{key}.import")
         return Component(None, path, validate(config, settings, key, path))
     kind = settings.pop("kind", kinds.default)
     if not isinstance(kind, str) or kind not in kinds.shipped:

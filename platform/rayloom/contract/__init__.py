@@ -36,7 +36,7 @@ from rayloom.contract.data import (
     gather_parts,
     spread_parts,
 )
-from rayloom.contract.evaluation import Budget, Evaluation, EvaluationConfig, EvaluationContext, Findings
+from rayloom.contract.evaluation import Budget, Evaluation, EvaluationContext, Findings
 from rayloom.contract.figures import Figure
 from rayloom.contract.noise import GlobalNoise, Noise
 from rayloom.contract.source import Group, ReshardContext, Source, SourceContext, deal
@@ -48,6 +48,7 @@ from rayloom.contract.workers import (
     WorkerPool,
 )
 from rayloom.errors import UserError
+from rayloom.evaluation_settings import EvaluationConfig
 from rayloom.source_settings import SourceConfig, StreamConfig, WorkerConfig
 
 __all__ = [

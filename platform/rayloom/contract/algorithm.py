@@ -182,8 +182,13 @@ class Algorithm(nn.Module):
     def after_publish(self) -> None:
         """Run in every rollout worker when new weights arrive, before the next `act`: refresh acting caches."""
 
-    def evaluate(self, batch: Batch) -> dict[str, Tensor]:
-        """Return held-out metrics per example [B] (or scalar) for a prepared batch, without gradient."""
+    def evaluate(self, batch: Batch) -> Mapping[str, Tensor | tuple[Tensor, Tensor]]:
+        """Return held-out metrics per example [B] (or scalar) for a prepared batch, without gradient.
+
+        The engine averages them over the split. A mean over elements and not over examples (the valid tokens of padded
+        sequences) is a pair of their sum and count in each example, ([B], [B]): the sums are added up and divided by
+        the sum of all counts, as with `Loss.count`. Tensors whose names start with an underscore are for `summarize`.
+        """
         raise NotImplementedError(f"{type(self).__name__} does not evaluate on data")
 
     def figures(self, batch: Batch) -> dict[str, Figure]:

@@ -12,11 +12,7 @@ from rayloom.contract.algorithm import Algorithm
 from rayloom.contract.data import Metric
 from rayloom.contract.figures import Figure
 from rayloom.errors import UserError
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationConfig:
-    """Base of every evaluation's own settings; subclass it as a frozen dataclass."""
+from rayloom.evaluation_settings import EvaluationConfig
 
 
 @dataclass(frozen=True)
@@ -45,7 +41,7 @@ class Budget:
 
     def __init__(self, deadline_s: float, count: int | None = None) -> None:
         self.count = count
-        """Episodes or games that are asked for; None: as the settings say."""
+        """Episodes or games that are asked for, whatever the settings say, as by `rayloom check`; None: as they say."""
         self.units = 0
         """Units of work that are done."""
         self._deadline_s = deadline_s
@@ -71,12 +67,13 @@ class Evaluation(ABC):
 
         evaluate: {import: "my_games:Matches", every: 500 updates, games: 200}
 
-    It changes nothing in the run: the engine hands it the algorithm in evaluation mode, without gradients, gives the
+    With `wait: false` it may judge a copy of the algorithm in another process while the training goes on. It changes
+    nothing in the run: the engine hands it the algorithm in evaluation mode, without gradients, gives the
     global generators of Python, NumPy and torch seeds for the time being, and takes all of that back afterwards.
     """
 
     Config: ClassVar[type[EvaluationConfig]] = EvaluationConfig
-    """Its settings; `every` and `deadline_s` are the engine's."""
+    """Its settings; the engine reads those of the base."""
     metrics: ClassVar[Mapping[str, Metric]] = {}
     """What it finds, by name without evaluate/, with the direction in which each improves."""
 

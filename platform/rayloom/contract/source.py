@@ -133,8 +133,6 @@ class Source(ABC):
     not list it is refused. None: not checked."""
     worker: ClassVar[type[SourceWorker] | None] = None
     """The class of its workers; None for a source that needs none."""
-    uses_environments: ClassVar[bool] = False
-    """Whether its settings name an environment of Gymnasium, in which policies can be evaluated."""
     equal_shares: ClassVar[bool] = True
     """Whether the learners' parts of a batch must be equally large (`learner.batch_size` a multiple of the count)."""
     counts_own: ClassVar[bool] = False

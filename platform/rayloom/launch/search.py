@@ -158,7 +158,7 @@ def _read(config: RunConfig, local: bool) -> tuple[Study, Space]:
     space.check(config)
     metrics = _metrics(config, settings)
     directions = _directions(config, settings, metrics)
-    if settings.pruner != "none" and config.evaluate.every is None:
+    if settings.pruner != "none" and config.evaluate.settings.every is None:
         raise UserError("evaluate.every: a pruner judges evaluations on the way; set it to a fraction of the budget")
     if settings.value == "best" and len(metrics) > 1:
         raise UserError("search.value: the best evaluation is of one metric; set it to last for several")
@@ -198,7 +198,7 @@ def _directions(config: RunConfig, settings: SearchConfig, metrics: tuple[str, .
 def _evaluations(config: RunConfig) -> int:
     """Return how many evaluations a trial has that runs to its end, as far as its counters tell."""
     budget = config.budget()
-    every = config.evaluate.every
+    every = config.evaluate.settings.every
     if every is None:
         return 1
     interval = Interval.parse(str(every), "evaluate.every")

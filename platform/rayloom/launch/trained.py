@@ -4,7 +4,7 @@ Ray."""
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rayloom.config.import_path import suggest
+from rayloom.config.load import apply_overrides, from_tree
 from rayloom.config.schema import RunConfig
+from rayloom.config.validation import merge
 from rayloom.contract import Algorithm, Figure, Findings, Spec
 from rayloom.devices import device_of
 from rayloom.errors import UserError
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     import pandas
 
 Array = np.ndarray[Any, Any]
+_FRAMES = 100_000  # of an episode, at most
 
 
 @dataclass(frozen=True)
@@ -120,19 +124,19 @@ class Trained:
 
     def sample(self, count: int, *, seed: int = 0, **options: Any) -> Figure:
         """Draw samples from a generative model; `options` are those of the algorithm's own `sample`."""
-        known = list(inspect.signature(self.algorithm.sample).parameters)[2:]
-        for name in options:
-            if name not in known:
-                choices = f"; it has {', '.join(known)}" if known else ""
-                raise UserError(f"sample: {type(self.algorithm).__name__} has no option {name!r}{choices}")
+        _check_options(self.algorithm, options)
         with torch.no_grad():
             return self.algorithm.sample(count, torch_generator(self.config.seed, "sample", seed), **options)
 
-    def evaluate(self, split: str | None = None, episodes: int | None = None) -> Findings:
-        """Evaluate as the run did at this update, on another split or over more episodes where they are given."""
-        evaluator = Evaluator(self.config, self.algorithm, self._built.dataset)
+    def evaluate(self, *overrides: str) -> Findings:
+        """Evaluate as the run did at this update, but for the overrides.
+
+        They are settings of its evaluation ("evaluate.split=test"), another one ("evaluate.import=my_games:Matches"),
+        or options of the environments ("source.env_options.KEY=VALUE").
+        """
+        evaluator = Evaluator(_judged_with(self.config, overrides), self.algorithm, self._built.dataset)
         try:
-            return evaluator.evaluate(self.weights.step, split, episodes)
+            return evaluator.evaluate(self.weights.step)
         finally:
             evaluator.close()
 
@@ -145,17 +149,49 @@ class Trained:
             index="step", columns="metric", values="value"
         )
 
-    def picture(self, count: int, destination: Path) -> Path:
-        """Write `count` samples, or frames of a greedy episode, to an image file (a .gif shows all frames)."""
+    def picture(self, count: int, destination: Path, **options: Any) -> Path:
+        """Write `count` samples, or frames of a greedy episode, to an image file (a .gif shows all frames).
+
+        `options` are those of `sample`; frames have none.
+        """
         config = self.config
-        seed, most = derive_seed(config.seed, "sample"), config.evaluate.max_episode_steps
+        seed, most = derive_seed(config.seed, "sample"), getattr(config.evaluate.settings, "max_episode_steps", _FRAMES)
         frames = config.source_class().frames(config.source, self.algorithm, seed, most)
         if frames is None:
-            return sample_picture(self.sample(count), destination)
+            return sample_picture(self.sample(count, **options), destination)
+        for name in options:
+            raise UserError(f"sample: frames of an episode have no option {name!r}; leave it out")
         return frames_picture(frames, count, destination)
 
     def _device(self) -> torch.device:
         return device_of(self.algorithm)
+
+
+def _check_options(algorithm: Algorithm, options: Mapping[str, Any]) -> None:
+    """Refuse options that an algorithm's `sample` does not take, and the lack of one that it needs."""
+    parameters = dict(list(inspect.signature(algorithm.sample).parameters.items())[2:])
+    name = type(algorithm).__name__
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        for option in options:
+            if option not in parameters:
+                raise UserError(f"sample: {name} has no option {option!r}{suggest(option, parameters)}")
+    for option, parameter in parameters.items():
+        optional = parameter.default is not parameter.empty or parameter.kind is parameter.VAR_KEYWORD
+        if option not in options and not optional:
+            raise UserError(f"sample: {name} needs the option {option!r}; give it as {option}=VALUE")
+
+
+def _judged_with(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
+    """Return the config with another evaluation, or other settings of it; UserError for what is none of those."""
+    if not overrides:
+        return config
+    changes = apply_overrides({}, overrides)
+    for key in (override.partition("=")[0] for override in overrides):
+        if key in ("evaluate.every", "evaluate.wait"):
+            raise UserError(f"{key}: says when a run is judged, and this is now; leave it out")
+        if key != "evaluate" and not key.startswith(("evaluate.", "source.env_options.")):
+            raise UserError(f"{key}: does not change how a run is judged; set evaluate.KEY or source.env_options.KEY")
+    return from_tree(merge(config.to_tree(), changes))
 
 
 def _tensors(observation: Any, device: torch.device) -> Any:
@@ -173,18 +209,11 @@ def load(run_id: str, *, weights: Which | None = None, output: str = "rayloom-ru
     return Trained(folder, build_trained(load_run_config(folder), folder, weights))
 
 
-def evaluate(
-    run_id: str,
-    *,
-    weights: Which | None = None,
-    output: str = "rayloom-runs",
-    split: str | None = None,
-    episodes: int | None = None,
-) -> Evaluated:
-    """Evaluate a run's weights anew; those of `load`."""
+def evaluate(run_id: str, *overrides: str, weights: Which | None = None, output: str = "rayloom-runs") -> Evaluated:
+    """Evaluate a run's weights anew, those of `load`; overrides as for `Trained.evaluate`."""
     trained = load(run_id, weights=weights, output=output)
     torch.set_num_threads(trained.config.learner.threads)  # as in the run, whose numbers these must equal
-    return Evaluated(trained.evaluate(split, episodes).metrics, trained.weights)
+    return Evaluated(trained.evaluate(*overrides).metrics, trained.weights)
 
 
 def sample(
@@ -194,10 +223,17 @@ def sample(
     output: str = "rayloom-runs",
     count: int = 64,
     destination: str | Path,
+    options: Mapping[str, Any] | None = None,
 ) -> Written:
-    """Write samples of a generative model, or frames of an agent's episode (a .gif shows all)."""
+    """Write samples of a generative model, or frames of an agent's episode (a .gif shows all).
+
+    `options` are those of `Trained.sample`.
+    """
+    options = options or {}
+    if "count" in options:
+        raise UserError("sample: count is no option of the model; say how many with --count")
     trained = load(run_id, weights=weights, output=output)
-    return Written(trained.picture(count, Path(destination)), trained.weights)
+    return Written(trained.picture(count, Path(destination), **options), trained.weights)
 
 
 def export(

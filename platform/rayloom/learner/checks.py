@@ -186,6 +186,25 @@ def check_after_update(algorithm: Algorithm, metrics: Any) -> None:
             )
 
 
+def check_evaluated(algorithm: Algorithm, found: Any, rows: int) -> None:
+    """Check what the first `evaluate` on data returned for a batch of `rows` examples."""
+    where = f"{type(algorithm).__name__}.evaluate"
+    if not isinstance(found, Mapping):
+        raise UserError(f"{where} returns {_kind(found)}; return a dict of tensors")
+    for name, value in found.items():
+        told = f"{where}: {name!r} is {_kind(value)}"
+        if name.startswith("_"):
+            if not isinstance(value, Tensor) or not value.ndim:
+                raise UserError(f"{told}; it must be a tensor with a row for each example, for summarize")
+        elif isinstance(value, tuple):
+            if len(value) != 2:
+                raise UserError(f"{told} of {len(value)}; it must be a pair, sums [{rows}] and counts [{rows}]")
+            _check_column(f"{where}: the sum of {name!r}", value[0], rows)
+            _check_amounts(f"{where}: the count of {name!r}", value[1], rows)
+        elif not isinstance(value, Tensor) or value.shape not in ((), (rows,)):
+            raise UserError(f"{told}; it must be a tensor, scalar or one number for each example [{rows}]")
+
+
 def _check_metrics(where: str, metrics: Any, rows: int) -> None:
     if not isinstance(metrics, Mapping):
         raise UserError(f"{where}.metrics is {_kind(metrics)}; it must be a dict of tensors")

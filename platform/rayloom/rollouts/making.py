@@ -20,7 +20,7 @@ from rayloom.config.sources import EnvironmentFields
 from rayloom.errors import UserError
 from rayloom.rollouts.environment import Environment, IndexedEnvironment, environment_name
 from rayloom.rollouts.frame_stack import StackedEnvironment
-from rayloom.rollouts.wrappers import InfoFields, resolve_wrappers
+from rayloom.rollouts.wrappers import InfoFields
 
 # Arguments of gymnasium's own `make_vec` and `make`: the engine decides about them.
 _RESERVED_OPTIONS = ("id", "num_envs", "vectorization_mode", "vector_kwargs", "wrappers")
@@ -93,8 +93,8 @@ def _make_single(source: EnvironmentFields, env_id: str, name: str, **more: Any)
     # options: they are each one's own.
     options = copy.deepcopy(dict(source.env_options))
     env: gym.Env[Any, Any] = gym.make(env_id, **{"disable_env_checker": True, **options, **more})
-    for wrap in resolve_wrappers(copy.deepcopy(source.wrappers)):
-        env = wrap(env)
+    for wrapper in copy.deepcopy(source.wrappers):
+        env = wrapper.make(env)
     if source.info_fields:
         env = InfoFields(env, source.info_fields)
     return IndexedEnvironment(env, name, source.check_observations)

@@ -1,72 +1,39 @@
-"""Wrappers around single environments: those of a config, and the one that makes fields of `info` observations."""
+"""Wrappers around single environments: the shipped ones, and the one that makes fields of `info` observations."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
-from rayloom.config.import_path import import_object, suggest
+from rayloom.config.import_path import suggest
+from rayloom.config.sources import ClipRewardConfig, TimeLimitConfig
 from rayloom.errors import EnvironmentFault, UserError
 
 
 class TimeLimit(gym.wrappers.TimeLimit[Any, Any]):
-    """Truncate episodes after `max_episode_steps`."""
+    """Truncate episodes after a number of steps."""
 
-    def __init__(self, env: gym.Env[Any, Any], max_episode_steps: int) -> None:
-        super().__init__(env, max_episode_steps)
+    Config = TimeLimitConfig
+
+    def __init__(self, config: TimeLimitConfig, env: gym.Env[Any, Any]) -> None:
+        super().__init__(env, config.max_episode_steps)
 
 
 class ClipReward(gym.RewardWrapper[Any, Any]):
-    """Clip rewards to `low`..`high`, as Mnih et al. 2015 do."""
+    """Clip rewards, as Mnih et al. 2015 do."""
 
-    def __init__(self, env: gym.Env[Any, Any], low: float = -1.0, high: float = 1.0) -> None:
+    Config = ClipRewardConfig
+
+    def __init__(self, config: ClipRewardConfig, env: gym.Env[Any, Any]) -> None:
         super().__init__(env)
-        self._low, self._high = low, high
+        self._config = config
 
     def reward(self, reward: Any) -> float:
         """Return the clipped reward."""
-        return float(min(max(reward, self._low), self._high))
-
-
-WRAPPERS: dict[str, type[gym.Wrapper[Any, Any, Any, Any]]] = {"time_limit": TimeLimit, "clip_reward": ClipReward}
-
-
-def resolve_wrappers(
-    wrappers: Sequence[Mapping[str, Any]],
-) -> list[Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]]]:
-    """Return what wraps an environment, the innermost first; UserError for what is no wrapper or has other settings."""
-    return [_resolve(dict(settings), f"source.wrappers[{place}]") for place, settings in enumerate(wrappers)]
-
-
-def _resolve(settings: dict[str, Any], key: str) -> Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]]:
-    if ("kind" in settings) == ("import" in settings):
-        raise UserError(f"{key}: needs either kind ({', '.join(WRAPPERS)}) or import (module:Wrapper)")
-    if "kind" in settings:
-        kind = settings.pop("kind")
-        if kind not in WRAPPERS:
-            raise UserError(f"{key}.kind: there is no wrapper {kind!r}{suggest(str(kind), WRAPPERS)}")
-        found: Any = WRAPPERS[kind]
-    else:
-        path = settings.pop("import")
-        found = import_object(str(path), f"{key}.import")
-        if not (isinstance(found, type) and issubclass(found, gym.Wrapper)):
-            raise UserError(f"{key}.import: {path} is not a subclass of gymnasium.Wrapper")
-    parameters = inspect.signature(found).parameters
-    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        known = list(parameters)[1:]  # without the environment
-        for name in settings:
-            if name not in known:
-                raise UserError(f"{key}.{name}: {found.__name__} has no such setting{suggest(name, known)}")
-        needed = [name for name in known if parameters[name].default is inspect.Parameter.empty]
-        for name in needed:
-            if name not in settings and parameters[name].kind is not inspect.Parameter.VAR_POSITIONAL:
-                raise UserError(f"{key}.{name}: {found.__name__} needs this setting; add it")
-    return partial(found, **settings)
+        return float(min(max(reward, self._config.low), self._config.high))
 
 
 class InfoFields(gym.Wrapper[Any, Any, Any, Any]):

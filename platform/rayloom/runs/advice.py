@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import reduce
 from typing import Any
 
+from rayloom.components import Component
+from rayloom.config.evaluations import EpisodesConfig
 from rayloom.config.schema import RunConfig
 from rayloom.timeline import Spent
 
@@ -57,7 +58,10 @@ class _Case:
 
     def setting(self, key: str) -> Any:
         """Return the value at a dotted key, which must exist."""
-        return reduce(getattr, key.split("."), self.config)
+        value: Any = self.config
+        for name in key.split("."):
+            value = getattr(value.settings if isinstance(value, Component) else value, name)
+        return value
 
     def now(self, key: str, unset: str = "") -> str:
         """Return a key with its present value, or what stands for one that is not set."""
@@ -90,16 +94,16 @@ def advise(config: RunConfig, spent: Spent) -> str | None:
 
 def _evaluations_help(case: _Case) -> bool:
     """Return whether evaluations can be made fewer or shorter."""
-    return case.config.evaluate.every is not None or _has_episodes(case)
+    return case.config.evaluate.settings.every is not None or _has_episodes(case)
 
 
 def _has_episodes(case: _Case) -> bool:
-    return case.config.evaluate.own is None and case.config.source_class().uses_environments
+    return isinstance(case.config.evaluate.settings, EpisodesConfig)
 
 
 def _evaluate(case: _Case) -> str:
     ways = []
-    if case.config.evaluate.every is not None:
+    if case.config.evaluate.settings.every is not None:
         ways.append(f"raise {case.now('evaluate.every')}")
     if _has_episodes(case):
         ways.append(f"lower {case.now('evaluate.episodes')}")

@@ -12,7 +12,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -64,6 +64,26 @@ class Advance:
     """Names of the schedule's intervals that have become due."""
     exhausted: str | None
     """The budget that is spent, if one is."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What an evaluator elsewhere judges."""
+
+    number: int
+    """The number of updates, which addresses the evaluation's seeds."""
+    weights: Mapping[str, Tensor]
+    """The module's whole state, on the CPU."""
+    progress: Progress
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return {"number": self.number, "weights": dict(self.weights), "progress": asdict(self.progress)}
+
+    @staticmethod
+    def of_state(state: Mapping[str, Any]) -> Policy:
+        """Return what `state_dict` was taken of."""
+        return Policy(int(state["number"]), state["weights"], Progress(**state["progress"]))
 
 
 def load_run_dataset(config: RunConfig) -> Dataset | None:
@@ -251,22 +271,35 @@ class LearnerRole:
             self.timeline.split("sample", own)
         return {**as_metrics("learner", self.timeline.drain()), **as_metrics("rollout", workers)}
 
-    def evaluate(self, split: str | None = None, episodes: int | None = None) -> Findings:
-        """Evaluate the present weights here; what is drawn meanwhile is none of the training's noise."""
+    def evaluate(self, count: int | None = None) -> Findings:
+        """Evaluate the present weights here; what is drawn meanwhile is none of the training's noise.
+
+        `count` asks for so many episodes or games, whatever the settings say.
+        """
         noise, self.algorithm.noise = self.algorithm.noise, GlobalNoise(self.device)
         try:
-            return self.evaluator.evaluate(self.learner.updates, split, episodes)
+            return self.evaluator.evaluate(self.learner.updates, count)
         finally:
             self.algorithm.noise = noise
+
+    def begin_evaluation(self, policy: Policy) -> None:
+        """Refuse: this process trains, and has no copy of the algorithm to judge meanwhile."""
+        raise UserError(
+            "cluster.evaluator: an evaluation is to be done beside the training; go on with an actor, as before"
+        )
+
+    def findings(self, wait: bool) -> Findings | None:
+        """Return None: nothing is judged beside the training."""
+        return None
 
     def start_from(self, inputs: Mapping[str, Input]) -> None:
         """Take over what earlier runs have learnt; once, when the run begins."""
         start_algorithm(self.algorithm, self.config, inputs)
 
-    def policy(self) -> tuple[int, dict[str, Tensor], Progress]:
-        """Return the number of updates, the module's whole state on the CPU, and the progress."""
-        weights = {name: value.detach().cpu() for name, value in self.algorithm.state_dict().items()}
-        return self.learner.updates, weights, self.algorithm.progress
+    def policy(self) -> Policy:
+        """Return a copy of what an evaluator elsewhere judges."""
+        weights = {name: value.detach().to("cpu", copy=True) for name, value in self.algorithm.state_dict().items()}
+        return Policy(self.learner.updates, weights, replace(self.algorithm.progress))
 
     def weights_sha256(self) -> str:
         """Return the hash of all parameters and buffers that are equal on all learners."""

@@ -19,7 +19,7 @@ from rayloom.checkpoint.store import CheckpointStore
 from rayloom.config.schema import Interval, RunConfig
 from rayloom.contract import Findings, Input
 from rayloom.errors import Process
-from rayloom.runs.learner_role import Advance
+from rayloom.runs.learner_role import Advance, Policy
 from rayloom.runs.objectives import read_objectives
 from rayloom.runs.observer import Observer, Report
 from rayloom.runs.sameness import SETTINGS, learnt_from
@@ -36,7 +36,10 @@ class Role(Protocol):
     def samples_per_epoch(self) -> int | None: ...
     def advance(self, schedule: Schedule, pause_s: float = math.inf) -> Advance: ...
     def metrics(self) -> dict[str, float]: ...
-    def evaluate(self, split: str | None = None, episodes: int | None = None) -> Findings: ...
+    def evaluate(self) -> Findings: ...
+    def policy(self) -> Policy: ...
+    def begin_evaluation(self, policy: Policy) -> None: ...
+    def findings(self, wait: bool) -> Findings | None: ...
     def barrier_and_state(self) -> dict[str, Any]: ...
     def load_state(self, state: Mapping[str, Any]) -> None: ...
     def start_from(self, inputs: Mapping[str, Input]) -> None: ...
@@ -62,7 +65,7 @@ def make_schedule(config: RunConfig, updates_per_epoch: int | None, samples_per_
     return Schedule(
         {
             "log": interval(config.tracking.every, "tracking.every", 100),
-            "evaluate": interval(config.evaluate.every, "evaluate.every", None),
+            "evaluate": interval(config.evaluate.settings.every, "evaluate.every", None),
             "checkpoint": interval(config.checkpoint.every, "checkpoint.every", 10),
         },
         budget,
@@ -81,11 +84,29 @@ def _check_finite(metrics: Mapping[str, float], updates: int) -> None:
 
 
 @dataclass(frozen=True)
+class Pending:
+    """An evaluation that is being done beside the training."""
+
+    policy: Policy
+    step: int
+    """Where its findings are logged."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return it as plain data: whoever goes on from a checkpoint begins it anew."""
+        return {"policy": self.policy.state_dict(), "step": self.step}
+
+    @staticmethod
+    def of_state(state: Mapping[str, Any]) -> Pending:
+        """Return what `state_dict` was taken of."""
+        return Pending(Policy.of_state(state["policy"]), int(state["step"]))
+
+
+@dataclass(frozen=True)
 class LoopStep:
     """What one call of `Loop.advance` did."""
 
     evaluated: bool
-    """Whether there is a new evaluation in `Loop.metrics`."""
+    """Whether an evaluation was due; its findings are in `Loop.metrics`, unless they come later."""
     stopped_by: str | None
     """The stopping condition that holds, if one does."""
     checkpointed: bool = False
@@ -96,9 +117,17 @@ class Loop:
     """Drives one run from where its role stands to a stopping condition."""
 
     def __init__(
-        self, config: RunConfig, role: Role, tracker: Tracker, checkpoints: CheckpointStore, observer: Observer
+        self,
+        config: RunConfig,
+        role: Role,
+        tracker: Tracker,
+        checkpoints: CheckpointStore,
+        observer: Observer,
+        beside: bool = False,
     ) -> None:
+        """Stand at the start; with `beside` evaluations are done while the training goes on (`Plan.waits`)."""
         self._config = config
+        self._beside = beside
         self.role = role
         self._tracker = tracker
         self._checkpoints = checkpoints
@@ -115,6 +144,7 @@ class Loop:
     def rewind(self) -> None:
         """Stand at the start of the run, as a new role does."""
         self._restored = False
+        self._pending: Pending | None = None
         self.metrics: dict[str, float] = {}
         self.evaluations = 0
         self.evaluated: dict[str, float] = {}
@@ -128,6 +158,9 @@ class Loop:
         self.evaluations = int(state["evaluations"])
         self.evaluated = dict(state["evaluated"])
         self._restored = True
+        if state["pending"] is not None:
+            self._pending = Pending.of_state(state["pending"])
+            self.role.begin_evaluation(self._pending.policy)
 
     def advance(self, pause_s: float = math.inf) -> LoopStep:
         """Train until something is due, and do it; or until `pause_s` seconds have passed, which changes nothing."""
@@ -148,6 +181,7 @@ class Loop:
         """Do what has become due: log, evaluate, checkpoint."""
         counters, due = advance.counters, advance.due
         stopped_by = advance.exhausted
+        self._settle(wait=False)
         if "log" in due or "evaluate" in due or stopped_by:
             self.timeline.begin("log")
             self._log(counters)
@@ -155,8 +189,10 @@ class Loop:
         improved = False
         if evaluated:
             self.timeline.begin("evaluate")
-            improved = self._evaluate(counters)
+            improved = self._evaluate(counters, last=stopped_by is not None)
             stopped_by = stopped_by or self._objectives.reached(self.metrics)
+            if stopped_by:
+                self._settle(wait=True)
         checkpointed = "checkpoint" in due or bool(stopped_by) or (improved and bool(self._config.checkpoint.best))
         if checkpointed:
             self.timeline.begin("checkpoint")
@@ -165,7 +201,8 @@ class Loop:
         return LoopStep(evaluated, stopped_by, checkpointed)
 
     def _stopped(self, counters: Counters) -> str | None:
-        return self.schedule.exhausted(counters) or self._objectives.reached(self.metrics)
+        # The metrics of the last evaluation: a run stops by metrics at evaluations only.
+        return self.schedule.exhausted(counters) or self._objectives.reached(self.evaluated)
 
     def step_of(self, counters: Counters) -> int:
         """Return the x-axis of the metrics: environment steps where there are any, else updates."""
@@ -183,23 +220,38 @@ class Loop:
         self._tracker.log_metrics({**values, "time/updates": float(updates)}, self.step_of(counters), updates)
         self._report(counters)
 
-    def _evaluate(self, counters: Counters) -> bool:
-        evaluation = self.role.evaluate()
+    def _evaluate(self, counters: Counters, last: bool) -> bool:
+        """Judge the weights, or have them judged beside the training; return whether they are the best so far."""
+        self._settle(wait=True)  # one at a time
         self.evaluations += 1
-        step = self.step_of(counters)
-        self.metrics.update(evaluation.metrics)
         self.evaluated = dict(self.metrics)
-        self._tracker.log_metrics(evaluation.metrics, step, counters["updates"])
-        for name, figure in evaluation.figures.items():
-            self._tracker.log_figure(name, figure, step)
-        for name, content in evaluation.files.items():
-            self._tracker.log_content(f"evaluations/step_{step:09d}/{name}", content)
+        if self._beside and not last:
+            self._pending = Pending(self.role.policy(), self.step_of(counters))
+            self.role.begin_evaluation(self._pending.policy)
+        else:
+            self._record(self.role.evaluate(), self.step_of(counters), counters["updates"])
         self._report(counters)
         value = self.metrics.get(self._objectives.best or "")
         improved = self._objectives.improves(value, self.best)
         if improved:
             self.best = value
         return improved
+
+    def _settle(self, wait: bool) -> None:
+        """Record what the evaluation beside the training has found, if there is one, at the step of its weights."""
+        if self._pending is None or (found := self.role.findings(wait)) is None:
+            return
+        pending, self._pending = self._pending, None
+        self._record(found, pending.step, pending.policy.number)
+
+    def _record(self, found: Findings, step: int, updates: int) -> None:
+        self.metrics.update(found.metrics)
+        self.evaluated.update(found.metrics)
+        self._tracker.log_metrics(found.metrics, step, updates)
+        for name, figure in found.figures.items():
+            self._tracker.log_figure(name, figure, step)
+        for name, content in found.files.items():
+            self._tracker.log_content(f"evaluations/step_{step:09d}/{name}", content)
 
     def _checkpoint(self, counters: Counters, evaluated: bool) -> None:
         metric = self.metrics.get(self._objectives.best or "") if evaluated else None
@@ -209,6 +261,7 @@ class Loop:
             "best": self.best,
             "evaluations": self.evaluations,
             "evaluated": self.evaluated,
+            "pending": None if self._pending is None else self._pending.state_dict(),
         }
         self._checkpoints.save(
             counters["updates"],

@@ -11,24 +11,16 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Literal
 
-from rayloom.config.evaluations import import_evaluation
 from rayloom.config.import_path import suggest
 from rayloom.config.schema import UNITS, Limit, RunConfig
-from rayloom.contract import Metric
+from rayloom.contract import Evaluation, Metric
 from rayloom.errors import UserError
+from rayloom.runs.evaluations import DataEvaluation
 
 Direction = Literal["max", "min"]
 
 _LOSS = Metric(better="min", meaning="what the phase descends")
 _NORM = Metric(meaning="L2 norm of the gradient before it is clipped")
-EPISODES: Mapping[str, Metric] = {
-    "return_mean": Metric(better="max", unit="return", meaning="mean over episodes"),
-    "return_std": Metric(unit="return", meaning="standard deviation over episodes"),
-    "return_min": Metric(better="max", unit="return", meaning="worst episode"),
-    "return_max": Metric(better="max", unit="return", meaning="best episode"),
-    "episode_length_mean": Metric(unit="steps", meaning="mean over episodes"),
-}
-"""What evaluations in environments report, by name without evaluate/."""
 _ENGINE: Mapping[str, Metric] = {
     "train/learning_rate": Metric(meaning="of the first phase"),
     "throughput/env_steps_per_s": Metric(better="max", unit="1/s"),
@@ -96,11 +88,10 @@ def declared_metrics(config: RunConfig, phases: Collection[str] | None = None) -
     for prefix in prefixes:
         parts = {**own, "loss": _LOSS, "gradient_norm": _NORM}
         known |= {f"train/{prefix}{name}": metric for name, metric in parts.items()}
-    source, evaluation = config.source_class(), config.evaluate.own
-    episodes = source.uses_environments
-    evaluations = import_evaluation(evaluation.path).metrics if evaluation else EPISODES if episodes else own
-    known |= {f"evaluate/{name}": metric for name, metric in evaluations.items()}
-    known |= {f"train/{name}": metric for name, metric in source.reports.items()}
+    evaluation: type[Evaluation] = config.evaluate.load()
+    judged = own if issubclass(evaluation, DataEvaluation) else evaluation.metrics
+    known |= {f"evaluate/{name}": metric for name, metric in judged.items()}
+    known |= {f"train/{name}": metric for name, metric in config.source_class().reports.items()}
     return known | dict(_ENGINE)
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 from rayloom.config.schema import RunConfig
 from rayloom.config.shares import learner_share
 from rayloom.errors import UserError
-from rayloom.runs.objectives import read_objectives
+from rayloom.runs.objectives import Objectives, read_objectives
 
 RoleName = Literal["learner", "rollout", "evaluator"]
 
@@ -51,6 +51,8 @@ class Plan:
     """Who runs where."""
 
     roles: tuple[PlannedRole, ...]
+    waits: str | None = "evaluate.wait is true"
+    """Why the training waits for evaluations; None: they are done beside it."""
 
     @property
     def uses_ray(self) -> bool:
@@ -76,7 +78,8 @@ class Plan:
         for role in self.roles:
             place = {"driver": "driver's process", "actor": "Ray actor", "learner": "learner's process"}[role.place]
             lines.append(f"{role.name:<10} {role.count:>5}  {place:<18} {role.cpus:>9g} {role.gpus:>9g}")
-        return "\n".join(lines)
+        waits = "do not wait for evaluations" if self.waits is None else f"wait for evaluations, since {self.waits}"
+        return "\n".join([*lines, f"learners {waits}"])
 
 
 def make_plan(config: RunConfig, local: bool = False) -> Plan:
@@ -84,7 +87,7 @@ def make_plan(config: RunConfig, local: bool = False) -> Plan:
 
     There, one learner does the work of all: they share the batch, so that the run is the same up to rounding.
     """
-    read_objectives(config)  # refuses metrics that nobody declares, before any work
+    objectives = read_objectives(config)  # refuses metrics that nobody declares, before any work
     workers = config.workers()
     count = 1 if local else config.learner.count
     if count > 1:
@@ -106,9 +109,23 @@ def make_plan(config: RunConfig, local: bool = False) -> Plan:
         roles.append(PlannedRole("evaluator", 1, "actor", config.cluster.evaluator_cpus, config.cluster.evaluator_gpus))
     else:
         roles.append(PlannedRole("evaluator", 1, "driver"))
-    plan = Plan(tuple(roles))
+    plan = Plan(tuple(roles), _why_evaluations_wait(config, objectives, roles[-1].place == "actor"))
     _check_gpus(plan, config)
     return plan
+
+
+def _why_evaluations_wait(config: RunConfig, objectives: Objectives, separate: bool) -> str | None:
+    """Return what makes the training wait for evaluations; None when a `separate` evaluator may work beside it."""
+    if config.evaluate.settings.wait:
+        return "evaluate.wait is true"
+    if not separate:
+        return "there is no evaluator of its own (cluster.evaluator: actor)"
+    for condition in objectives.stop:
+        if condition.metric.startswith("evaluate/"):
+            return f"stop needs {condition.metric} at its own step"
+    if (objectives.best or "").startswith("evaluate/"):
+        return f"checkpoint.best needs {objectives.best} at its own step"
+    return None
 
 
 _GPU_KEYS = {"learner": "learner.gpus", "rollout": "source.worker_gpus", "evaluator": "cluster.evaluator_gpus"}

@@ -75,6 +75,8 @@ class Session:
 
         `train` lets `chaos` strike on the way.
         """
+        if hosting is not None:
+            plan = replace(plan, waits="a study decides on every evaluation")
         self.config = config
         self.folder = folder
         self.role = role
@@ -91,7 +93,8 @@ class Session:
             if data := role.data():
                 self.tracker.log_data(data)
         self._losses = 0  # of learners, since the last checkpoint
-        self.loop = Loop(config, role, self.tracker, checkpoint_store(config, folder), self._observer)
+        store = checkpoint_store(config, folder)
+        self.loop = Loop(config, role, self.tracker, store, self._observer, beside=plan.waits is None)
         self._chaos = chaos
         if chaos is not None:
             self.loop.more_metrics = chaos.metrics

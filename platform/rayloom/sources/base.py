@@ -42,7 +42,6 @@ class RolloutSource(Source):
     """Learns from a pool of workers that step environments, and keeps the statistics of their episodes."""
 
     counts_own = True
-    uses_environments = True
     worker = EnvironmentWorker
     reports: ClassVar[Mapping[str, Metric]] = {
         "return_mean": Metric(better="max", unit="return", meaning="mean over episodes"),

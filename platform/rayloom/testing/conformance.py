@@ -39,6 +39,7 @@ _STEPS = 60
 _SHARED_ROWS = 32
 _SMALL = {"rollout_workers": 0, "in_flight": 1, "num_envs": 4, "epochs": 2, "learning_starts": 64, "capacity": 96}
 _SMALL_UPDATES = 24
+_GAMES = 2  # or episodes, in an evaluation
 
 
 @contextmanager
@@ -178,7 +179,7 @@ def _finish(role: LearnerRole, evaluating: bool = True) -> _Trained:
         if "log" in advance.due or advance.exhausted:
             history.append({name: value for name, value in role.metrics().items() if name.startswith("train/")})
         if evaluating and ("evaluate" in advance.due or advance.exhausted):
-            history.append(dict(role.evaluate().metrics))
+            history.append(dict(role.evaluate(_GAMES).metrics))
         if advance.exhausted:
             return _Trained(role.weights_sha256(), history)
         if "checkpoint" in advance.due:
@@ -257,7 +258,7 @@ def evaluations_change_nothing(config: RunConfig) -> None:
         before = {name: value.clone() for name, value in role.algorithm.state_dict().items()}
         random.random()  # Python's generator takes part
         generators, training = capture_random_state(), role.algorithm.training
-        first = role.evaluate().metrics
+        first = role.evaluate(_GAMES).metrics
         for name, value in role.algorithm.state_dict().items():
             require(torch.equal(value, before[name]), f"an evaluation changes {name!r} of the algorithm's state")
         require(
@@ -266,7 +267,7 @@ def evaluations_change_nothing(config: RunConfig) -> None:
             "generator is put back, and never from `random` or `numpy.random`",
         )
         require(role.algorithm.training == training, "an evaluation leaves the module in another mode (train or eval)")
-        again = role.evaluate().metrics
+        again = role.evaluate(_GAMES).metrics
         require(again == first, f"an evaluation does not repeat itself ({_difference([first], [again])})")
     with_them, without = _train(config), _train(config, evaluating=False)
     require(
@@ -285,7 +286,7 @@ def metrics_have_shared_names(config: RunConfig) -> None:
         always = any(learner.phase.when is None and learner.phase.every == 1 for learner in _phases(role))
         for name in (*["train/loss"] * always, "throughput/updates_per_s", "time/wait_fraction"):
             require(name in metrics, f"the metric {name} is missing")
-        for name, value in {**metrics, **(evaluated := role.evaluate().metrics)}.items():
+        for name, value in {**metrics, **(evaluated := role.evaluate(_GAMES).metrics)}.items():
             rooms = ("evaluate",) if name in evaluated else ("train", "throughput", "time")
             require(name.split("/")[0] in rooms, f"the metric {name} must begin with one of {', '.join(rooms)}")
             require(math.isfinite(value), f"the metric {name} is {value}")
@@ -332,7 +333,9 @@ def small(config: RunConfig) -> RunConfig:
         config,
         source=replace(config.source, **lowered),
         learner=replace(config.learner, count=1, batch_size=batch_size, compile=False),
-        evaluate=replace(config.evaluate, every=_SMALL_UPDATES // 3, episodes=2),
+        evaluate=replace(
+            config.evaluate, settings=replace(config.evaluate.settings, every=_SMALL_UPDATES // 3, wait=True)
+        ),
         checkpoint=replace(config.checkpoint, every=_SMALL_UPDATES // 2),
         tracking=replace(config.tracking, every=_SMALL_UPDATES // 4, enabled=False, system_metrics=False),
         cluster=replace(config.cluster, learner="driver", evaluator="driver"),

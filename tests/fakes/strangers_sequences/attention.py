@@ -134,19 +134,14 @@ class Translator(Algorithm):
         losses, right = self._taught(batch)
         return Loss(losses, {"token_accuracy": right}, count=batch["target_length"].to(losses.dtype))
 
-    def evaluate(self, batch: Batch) -> dict[str, Tensor]:
-        """Return whether greedy decoding writes each target [B], and sums over tokens for `summarize`."""
+    def evaluate(self, batch: Batch) -> Mapping[str, Tensor | tuple[Tensor, Tensor]]:
+        """Return whether greedy decoding writes each target [B], and sums over tokens with their counts ([B], [B])."""
         losses, right = self._taught(batch)
         target = batch["target"]
         written, _ = self.decode(batch["source"], batch["source_length"], target.shape[1])
         exact = (written == target).all(dim=1).float()
-        return {"exact_match": exact, "_losses": losses, "_right": right, "_tokens": batch["target_length"]}
-
-    def summarize(self, outputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Figure]]:
-        """Return means over all tokens of the split."""
-        tokens = outputs["_tokens"].sum()
-        means = {"loss": outputs["_losses"].sum() / tokens, "token_accuracy": outputs["_right"].sum() / tokens}
-        return means, {}
+        tokens = batch["target_length"]
+        return {"exact_match": exact, "loss": (losses, tokens), "token_accuracy": (right, tokens)}
 
     def figures(self, batch: Batch) -> dict[str, Figure]:
         """Show where the decoder looks while it writes the longest word of the batch."""

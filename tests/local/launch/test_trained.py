@@ -40,7 +40,7 @@ def best_in_the_middle(tmp_path: Path, **sections: Any) -> Result:
 @pytest.fixture
 def worst_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rayloom.runs.loop.read_objectives", lambda *_: Objectives((), "evaluate/error", "max"))
-    monkeypatch.setattr("rayloom.runs.folders.read_objectives", lambda *_: Objectives((), "evaluate/error", "max"))
+    monkeypatch.setattr("rayloom.runs.weights.read_objectives", lambda *_: Objectives((), "evaluate/error", "max"))
 
 
 def errors(result: Result) -> dict[int, float]:

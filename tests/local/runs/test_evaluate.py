@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from cases import case
+from rayloom.contract import EvaluationContext
 from rayloom.errors import UserError
 from rayloom.rollouts.environment import Step
-from rayloom.runs.evaluator import Evaluator, evaluation_source
+from rayloom.runs.evaluator import Evaluator
 from rayloom.runs.learner_role import LearnerRole
 
 
@@ -44,7 +45,7 @@ class _Scripted:
 
 
 def _evaluator(monkeypatch: pytest.MonkeyPatch, episodes: int, num_envs: int | None, **more: Any) -> Evaluator:
-    monkeypatch.setattr("rayloom.runs.evaluator.make_environment", lambda source, number: _Scripted(number))
+    monkeypatch.setattr("rayloom.runs.evaluations.make_environment", lambda source, number: _Scripted(number))
     config = case("ppo", evaluate={"episodes": episodes, "num_envs": num_envs, **more})
     return Evaluator(config, LearnerRole(case("ppo")).algorithm, None)
 
@@ -73,7 +74,7 @@ def test_after_a_cut_an_environment_begins_its_next_episode_at_a_reset(monkeypat
     metrics = evaluator.evaluate(0).metrics
     # Environment 0 (length 2) restarts by itself and gives its three at once; environment 1 needs a reset for each.
     assert metrics["evaluate/episode_length_mean"] == metrics["evaluate/return_mean"] == 2.0
-    seeds = evaluator._environment.seeds  # type: ignore[union-attr]
+    seeds = evaluator._evaluation._environment.seeds  # type: ignore[attr-defined]
     assert len(seeds) == len(set(seeds)) == 3
 
 
@@ -85,7 +86,8 @@ def test_a_unit_of_work_that_takes_too_long_ends_with_a_sentence(monkeypatch: py
 
 def test_evaluations_have_environment_options_of_their_own() -> None:
     config = case("ppo", source={"env_options": {"a": 1, "b": 2}}, evaluate={"env_options": {"b": 3, "c": 4}})
-    assert evaluation_source(config).env_options == {"a": 1, "b": 3, "c": 4}
+    evaluation = config.evaluate.make(EvaluationContext(source=config.source, data=None))
+    assert evaluation.source.env_options == {"a": 1, "b": 3, "c": 4}
     assert config.source.env_options == {"a": 1, "b": 2}  # type: ignore[union-attr]
 
 
@@ -108,4 +110,5 @@ def test_a_split_is_averaged_over_examples_whatever_the_batch(tmp_path: Path) ->
             each.learner.update(each.source.next, each.source.feedback)
     ours, theirs = role.evaluate().metrics, whole.evaluate().metrics
     assert ours == pytest.approx(theirs, rel=1e-5)
-    assert role.evaluate("test").metrics != ours
+    test = Evaluator(case("softmax_regression", evaluate={"split": "test"}), role.algorithm, role.dataset)
+    assert test.evaluate(20).metrics != ours

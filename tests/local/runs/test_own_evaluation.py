@@ -64,6 +64,30 @@ class Matches(Evaluation):
         type(self).closed += 1
 
 
+class Unfinished(Evaluation):
+    """Does not say how it judges."""
+
+    def __init__(self, *arguments: Any) -> None:
+        raise AssertionError("it is called")
+
+
+class Loose(Matches):
+    """Has settings in which the engine does not find its own."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Settings of nothing."""
+
+        games: int = 3
+
+
+class Speechless(Matches):
+    """Finds nothing, and does not say so."""
+
+    def run(self, policy: Algorithm, seed: int, budget: Budget) -> Any:
+        return {"score": 1.0}
+
+
 OWN = {"import": f"{__name__}:Matches", "every": "7 updates", "games": 3}
 
 
@@ -81,7 +105,7 @@ def test_an_evaluation_of_ones_own_is_run_and_recorded(tmp_path: Path) -> None:
     folder = result.run_dir / "artifacts" / "evaluations" / "step_000000021"
     assert (folder / "records" / "game.sgf").read_text().startswith("3 games, seed ")
     assert (folder / "raw.bin").read_bytes() == b"\x00\xff"
-    again = rayloom.evaluate(result.run_dir.name, output=str(tmp_path), episodes=9)
+    again = rayloom.evaluate(result.run_dir.name, output=str(tmp_path))
     assert again.metrics == {name: value for name, value in result.metrics.items() if name.startswith("evaluate/")}
     assert Matches.closed
 
@@ -98,20 +122,31 @@ def test_evaluations_change_nothing_in_the_training(tmp_path: Path) -> None:
 def test_its_config_is_written_as_it_was_read(tmp_path: Path) -> None:
     config = matches(tmp_path)
     tree = config.to_tree()
-    assert tree["evaluate"] == {**OWN, "deadline_s": 600.0}
+    assert tree["evaluate"] == {**OWN, "deadline_s": 600.0, "wait": True}
     assert from_tree(tree) == config
 
 
 @pytest.mark.parametrize(
     ("evaluate", "sentence"),
     [
-        ({"gamess": 3}, r"evaluate\.gamess: there is no such key; did you mean 'games'\?"),
+        ({"gamess": 3}, r"evaluate\.gamess: .*Matches has no such setting; did you mean 'games'\?"),
         ({"games": "many"}, r"evaluate\.games: "),
-        ({"episodes": 3}, r"evaluate\.episodes: there is no such key"),
-        ({"import": "os:system"}, r"evaluate\.import: os:system is not a subclass of rayloom\.contract\.Evaluation"),
+        ({"episodes": 3}, r"evaluate\.episodes: .*Matches has no such setting"),
+        (
+            {"import": "os:system"},
+            r"evaluate\.import: os:system is no evaluation; name a subclass of rayloom\.contract\.Evaluation",
+        ),
+        ({"import": f"{__name__}:Unfinished"}, r"evaluate\.import: .*:Unfinished must implement run$"),
+        ({"import": f"{__name__}:Loose"}, r"the Config of .*:Loose must be a subclass of rayloom\.contract\.Eval"),
+        ({"import": f"{__name__}:matches"}, r"evaluate\.import: .*:matches is no evaluation; name a subclass of"),
+        ({"import": "rayloom_supervised.tasks.classification:Classifier"}, r"Classifier is no evaluation; name a"),
         ({"import": 3}, r"evaluate\.import: name the evaluation as"),
         ({"every": "often"}, r"evaluate\.every: write a positive number"),
-        ({"own": {}}, r"evaluate\.own: there is no such key"),
+        (
+            {"kind": "episodes"},
+            r"evaluate: kind names a shipped evaluation and import one of your own; keep one of them",
+        ),
+        ({"deadline_s": 0}, r"evaluate\.deadline_s: input should be greater than 0, not 0"),
     ],
 )
 def test_mistakes_in_it_are_one_sentence(tmp_path: Path, evaluate: dict[str, Any], sentence: str) -> None:
@@ -166,3 +201,31 @@ def test_its_files_stay_in_the_run_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="give a path inside the run folder"):
         rayloom.run(config, local=True)
     assert not list(tmp_path.rglob("stolen"))
+
+
+def test_what_it_returns_is_checked(tmp_path: Path) -> None:
+    config = matches(tmp_path, **{"import": f"{__name__}:Speechless"})
+    with pytest.raises(UserError, match=r"Speechless\.run returns a dict; return Findings\(metrics\)"):
+        rayloom.run(config, local=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "kind"),
+    [
+        ("mlp_dropout", None, "data"),
+        ("mlp_dropout", {"batch_size": 5}, "data"),
+        ("ppo", {"every": 3}, "episodes"),
+        ("ppo", "none", "none"),
+        ("ppo", {"kind": "none", "every": 9}, "none"),
+    ],
+)
+def test_without_a_kind_it_follows_the_source(name: str, written: Any, kind: str, tmp_path: Path) -> None:
+    config = from_tree({**case(name, str(tmp_path)).to_tree(), "evaluate": written})
+    assert config.evaluate.kind == kind
+    assert from_tree(config.to_tree()) == config and config.to_tree()["evaluate"]["kind"] == kind
+
+
+def test_a_run_without_an_evaluation_has_the_metrics_of_its_training(tmp_path: Path) -> None:
+    tree = case("mlp_dropout", str(tmp_path), stop={"updates": 9, "epochs": 99}).to_tree()
+    result = rayloom.run(from_tree({**tree, "evaluate": {"kind": "none", "every": "3 updates"}}), local=True)
+    assert result.metrics and not any(name.startswith("evaluate/") for name in result.metrics)

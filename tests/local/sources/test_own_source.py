@@ -238,7 +238,9 @@ def test_workers_numbers_have_bounds(setting: dict[str, Any]) -> None:
 
 def test_what_a_source_reports_can_stop_a_run(tmp_path: Path) -> None:
     config = games(tmp_path, updates=400)
-    config = replace(config, evaluate=replace(config.evaluate, every="40 updates"))
+    config = replace(
+        config, evaluate=replace(config.evaluate, settings=replace(config.evaluate.settings, every="40 updates"))
+    )
     result = rayloom.run(replace(config, stop={**config.stop, "train/drawn_share": 0.001}))
     assert result.stopped_by == "train/drawn_share >= 0.001" and result.counters["updates"] < 400
     with pytest.raises(

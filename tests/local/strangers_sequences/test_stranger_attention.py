@@ -152,7 +152,8 @@ def test_greedy_decoding_learns_to_write_words_backwards(trained: Result) -> Non
         outside = torch.arange(looked.shape[2]) >= batch["source_length"][:, None]
         assert bool((looked.transpose(1, 2)[outside] == 0).all()), "padding is never looked at"
     assert shares[0] < 0.05 and shares[1] > 0.7, shares
-    judged = rayloom.evaluate(trained.run_dir.name, output=str(trained.run_dir.parent), split="test").metrics
+    output = str(trained.run_dir.parent)
+    judged = rayloom.evaluate(trained.run_dir.name, "evaluate.split=test", output=output).metrics
     assert judged["evaluate/exact_match"] == pytest.approx(shares[1], abs=1e-6)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -12,6 +13,7 @@ from cases import case
 from processes import write_config
 from rayloom.cli.main import main
 from rayloom.config.schema import RunConfig
+from rayloom.contract import Algorithm, Budget, Evaluation, EvaluationConfig, Findings, Metric
 from rayloom.testing import CHECKS, ConformanceError, check_algorithm, small
 
 BROKEN = [
@@ -45,6 +47,34 @@ def test_a_broken_promise_is_found(name: str, check: str, sentence: str) -> None
     with pytest.raises(ConformanceError, match=sentence) as caught:
         CHECKS[check](small(broken(name)))
     assert "\n" not in str(caught.value)
+
+
+class Marathon(Evaluation):
+    """Plays as many games as it is asked for, by default more than anybody has time for."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(EvaluationConfig):
+        """Settings of the marathon."""
+
+        games: int = 10**9
+        """Games of one evaluation."""
+
+    metrics: ClassVar = {"score": Metric(better="max")}
+    played: ClassVar[list[int]] = []
+
+    def run(self, policy: Algorithm, seed: int, budget: Budget) -> Findings:
+        games = budget.count or self.config.games
+        for _ in range(games):
+            budget.done()
+        self.played.append(games)
+        return Findings({"score": float(next(policy.parameters()).sum())})
+
+
+def test_an_evaluation_of_ones_own_is_kept_short() -> None:
+    own = {"import": f"{__name__}:Marathon", "every": "1 epochs", "wait": False}
+    config = case("softmax_regression", evaluate=own, cluster={"evaluator": "actor"})
+    assert [result.failure for result in check_algorithm(config) if result.failure] == []
+    assert len(Marathon.played) > 10 and set(Marathon.played) == {2}
 
 
 def test_every_check_has_found_something() -> None:

@@ -12,9 +12,13 @@ from pathlib import Path
 import pytest
 
 from rayloom import datasets
+from rayloom.cli import main as cli
 from rayloom.cli.explain import explain
+from rayloom.components import Kinds
+from rayloom.config.evaluations import EVALUATIONS
 from rayloom.config.optimizers import OPTIMIZERS
 from rayloom.config.schema import LearnerConfig
+from rayloom.config.sources import WRAPPERS
 from rayloom.errors import UserError
 
 HEAVY = ("torch", "numpy", "ray", "mlflow", "optuna", "gymnasium", "matplotlib")
@@ -91,6 +95,24 @@ def test_every_key_of_the_learner_and_every_optimizer_is_explained() -> None:
     momentum = explain("learner.optimizer.momentum")
     assert set(momentum.kinds) == {"sgd", "rmsprop"}
     assert set(explain("learner.optimizer").kinds) == set(OPTIMIZERS.shipped)
+
+
+@pytest.mark.parametrize("kinds", [EVALUATIONS, WRAPPERS], ids=lambda kinds: kinds.of)
+def test_every_evaluation_and_wrapper_is_listed_and_explained(kinds: Kinds, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["list", kinds.of]) == 0
+    listed = capsys.readouterr().out
+    for kind in kinds.shipped:
+        found = explain(f"{kinds.of}.{kind}")
+        assert found.summary and found.summary.split()[0] in listed and kind in listed
+        assert found.settings and all(setting["meaning"] for setting in found.settings.values())
+
+
+def test_keys_of_evaluations_are_explained_once_for_those_that_have_them() -> None:
+    assert explain("evaluate.every").text().count("Interval, as") == 1
+    assert set(explain("evaluate.every").kinds) == {"episodes", "data", "none"}
+    assert set(explain("evaluate.split").kinds) == {"data"}
+    assert explain("evaluate").summary and set(explain("evaluate").kinds) == set(EVALUATIONS.shipped)
+    assert explain("gymnasium.wrappers:TimeLimit").settings["max_episode_steps"]["default"] is None
 
 
 def test_settings_of_an_import_path_are_those_of_its_config() -> None:

@@ -48,7 +48,7 @@ def test_every_command_works_in_the_order_of_the_text(tmp_path: Path) -> None:
         if line == "rayloom ui" or "reinforce" in line:
             continue  # each has a test of its own
         out = _rayloom(re.sub(r"\bRUN\b", run_id, line), tmp_path)
-        if line.startswith("rayloom run"):
+        if line.startswith("rayloom run "):
             run_id = out.splitlines()[0].strip()
             assert out.strip().splitlines()[-1] == run_id
         if line.startswith("rayloom sample"):

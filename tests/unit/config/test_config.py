@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from rayloom.config import load as config
+from rayloom.config.evaluations import EVALUATIONS
 from rayloom.config.optimizers import OPTIMIZERS
 from rayloom.config.schema import Interval
 from rayloom.config.sources import OnPolicySourceConfig
@@ -35,7 +36,8 @@ def test_a_small_config_gets_the_documented_defaults(load: Load) -> None:
     assert (run.source.env, run.source.num_envs, run.source.rollout_workers) == ("CartPole-v1", 8, 0)
     assert (run.learner.count, run.learner.batch_size, run.learner.max_grad_norm) == (1, 128, None)
     assert run.learner.optimizer == OPTIMIZERS.component("adam", learning_rate=1e-3, betas=(0.9, 0.999))
-    assert run.evaluate.split == "validation"  # never the test set by default
+    assert run.evaluate == EVALUATIONS.component("episodes")
+    assert EVALUATIONS.component("data").settings.split == "validation"  # never the test set by default
     assert run.stop == {"env_steps": 100_000, "evaluate/return_mean": 475}
     assert run.budget() == {"env_steps": 100_000}
     assert run.output == "rayloom-runs"
@@ -174,8 +176,9 @@ def test_every_interval_is_checked_when_the_config_is_read(load: Load, key: str)
     assert refusal(load, "", f"{key}=5 envsteps").startswith(f"{key}: ")
     assert refusal(load, "", f"{key}=0").startswith(f"{key}: ")
     part, name = key.split(".")
-    assert getattr(getattr(load("", f"{key}=5_000 env_steps"), part), name) == "5_000 env_steps"
-    assert getattr(getattr(load("", f"{key}=50"), part), name) == 50
+    for written in ("5_000 env_steps", 50):
+        read = getattr(load("", f"{key}={written}"), part)
+        assert getattr(getattr(read, "settings", read), name) == written
 
 
 # --- round trip ------------------------------------------------------------------------------------------------------

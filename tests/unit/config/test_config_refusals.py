@@ -45,7 +45,6 @@ def load(tmp_path: Path) -> Load:
         ("sed=1", "sed", "seed"),
         ("learner.batchsize=1", "learner.batchsize", "batch_size"),
         ("source.num_env=1", "source.num_env", "num_envs"),
-        ("evaluate.episode=1", "evaluate.episode", "episodes"),
         ("checkpoint.kep=1", "checkpoint.kep", "keep"),
         ("tracking.experimnt=x", "tracking.experimnt", "experiment"),
         ("cluster.adress=x", "cluster.adress", "address"),
@@ -56,8 +55,14 @@ def test_unknown_keys_are_refused_with_a_suggestion(load: Load, override: str, k
 
 
 def test_an_unknown_key_like_no_other_lists_the_choices(load: Load) -> None:
+    sentence = refusal(load, "", "checkpoint.zzzz=1")
+    assert sentence.startswith("checkpoint.zzzz: there is no such key; the choices are every, keep, best")
     sentence = refusal(load, "", "evaluate.zzzz=1")
-    assert sentence.startswith("evaluate.zzzz: there is no such key; the choices are every, episodes, num_envs")
+    assert sentence.startswith("evaluate.zzzz: episodes has no such setting; the choices are every, wait, deadline_s, ")
+    sentence = refusal(load, "", "evaluate.episode=1")
+    assert sentence == "evaluate.episode: episodes has no such setting; did you mean 'episodes'?"
+    sentence = refusal(load, "", "evaluate.kind=episode")
+    assert sentence == "evaluate.kind: 'episode' is no evaluation; did you mean 'episodes'?"
 
 
 @pytest.mark.parametrize(
@@ -87,7 +92,7 @@ def test_an_unknown_key_like_no_other_lists_the_choices(load: Load) -> None:
         ("source.env=null", "source.env: input should be a valid string, not None"),
         ("algorithm.clip=high", "algorithm.clip: input should be a valid number"),
         ("algorithm.sizes=64", "algorithm.sizes: input should be a valid tuple, not 64"),
-        ("evaluate.split=train", "evaluate.split: input should be 'validation' or 'test', not 'train'"),
+        ("evaluate={kind: data, split: train}", "evaluate.split: input should be 'validation' or 'test', not 'train'"),
         ("cluster.deadline_s=0", "cluster.deadline_s: input should be greater than 0, not 0"),
         ("checkpoint.mode=biggest", "checkpoint.mode: input should be 'max' or 'min', not 'biggest'"),
     ],

@@ -49,7 +49,7 @@ def in_mode(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
         return Environment(SyncVectorEnv(makers, autoreset_mode=AutoresetMode[mode]), **place)
 
     monkeypatch.setattr("rayloom.rollouts.worker.make_environment", make)
-    monkeypatch.setattr("rayloom.runs.evaluator.make_environment", make)
+    monkeypatch.setattr("rayloom.runs.evaluations.make_environment", make)
 
 
 MODES = ["NEXT_STEP", "SAME_STEP", "DISABLED"]
@@ -76,7 +76,7 @@ def test_memory_counts_the_steps_of_the_episode(mode: str, monkeypatch: pytest.M
 def test_evaluations_remember_alike(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     in_mode(mode, monkeypatch)
     role = LearnerRole(configured())
-    role.evaluate(episodes=7)
+    role.evaluate(7)
     pairs = role.algorithm.evaluated  # type: ignore[attr-defined]
     assert len(pairs) > 20 and {count for count, _ in pairs} >= {0.0, 1.0, 2.0}
     assert all(count == step for count, step in pairs)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from annotated_types import Gt
 from gymnasium.envs.classic_control import CartPoleEnv
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from counting_environment import CountingEnvironment
 from rayloom.config.sources import EnvironmentFields
+from rayloom.config.validation import plain, validate
 from rayloom.errors import EnvironmentFault, UserError
 from rayloom.rollouts.environment import Environment
 from rayloom.rollouts.frame_stack import StackedEnvironment
@@ -21,6 +24,34 @@ from rayloom.rollouts.wrappers import InfoFields
 
 COUNTING, MASKED = "counting_environment:Counting-v0", "nested_environment:Masked-v0"
 FOREVER = {"schedule": [(1_000, "terminated")]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScaleConfig:
+    """Settings of Scale."""
+
+    factor: Annotated[float, Gt(0)] = 2.0
+    """What rewards are multiplied by."""
+
+
+class Scale(gym.RewardWrapper[Any, Any]):
+    """Multiplies the reward, with a Config beside it."""
+
+    Config = ScaleConfig
+
+    def __init__(self, config: ScaleConfig, env: gym.Env[Any, Any]) -> None:
+        super().__init__(env)
+        self.config = config
+
+    def reward(self, reward: Any) -> float:
+        return float(reward) * self.config.factor
+
+
+class Anything(gym.Wrapper[Any, Any, Any, Any]):
+    """Takes whatever it is given."""
+
+    def __init__(self, env: gym.Env[Any, Any], **options: Any) -> None:
+        raise AssertionError("it is called")
 
 
 class AddReward(gym.RewardWrapper[Any, Any]):
@@ -35,7 +66,11 @@ class AddReward(gym.RewardWrapper[Any, Any]):
 
 
 def make(env: str = COUNTING, num_envs: int = 2, every: bool = True, **fields: Any) -> Environment:
-    return make_environment(EnvironmentFields(env=env, **fields), num_envs, check_every_step=every)
+    return make_environment(settings(env=env, **fields), num_envs, check_every_step=every)
+
+
+def settings(**fields: Any) -> EnvironmentFields:
+    return validate(EnvironmentFields, fields, "source")
 
 
 def test_wrappers_apply_from_the_inside_out() -> None:
@@ -50,6 +85,24 @@ def test_wrappers_apply_from_the_inside_out() -> None:
     other = make(env_options=FOREVER, wrappers=(add, {"kind": "clip_reward", "high": 5}))
     other.reset(0)
     assert other.step(np.array([2, 0])).reward.tolist() == [5.0, 0.25]
+    scaled = make(env_options=FOREVER, wrappers=({"import": "test_wrappers:Scale", "factor": 3}, "clip_reward", add))
+    scaled.reset(0)
+    assert scaled.step(np.array([2, 0])).reward.tolist() == [1.25, 0.25]
+
+
+def test_settings_of_wrappers_are_written_as_they_were_read() -> None:
+    tree = {
+        "env": COUNTING,
+        "wrappers": [
+            {"kind": "clip_reward", "low": -1.0, "high": 5.0},
+            {"import": "test_wrappers:AddReward", "amount": 0.5, "factor": 1.0},
+            {"import": "test_wrappers:Scale", "factor": 3.0},
+            {"import": "gymnasium.wrappers:NormalizeReward", "gamma": 0.9, "epsilon": 1e-8},
+        ],
+    }
+    read = settings(**tree)
+    assert plain(read)["wrappers"] == tree["wrappers"]
+    assert settings(**plain(read)) == read and hash(read.wrappers) == hash(settings(**plain(read)).wrappers)
 
 
 def test_a_native_environment_becomes_a_loop_to_be_wrapped() -> None:
@@ -65,18 +118,30 @@ def test_a_native_environment_becomes_a_loop_to_be_wrapped() -> None:
 @pytest.mark.parametrize(
     ("wrapper", "sentence"),
     [
-        ({}, r"source\.wrappers\[0\]: needs either kind \(time_limit, clip_reward\) or import"),
-        ({"kind": "time_limits"}, r"source\.wrappers\[0\]\.kind: .*did you mean 'time_limit'"),
-        ({"kind": "time_limit"}, r"source\.wrappers\[0\]\.max_episode_steps: TimeLimit needs this setting"),
-        ({"kind": "clip_reward", "hihg": 1}, r"source\.wrappers\[0\]\.hihg: .*did you mean 'high'"),
-        ({"import": "os:system", "command": "true"}, r"os:system is not a subclass of gymnasium\.Wrapper"),
+        ({}, r"source\.wrappers\.0\.kind: None is no wrapper; the choices are time_limit, clip_reward"),
+        ({"kind": "time_limits"}, r"source\.wrappers\.0\.kind: .*did you mean 'time_limit'"),
+        ({"kind": "time_limit"}, r"source\.wrappers\.0\.max_episode_steps: this key is required"),
+        (
+            {"kind": "clip_reward", "hihg": 1},
+            r"source\.wrappers\.0\.hihg: clip_reward has no such setting; did you mean 'high'",
+        ),
+        (
+            {"import": "os:system", "command": "true"},
+            r"wrappers\.0\.import: os:system is no wrapper; name a subclass of gymnasium\.Wrapper",
+        ),
         ({"import": "test_wrappers:AddRewards"}, r"has no 'AddRewards'; did you mean 'AddReward'"),
-        ({"import": "test_wrappers:AddReward", "factor": 2}, r"amount: AddReward needs this setting"),
+        ({"import": "test_wrappers:AddReward", "factor": 2}, r"source\.wrappers\.0\.amount: this key is required"),
+        ({"import": "test_wrappers:AddReward", "amuont": 2, "amount": 1}, r"amuont: .* did you mean 'amount'"),
+        (
+            {"import": "test_wrappers:Scale", "factor": 0},
+            r"source\.wrappers\.0\.factor: input should be greater than 0",
+        ),
+        ({"import": "test_wrappers:Anything", "a": 1}, r"Anything takes \*options, .*give it a Config"),
     ],
 )
 def test_mistakes_in_wrappers_are_one_sentence(wrapper: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
-        make(wrappers=(wrapper,))
+        settings(env=COUNTING, wrappers=(wrapper,))
 
 
 def mask_of(step: np.ndarray) -> np.ndarray:
@@ -173,7 +238,7 @@ def test_only_plain_arrays_are_stacked() -> None:
 def test_a_rendered_environment_is_wrapped_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CartPoleEnv, "render", lambda self: np.full((2, 2, 3), self.state[0]))
     limit = {"kind": "time_limit", "max_episode_steps": 3}
-    environment, render = make_rendered(EnvironmentFields(env="CartPole-v1", wrappers=(limit,), frame_stack=2))
+    environment, render = make_rendered(settings(env="CartPole-v1", wrappers=(limit,), frame_stack=2))
     observation: Any = environment.reset(0)
     for _ in range(3):
         assert np.allclose(render(), observation[0, -1, 0])

@@ -223,6 +223,12 @@ def test_a_mistake_in_a_space_is_refused(text: str, sentence: str) -> None:
 
 
 UNFIT: list[tuple[str, str]] = [
+    ("evaluate.split: [test]", "evaluate.split: episodes has no such setting; the choices are "),
+    ("evaluate.episodes: {int: [0, 3]}", "evaluate.episodes: input should be greater than or equal to 1, not 0"),
+    (
+        "source.wrappers: [[clip_rewards]]",
+        "source.wrappers: the value ['clip_rewards'] does not fit: source.wrappers.0",
+    ),
     (FITTING, "source.env_options2.x: the value 1 does not fit: source.env_options2: there is no such key"),
     (
         "learner.optimizer.learnin_rate: {log: [1e-4, 1e-3]}",

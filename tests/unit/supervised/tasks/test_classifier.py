@@ -325,4 +325,4 @@ def test_shipped_configs_are_complete(name: str) -> None:
     assert isinstance(config.algorithm, ClassifierConfig)
     assert config.algorithm.network.kind == name.rsplit("_fashion", 1)[0].rsplit("_digits", 1)[0]
     assert set(config.stop) == {"epochs"}
-    assert config.evaluate.every == "1 epochs"
+    assert config.evaluate.settings.every == "1 epochs"
