@@ -138,6 +138,7 @@ class Loop:
         """Logged with the role's metrics, at the same steps."""
         self._started = time.perf_counter()
         self._announced = False
+        self._endless_told = False
         self.rewind()
         self._objectives = read_objectives(config, role.parameter_counts())
 
@@ -197,8 +198,21 @@ class Loop:
         if checkpointed:
             self.timeline.begin("checkpoint")
             self._checkpoint(counters, evaluated)
+            if not stopped_by:
+                self._tell_endless_episodes(counters)
         self.timeline.begin(OTHER)
         return LoopStep(evaluated, stopped_by, checkpointed)
+
+    def _tell_endless_episodes(self, counters: Counters) -> None:
+        """Say once that checkpoints, at which environments start anew, come before any episode has ended."""
+        if self._endless_told or counters.get("episodes") != 0 or not counters.get("env_steps"):
+            return
+        self._endless_told = True
+        every = self._config.checkpoint.every or "a tenth of the budget"
+        self._observer.note(
+            f"no episode has ended in {counters['env_steps']:,} env_steps, and environments start anew at every "
+            f"checkpoint: if episodes are longer than that, raise checkpoint.every (now {every})"
+        )
 
     def _stopped(self, counters: Counters) -> str | None:
         # The metrics of the last evaluation: a run stops by metrics at evaluations only.

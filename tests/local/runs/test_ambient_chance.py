@@ -14,6 +14,7 @@ from cut_runs import without_its_end
 from processes import history
 from rayloom.config.schema import RunConfig
 from rayloom.rollouts.making import make_environment
+from rayloom.runs.observer import Observer
 
 OPTIONS = {"layout": {"made": 0, "places": []}}
 
@@ -43,3 +44,23 @@ def test_what_an_environment_does_to_its_options_stays_with_it(tmp_path: Path) -
     given = [each.unwrapped.given for each in environment._vector_env.envs]  # type: ignore[attr-defined]
     environment.close()
     assert given == [OPTIONS["layout"]] * 3
+
+
+class Remarks(Observer):
+    """Keeps remarks."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+@pytest.mark.parametrize(("length", "told"), [(10_000, 1), (10, 0)])
+def test_episodes_that_no_checkpoint_lets_end_are_told_once(length: int, told: int, tmp_path: Path) -> None:
+    remarks = Remarks()
+    source = {"env_options": {"length": length}}
+    config = ambient("ppo", tmp_path, source=source, checkpoint={"every": "256 env_steps"}, tracking={"every": 1})
+    short = rayloom.run(config, "evaluate.max_episode_steps=20", local=True, observer=remarks)
+    assert (short.counters["episodes"] == 0) == bool(told)
+    assert sum("environments start anew at every checkpoint" in note for note in remarks.notes) == told
