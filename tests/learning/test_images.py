@@ -17,7 +17,7 @@ from rayloom.runs.observer import Result
 
 
 def _accuracy(result: Result, tmp_path: Path) -> float:
-    metrics = evaluate(result.run_dir.name, output=str(tmp_path), split="test").metrics
+    metrics = evaluate(result.run_dir.name, "evaluate.split=test", output=str(tmp_path)).metrics
     return metrics["evaluate/accuracy"]
 
 

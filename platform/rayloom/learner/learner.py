@@ -24,6 +24,7 @@ from rayloom.learner.checks import check_after_update, check_phases
 from rayloom.learner.flat_parameters import Piece, cut_into_pieces
 from rayloom.learner.freezing import without_frozen
 from rayloom.learner.group import Group, SingleLearner
+from rayloom.learner.heeded import check_settings
 from rayloom.learner.metric_sums import MetricSums
 from rayloom.learner.noise import AddressedNoise
 from rayloom.learner.phase import PhaseLearner
@@ -47,6 +48,7 @@ class Learner:
         self._draws = 0
         self._source: Source | None = None
         steps = without_frozen(algorithm, check_phases(algorithm, algorithm.phases()), config.freeze)
+        check_settings(algorithm, steps, config)
         pieces = iter(cut_into_pieces([step for step in steps if isinstance(step, Phase)]))
         self.phases: list[PhaseLearner | RuleLearner] = [
             RuleLearner(step, self.group)

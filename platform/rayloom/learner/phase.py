@@ -15,6 +15,7 @@ from rayloom.contract import Batch, Loss, Phase
 from rayloom.learner.checks import check_loss
 from rayloom.learner.flat_parameters import Piece
 from rayloom.learner.group import Group
+from rayloom.learner.heeded import in_bfloat16
 from rayloom.learner.optimizers import _undecorated, make_optimizer
 
 
@@ -91,7 +92,7 @@ class PhaseLearner:
     def _propose(self, batch: Batch) -> Loss:
         if not self._autocast:
             return self.phase.loss(batch)
-        with torch.autocast(self._device_type, dtype=torch.bfloat16):
+        with in_bfloat16(self._device_type, self.phase.name):
             return self.phase.loss(batch)
 
     @staticmethod

@@ -12,6 +12,7 @@ import pytest
 import rayloom
 from cases import case
 from rayloom.cli.main import main
+from rayloom.config.load import parse_yaml
 from rayloom.config.search import SearchConfig
 from rayloom.runs.folders import RESULT
 from rayloom.tracking.journal import PROCESS, own_process
@@ -46,7 +47,9 @@ def told(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, dic
 
 
 def names(output: Output) -> list[str]:
-    return sorted(folder.parent.name for folder in output.glob("*/config.yaml"))
+    """Return the names of the two runs by their seed: both may have begun within one second."""
+    files = output.glob("*/config.yaml")
+    return [file.parent.name for file in sorted(files, key=lambda file: parse_yaml(file.read_text(), "it")["seed"])]
 
 
 def test_runs_are_listed_with_how_they_ended(output: Output, capsys: pytest.CaptureFixture[str]) -> None:
