@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import copy
-import threading
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
-
-import torch
 
 from rayloom.config.schema import RunConfig
 from rayloom.contract import Algorithm, Rollout
@@ -18,36 +15,9 @@ from rayloom.rollouts.pool import LocalPool
 from rayloom.rollouts.worker import RolloutWorker
 from rayloom.runs.learner_role import LearnerRole
 from rayloom.runs.schedule import Schedule
+from rayloom.testing.learners import SimulatedGroup, simulated_group
 
 State = dict[str, Any]
-
-
-class Meeting:
-    """Where the learners of one process, each in a thread, add up what they have."""
-
-    def __init__(self, count: int) -> None:
-        self.barrier = threading.Barrier(count, timeout=60)
-        self.brought: list[torch.Tensor] = [torch.empty(0)] * count
-
-    def total(self, rank: int, tensor: torch.Tensor) -> torch.Tensor:
-        self.brought[rank] = tensor.clone()
-        self.barrier.wait()
-        total = torch.stack(self.brought).sum(0)
-        self.barrier.wait()
-        return total
-
-
-class ThreadGroup:
-    """One learner's place in a meeting."""
-
-    def __init__(self, rank: int, meeting: Meeting) -> None:
-        self.rank, self.world_size, self.meeting = rank, len(meeting.brought), meeting
-
-    def all_reduce(self, tensor: torch.Tensor) -> None:
-        tensor.copy_(self.meeting.total(self.rank, tensor))
-
-    def sum_counts(self, counts: Sequence[int]) -> list[int]:
-        return self.meeting.total(self.rank, torch.tensor(list(counts))).tolist()
 
 
 class WorkersAhead(LocalPool):
@@ -117,9 +87,8 @@ class Learners:
 
     def __init__(self, config: RunConfig, states: Sequence[State] | None = None) -> None:
         self.config, count = config, config.learner.count
-        meeting = Meeting(count)
         pool: Any = WorkersAhead if getattr(config.source, "rollout_workers", 0) else LocalPool
-        groups = [ThreadGroup(rank, meeting) if count > 1 else None for rank in range(count)]
+        groups: Sequence[SimulatedGroup | None] = simulated_group(count) if count > 1 else [None]
         self.roles = [LearnerRole(config, pool, group) for group in groups]
         for role, state in zip(self.roles, states or [], strict=states is not None):
             role.load_state(copy.deepcopy(state))  # as it would come out of a file

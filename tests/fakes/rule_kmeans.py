@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from rayloom.contract import Algorithm, AlgorithmConfig, Batch, Gathered, Rule, Spec, Table
+from rayloom.contract import Algorithm, AlgorithmConfig, Batch, Gathered, Metric, Rule, Spec, Table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,7 @@ class KMeans(Algorithm):
 
     Config = KMeansConfig
     sources = frozenset({"dataset"})
+    metrics: ClassVar = {"distortion": Metric(better="min", unit="squared distance"), "shift": Metric()}
     initialized = 0
 
     def __init__(self, config: KMeansConfig, spec: Spec) -> None:

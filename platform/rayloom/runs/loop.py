@@ -139,6 +139,7 @@ class Loop:
         self._started = time.perf_counter()
         self._announced = False
         self._endless_told = False
+        self._missing_told: set[str] = set()
         self.rewind()
         self._objectives = read_objectives(config, role.parameter_counts())
 
@@ -194,6 +195,7 @@ class Loop:
             stopped_by = stopped_by or self._objectives.reached(self.metrics)
             if stopped_by:
                 self._settle(wait=True)
+            self._tell_missing(counters)
         checkpointed = "checkpoint" in due or bool(stopped_by) or (improved and bool(self._config.checkpoint.best))
         if checkpointed:
             self.timeline.begin("checkpoint")
@@ -213,6 +215,17 @@ class Loop:
             f"no episode has ended in {counters['env_steps']:,} env_steps, and environments start anew at every "
             f"checkpoint: if episodes are longer than that, raise checkpoint.every (now {every})"
         )
+
+    def _tell_missing(self, counters: Counters) -> None:
+        """Say once of each metric that decides over the run that an evaluation has passed without a value for it."""
+        if self._pending is not None:
+            return
+        for name in sorted(self._objectives.metrics - self.metrics.keys() - self._missing_told):
+            self._missing_told.add(name)
+            self._observer.note(
+                f"{name} is to stop this run or to choose its best checkpoint, and has no value yet after "
+                f"{counters['updates']:,} updates and an evaluation: it is declared, but nothing has returned it"
+            )
 
     def _stopped(self, counters: Counters) -> str | None:
         # The metrics of the last evaluation: a run stops by metrics at evaluations only.

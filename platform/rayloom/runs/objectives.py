@@ -62,6 +62,11 @@ class Objectives:
     goals: Mapping[str, Direction] = field(default_factory=dict)
     """Metrics whose stopping conditions lie in the direction in which they improve."""
 
+    @property
+    def metrics(self) -> frozenset[str]:
+        """The metrics that have a say."""
+        return frozenset(condition.metric for condition in self.stop) | ({self.best} if self.best else set())
+
     def reached(self, metrics: Mapping[str, float]) -> str | None:
         """Return the stopping condition that holds, as "evaluate/return_mean >= 475", or None."""
         return next((str(condition) for condition in self.stop if condition.holds(metrics)), None)

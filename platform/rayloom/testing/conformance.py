@@ -1,4 +1,4 @@
-"""What every algorithm must hold to, whatever it learns, as checks that need no test framework.
+"""What every algorithm must hold to, and the source, data and evaluation it is used with, without a test framework.
 
 Each check takes a complete run's config, trains a little in this process, and raises `ConformanceError` with one
 sentence. It returns why it does not apply, or None. `check_algorithm` does all of them on a small form of the config.
@@ -10,8 +10,7 @@ import itertools
 import math
 import random
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -25,13 +24,18 @@ from rayloom.checkpoint.random_state import capture_random_state
 from rayloom.checkpoint.store import CheckpointStore
 from rayloom.config.schema import RunConfig
 from rayloom.contract import Batch, Loss, Phase
-from rayloom.learner.phase import PhaseLearner
 from rayloom.runs.learner_role import LearnerRole
 from rayloom.runs.loop import make_schedule
 from rayloom.seeding import seed_process
 from rayloom.testing.acting import actions_fit
+from rayloom.testing.datasets import data_repeat
+from rayloom.testing.evaluations import evaluations_keep_their_word
 from rayloom.testing.failures import ConformanceError, require
+from rayloom.testing.networks import deployed_rows_do_not_mix, parameters_take_part
+from rayloom.testing.roles import NO_PHASE, cut_noise, phase_learners, row_count, run_role
 from rayloom.testing.row_noise import RowNoise
+from rayloom.testing.rules import rules_add_up
+from rayloom.testing.sources import batches_fit, shares_differ, sources_continue
 
 Check = Callable[[RunConfig], str | None]
 
@@ -42,29 +46,13 @@ _SMALL_UPDATES = 24
 _GAMES = 2  # or episodes, in an evaluation
 
 
-@contextmanager
-def _role(config: RunConfig) -> Iterator[LearnerRole]:
-    role = LearnerRole(config)
-    try:
-        yield role
-    finally:
-        role.close()
-
-
-def _rows(batch: Mapping[str, Tensor]) -> int:
-    return len(next(iter(batch.values())))
-
-
-def _phases(role: LearnerRole) -> list[PhaseLearner]:
-    """Return the learners of the phases that descend a loss."""
-    return [learner for learner in role.learner.phases if isinstance(learner, PhaseLearner)]
-
-
-def losses_fall(config: RunConfig) -> None:
+def losses_fall(config: RunConfig) -> str | None:
     """Check that every phase lowers its loss on a fixed batch."""
-    with _role(config) as role:
+    with run_role(config) as role:
+        if not phase_learners(role):
+            return NO_PHASE
         batch = role.source.next()
-        for learner in _phases(role):
+        for learner in phase_learners(role):
             losses = [float(learner.step(batch)[0].per_example.detach().mean()) for _ in range(_STEPS)]
             first, last = sum(losses[:10]) / 10, sum(losses[-10:]) / 10
             require(
@@ -73,12 +61,13 @@ def losses_fall(config: RunConfig) -> None:
                 f"{first:.4g} in the first ten, {last:.4g} in the last ten; check the sign of the loss, its gradient "
                 "(detached?) and learner.optimizer.learning_rate",
             )
+    return None
 
 
 def _gradient(phase: Phase, batch: Batch, count: float | None) -> tuple[Tensor, float]:
     """Return the gradient of the batch's share of the objective, and how much its examples count for."""
     loss = phase.loss(batch)
-    own = float(_rows(batch) if loss.count is None else loss.count.sum())
+    own = float(row_count(batch) if loss.count is None else loss.count.sum())
     weight = batch.get("weight")
     weighted = loss.per_example if weight is None else loss.per_example * weight
     gradients = torch.autograd.grad(weighted.sum() / (count or own), phase.parameters, allow_unused=True)
@@ -89,23 +78,24 @@ def _gradient(phase: Phase, batch: Batch, count: float | None) -> tuple[Tensor, 
     return torch.cat([gradient.reshape(-1) for gradient in flat]), own
 
 
-def shards_add_up(config: RunConfig) -> None:
+def shards_add_up(config: RunConfig) -> str | None:
     """Check that the gradients of a batch's shards add up to the gradient of the whole batch."""
-    with _role(config) as role:
+    with run_role(config) as role:
+        if not phase_learners(role):
+            return NO_PHASE
         for _ in range(5):  # away from weights that are equal at the start, of which all rows would make the same
             role.learner.update(role.source.next, role.source.feedback)
         batch = {name: value[:_SHARED_ROWS] for name, value in role.source.next().items()}
-        rows = _rows(batch)
+        rows = row_count(batch)
         batch.setdefault("weight", torch.linspace(0.5, 1.5, rows, device=next(iter(batch.values())).device))
         cuts = sorted({0, rows // 6, rows // 3, rows})
         with RowNoise() as noise:
 
             def shard(index: int, start: int, end: int) -> None:
                 noise.shard(start, end - start)
-                role.learner.noise.cut = lambda: (start, rows)
-                role.learner.noise.begin("shards", index)
+                cut_noise(role, start, rows, index)
 
-            for index, phase in enumerate(learner.phase for learner in _phases(role)):
+            for index, phase in enumerate(learner.phase for learner in phase_learners(role)):
                 shard(index, 0, rows)
                 whole, count = _gradient(phase, batch, None)
                 require(bool(whole.abs().max() > 0), f"phase {phase.name}: its loss has no gradient for its parameters")
@@ -120,6 +110,7 @@ def shards_add_up(config: RunConfig) -> None:
                     f"whole batch (they differ by {error:.2g} of the largest element), so that K learners are not one: "
                     "an example's loss must not depend on the other examples of its batch",
                 )
+    return None
 
 
 class _OnTheDevice(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -138,18 +129,20 @@ class _OnTheDevice(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
 
-def losses_stay_on_the_device(config: RunConfig) -> None:
+def losses_stay_on_the_device(config: RunConfig) -> str | None:
     """Check the form of what every phase proposes, and that it never waits for the device."""
-    with _role(config) as role:
+    with run_role(config) as role:
+        if not phase_learners(role):
+            return NO_PHASE
         batch = role.source.next()
-        for phase in (learner.phase for learner in _phases(role)):
+        for phase in (learner.phase for learner in phase_learners(role)):
             with _OnTheDevice() as watched:
                 loss: Loss = phase.loss(batch)
             require(not watched.found, f"phase {phase.name}: its loss {(watched.found or [''])[0]}, which stops a GPU")
             shape = tuple(loss.per_example.shape)
             require(
-                shape == (_rows(batch),),
-                f"phase {phase.name}: per_example must have the shape [{_rows(batch)}], one loss for each example, "
+                shape == (row_count(batch),),
+                f"phase {phase.name}: per_example must have the shape [{row_count(batch)}], one loss for each example, "
                 f"not {list(shape)}",
             )
             for name, value in loss.metrics.items():
@@ -159,6 +152,7 @@ def losses_stay_on_the_device(config: RunConfig) -> None:
                     f"phase {phase.name}: its metric {name!r} lies on {value.device}, its loss on "
                     f"{loss.per_example.device}",
                 )
+    return None
 
 
 @dataclass(frozen=True)
@@ -187,7 +181,7 @@ def _finish(role: LearnerRole, evaluating: bool = True) -> _Trained:
 
 
 def _train(config: RunConfig, evaluating: bool = True) -> _Trained:
-    with _role(config) as role:
+    with run_role(config) as role:
         return _finish(role, evaluating)
 
 
@@ -216,7 +210,7 @@ def seeded_runs_agree(config: RunConfig) -> None:
 
 def saved_runs_continue(config: RunConfig) -> None:
     """Check that a run that is saved, and loaded into a new role, goes on as if nothing had happened."""
-    with tempfile.TemporaryDirectory() as folder, _role(config) as role:
+    with tempfile.TemporaryDirectory() as folder, run_role(config) as role:
         schedule = make_schedule(config, role.updates_per_epoch())
         while "checkpoint" not in (advance := role.advance(schedule)).due:
             require(advance.exhausted is None, "the run ends before its first checkpoint: lower checkpoint.every")
@@ -224,7 +218,7 @@ def saved_runs_continue(config: RunConfig) -> None:
         store.save(role.learner.updates, role.barrier_and_state())
         expected = _finish(role)
         seed_process(99, "another process")
-        with _role(config) as copy:
+        with run_role(config) as copy:
             loaded = store.load_latest()
             assert loaded is not None
             copy.load_state(loaded.state)
@@ -253,7 +247,7 @@ def _same(first: Any, second: Any) -> bool:
 
 def evaluations_change_nothing(config: RunConfig) -> None:
     """Check that an evaluation repeats itself, and leaves the weights, the generators and the training alone."""
-    with _role(config) as role:
+    with run_role(config) as role:
         role.learner.update(role.source.next, role.source.feedback)
         before = {name: value.clone() for name, value in role.algorithm.state_dict().items()}
         random.random()  # Python's generator takes part
@@ -279,11 +273,11 @@ def evaluations_change_nothing(config: RunConfig) -> None:
 
 def metrics_have_shared_names(config: RunConfig) -> None:
     """Check the names of metrics, and that they are finite."""
-    with _role(config) as role:
+    with run_role(config) as role:
         for _ in range(3):
             role.learner.update(role.source.next, role.source.feedback)
         metrics = role.metrics()
-        always = any(learner.phase.when is None and learner.phase.every == 1 for learner in _phases(role))
+        always = any(learner.phase.when is None and learner.phase.every == 1 for learner in phase_learners(role))
         for name in (*["train/loss"] * always, "throughput/updates_per_s", "time/wait_fraction"):
             require(name in metrics, f"the metric {name} is missing")
         for name, value in {**metrics, **(evaluated := role.evaluate(_GAMES).metrics)}.items():
@@ -295,11 +289,19 @@ def metrics_have_shared_names(config: RunConfig) -> None:
 CHECKS: dict[str, Check] = {
     check.__name__: check
     for check in (
+        data_repeat,
+        batches_fit,
         losses_stay_on_the_device,
+        parameters_take_part,
         losses_fall,
         shards_add_up,
+        rules_add_up,
+        shares_differ,
+        sources_continue,
         actions_fit,
+        deployed_rows_do_not_mix,
         metrics_have_shared_names,
+        evaluations_keep_their_word,
         evaluations_change_nothing,
         seeded_runs_agree,
         saved_runs_continue,

@@ -14,7 +14,7 @@ from cut_runs import without_its_end
 from processes import history
 from rayloom.config.schema import RunConfig
 from rayloom.rollouts.making import make_environment
-from rayloom.runs.observer import Observer
+from remarks import Remarks
 
 OPTIONS = {"layout": {"made": 0, "places": []}}
 
@@ -44,16 +44,6 @@ def test_what_an_environment_does_to_its_options_stays_with_it(tmp_path: Path) -
     given = [each.unwrapped.given for each in environment._vector_env.envs]  # type: ignore[attr-defined]
     environment.close()
     assert given == [OPTIONS["layout"]] * 3
-
-
-class Remarks(Observer):
-    """Keeps remarks."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
 
 
 @pytest.mark.parametrize(("length", "told"), [(10_000, 1), (10, 0)])

@@ -9,11 +9,12 @@ import pytest
 import rayloom
 from cases import TREES, case
 from rayloom.checkpoint.store import CheckpointStore
-from rayloom.contract import Batch
+from rayloom.contract import Batch, Metric
 from rayloom.errors import UserError
 from rayloom.runs.learner_role import LearnerRole
 from rayloom.runs.objectives import declaration, declared_metrics
 from rayloom_supervised.tasks.classification import Classifier
+from remarks import Remarks
 
 SHORT = {"ppo": {"env_steps": 256}, "dqn": {"env_steps": 300}, "impala": {"env_steps": 500}}
 
@@ -66,3 +67,28 @@ def test_a_metric_of_a_phase_that_does_not_exist_ends_before_a_folder_is_made(tm
     with pytest.raises(UserError, match=r"checkpoint\.best: .* did you mean 'train/critic_penalty'"):
         rayloom.run(config, local=True)
     assert not (tmp_path / "runs").exists()
+
+
+class Promising(Classifier):
+    """Declares what it never returns."""
+
+    metrics = {**Classifier.metrics, "calibration": Metric(better="max")}  # noqa: RUF012
+
+
+@pytest.mark.parametrize("where", ["stop", "best"])
+def test_a_declared_metric_that_never_comes_is_told_once(where: str, tmp_path: Path) -> None:
+    sections = {"stop": {"epochs": 3, "evaluate/calibration": 0.9}, "best": {"epochs": 3}}
+    config = case(
+        "softmax_regression",
+        str(tmp_path),
+        algorithm={"import": f"{__name__}:Promising"},
+        stop=sections[where],
+        checkpoint={"best": "evaluate/calibration"} if where == "best" else {},
+    )
+    remarks = Remarks()
+    rayloom.run(config, local=True, observer=remarks)
+    told = [note for note in remarks.notes if note.startswith("evaluate/calibration ")]
+    assert len(told) == 1 and "nothing has returned it" in told[0]
+    remarks.notes.clear()
+    rayloom.run(config, "checkpoint.best=evaluate/accuracy", "stop={epochs: 1}", local=True, observer=remarks)
+    assert not any("nothing has returned it" in note for note in remarks.notes)

@@ -61,9 +61,8 @@ def summed(algorithm: Translator, batch: Batch) -> tuple[torch.Tensor, float]:
 def test_all_checks_of_the_contract_hold() -> None:
     results = check_algorithm(load(YAML))
     assert [result.failure for result in results] == [None] * len(results)
-    assert {result.name: result.skipped for result in results if result.skipped} == {
-        "actions_fit": "it does not act in environments"
-    }
+    skipped = {result.name for result in results if result.skipped}
+    assert skipped == {"rules_add_up", "actions_fit", "deployed_rows_do_not_mix"}
 
 
 def test_words_are_ragged_and_come_backwards() -> None:

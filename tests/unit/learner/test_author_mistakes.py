@@ -16,7 +16,7 @@ from rayloom.config.schema import LearnerConfig
 from rayloom.contract import Algorithm, AlgorithmConfig, Batch, Gathered, Loss, Phase, Rule
 from rayloom.errors import UserError
 from rayloom.learner.learner import Learner
-from simulated_learners import SimulatedGroup, simulate
+from rayloom.testing.learners import SimulatedGroup, simulate
 
 Make = Callable[["_Author"], Any]
 

@@ -14,7 +14,7 @@ from rayloom.contract import Algorithm, AlgorithmConfig, Batch, Loss, Phase
 from rayloom.errors import UserError
 from rayloom.learner.learner import Learner
 from rayloom.learner.noise import AddressedNoise
-from simulated_learners import SimulatedGroup, simulate
+from rayloom.testing.learners import SimulatedGroup, simulate
 
 CPU = torch.device("cpu")
 
@@ -104,8 +104,9 @@ def _batch() -> Batch:
     return {"x": torch.linspace(-1, 1, 36).reshape(12, 3)}
 
 
-def _trained(config: LearnerConfig, batch: Batch, group: SimulatedGroup | None = None) -> tuple[Any, dict[str, float]]:
-    algorithm = _Noisy()
+def _trained(
+    config: LearnerConfig, batch: Batch, algorithm: _Noisy, group: SimulatedGroup | None = None
+) -> tuple[Any, dict[str, float]]:
     learner = Learner(algorithm, config, group, seed=5)
     for _ in range(6):
         learner.update(lambda: batch, lambda loss: None)
@@ -113,9 +114,14 @@ def _trained(config: LearnerConfig, batch: Batch, group: SimulatedGroup | None =
 
 
 def test_several_learners_repeat_one_learners_noise() -> None:
-    alone, metrics = _trained(LearnerConfig(), _batch())
+    alone, metrics = _trained(LearnerConfig(), _batch(), _Noisy())
+    algorithms = [_Noisy() for _ in range(3)]  # not in the threads: torch's generator is one for all of them
+
+    def learn(group: SimulatedGroup) -> tuple[Any, dict[str, float]]:
+        return _trained(LearnerConfig(), shares[group.rank], algorithms[group.rank], group)
+
     shares = [{"x": _batch()["x"][4 * rank : 4 * rank + 4]} for rank in range(3)]
-    for algorithm, found in simulate(3, lambda group: _trained(LearnerConfig(), shares[group.rank], group)):
+    for algorithm, found in simulate(3, learn):
         torch.testing.assert_close(algorithm.layer.weight, alone.layer.weight, rtol=1e-5, atol=1e-6)
         assert found == {name: pytest.approx(value, rel=1e-5) for name, value in metrics.items()}
 
@@ -123,7 +129,7 @@ def test_several_learners_repeat_one_learners_noise() -> None:
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 def test_a_compiled_loss_sees_the_noise_of_the_eager_one() -> None:
     batch = {**_batch(), "count": torch.arange(12.0)}
-    eager, theirs = _trained(LearnerConfig(max_grad_norm=0.5), batch)
-    compiled, mine = _trained(LearnerConfig(max_grad_norm=0.5, compile=True), batch)
+    eager, theirs = _trained(LearnerConfig(max_grad_norm=0.5), batch, _Noisy())
+    compiled, mine = _trained(LearnerConfig(max_grad_norm=0.5, compile=True), batch, _Noisy())
     torch.testing.assert_close(compiled.layer.weight, eager.layer.weight, rtol=1e-5, atol=1e-6)
     assert mine == {name: pytest.approx(value, rel=1e-5) for name, value in theirs.items()}

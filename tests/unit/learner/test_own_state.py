@@ -15,7 +15,7 @@ from rayloom.errors import UserError
 from rayloom.learner.learner import Learner
 from rayloom.learner.resharding import reshard_own, whole_state
 from rayloom.learner.state import cut_buffers, own_buffers, shared_state
-from simulated_learners import SimulatedGroup, simulate
+from rayloom.testing.learners import SimulatedGroup, simulate
 
 SPEC = {"point": TensorSpec(shape=(2,), dtype=torch.float32)}
 

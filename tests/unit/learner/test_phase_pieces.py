@@ -14,7 +14,7 @@ from rayloom.config.schema import LearnerConfig
 from rayloom.contract import Algorithm, AlgorithmConfig, Batch, Loss, Phase, Progress
 from rayloom.errors import UserError
 from rayloom.learner.learner import Learner
-from simulated_learners import SimulatedGroup, simulate
+from rayloom.testing.learners import SimulatedGroup, simulate
 
 ADAM = LearnerConfig(optimizer=OPTIMIZERS.component("adam", learning_rate=0.05))
 

@@ -23,10 +23,10 @@ from rayloom.learner.group import Group
 from rayloom.learner.learner import Learner
 from rayloom.learner.resharding import reshard_own
 from rayloom.sources.dataset import DatasetSource
+from rayloom.testing.learners import SimulatedGroup, simulate
 from rule_kmeans import KMeans, KMeansConfig
 from rule_mixture import Mixture, MixtureConfig
 from rule_pca import PCA
-from simulated_learners import SimulatedGroup, simulate
 
 SPEC = {"point": TensorSpec(shape=(3,), dtype=torch.float64)}
 
