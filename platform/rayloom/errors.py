@@ -51,3 +51,7 @@ class Process:
 
 class UserError(Exception):
     """A mistake that the user can mend. The command line prints its one sentence and ends with exit code 2."""
+
+
+class MissingModule(UserError):  # noqa: N818  (a mistake of the user, named as what it is)
+    """A config names a module that cannot be imported here."""

@@ -48,7 +48,7 @@ class Loaded:
     metadata: dict[Any, Any]
     path: Path
     notes: list[str] = field(default_factory=list)
-    """One sentence for each damaged checkpoint that was passed over."""
+    """What is to be said with it: a sentence for each damaged checkpoint that was passed over."""
 
 
 class _Saved(NamedTuple):

@@ -55,7 +55,11 @@ def resume_command(options: argparse.Namespace) -> int:
     from rayloom.launch.run import resume
 
     observer = make_observer(human_stream(options), json=options.json, quiet=options.quiet)
-    return _train(options, observer, lambda: resume(options.run_id, output=options.output, observer=observer))
+    return _train(
+        options,
+        observer,
+        lambda: resume(options.run_id, *options.overrides, output=options.output, observer=observer),
+    )
 
 
 def _train(options: argparse.Namespace, observer: Display, train: Callable[[], Result]) -> int:

@@ -12,7 +12,7 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from rayloom.components import Kinds
-from rayloom.errors import UserError
+from rayloom.errors import MissingModule, UserError
 from rayloom.source_settings import SourceConfig, WorkerConfig
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def import_object(path: str, key: str) -> Any:
     except ModuleNotFoundError as error:
         # A missing dependency inside the module is not a misspelt path: show its own traceback.
         if error.name and f"{module_name}.".startswith(f"{error.name}."):
-            raise UserError(f"{key}: there is no module {error.name!r}; check the path {path!r}") from None
+            raise MissingModule(f"{key}: there is no module {error.name!r}; check the path {path!r}") from None
         raise
     if not hasattr(module, name):
         raise UserError(f"{key}: the module {module_name} has no {name!r}{suggest(name, vars(module))}")

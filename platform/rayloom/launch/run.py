@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,13 @@ from rayloom.launch.chaos import Chaos, check_plan
 from rayloom.launch.roles import make_role
 from rayloom.runs.folders import (
     LOCAL_MARK,
+    RUN,
     find_run_folder,
     is_running,
     load_run_config,
     make_run_folder,
     read_result,
+    write_config,
 )
 from rayloom.runs.inputs import inputs_for, keep_inputs, read_inputs
 from rayloom.runs.jobs import attempt, earlier_result, held
@@ -28,6 +30,8 @@ from rayloom.runs.loop import Role
 from rayloom.runs.objectives import read_objectives
 from rayloom.runs.observer import Observer, Result
 from rayloom.runs.plan import Plan, check_machine, cluster_address, make_plan
+from rayloom.runs.sameness import changed_by
+from rayloom.runs.schedule import Schedule
 from rayloom.runs.session import Session
 from rayloom.runs.weights import checkpoint_store
 from rayloom.signals import Terminated, sigterm_raises
@@ -113,32 +117,52 @@ def _run_job(config: RunConfig, plan: Plan, job: str, observer: Observer, chaos:
             role.close()
 
 
-def resume(run_id: str, *, output: str = "rayloom-runs", observer: Observer | None = None) -> Result:
-    """Continue an interrupted run from its newest intact checkpoint, exactly as if it had not been interrupted."""
+def resume(run_id: str, *overrides: str, output: str = "rayloom-runs", observer: Observer | None = None) -> Result:
+    """Continue an interrupted run from its newest intact checkpoint, exactly as if it had not been interrupted.
+
+    `overrides` may change how far it goes ("stop.epochs=20", also of a run that has finished), how it is judged and
+    saved, and where its processes are ("learner.device=cpu"), but nothing else that it learns from.
+    """
     observer = observer or Observer()
     folder = find_run_folder(Path(output).absolute(), run_id)
     if not read_result(folder) and is_running(folder):
         raise UserError(f"the run {run_id} is still running; wait for it or stop it first")
     with held(folder, observer.note):
         result = read_result(folder)
+        config, changes = changed_by(load_run_config(folder), overrides)
         if result and result["status"] == "FINISHED":
-            stopped_by = result["stopped_by"]
-            raise UserError(f"the run {run_id} has finished ({stopped_by}); start a new one with a larger stop")
-        config = load_run_config(folder)
+            _check_goes_on(config, folder, result["stopped_by"])
         plan = make_plan(config, _was_local(folder))
         check_machine(plan, config)
-        return _continue(config, plan, folder, observer)
+        return _continue(config, plan, folder, observer, changes)
 
 
-def _continue(config: RunConfig, plan: Plan, folder: Path, observer: Observer) -> Result:
+def _check_goes_on(config: RunConfig, folder: Path, stopped_by: str) -> None:
+    """Raise UserError when a run that has finished has nothing left to do under its config."""
+    loaded = checkpoint_store(config, folder).load_latest()
+    if loaded is None:
+        return
+    exhausted = Schedule({}, config.budget()).exhausted(loaded.metadata["counters"])
+    if exhausted or read_objectives(config).reached(loaded.state["evaluated"]):
+        key, _, limit = (exhausted or stopped_by).replace(">=", " ").replace("<=", " ").partition(" ")
+        raise UserError(
+            f"the run {folder.name} has finished ({stopped_by}); to go on, give it another limit than "
+            f"{key} {limit.strip()}, as in rayloom resume {folder.name} stop.{key}=LIMIT"
+        )
+
+
+def _continue(config: RunConfig, plan: Plan, folder: Path, observer: Observer, changes: Sequence[str] = ()) -> Result:
     """Train from the newest intact checkpoint, or from the beginning where there is none yet."""
     loaded = checkpoint_store(config, folder).load_latest()
-    for note in loaded.notes if loaded else []:
+    for note in [*(loaded.notes if loaded else []), *changes]:
         observer.note(note)
     if loaded is None:
         observer.note("the run had no checkpoint yet: it starts from its beginning")
     role = make_role(config, plan, resumed=True, begins=loaded is None)
     try:
+        if changes:
+            read_objectives(config, role.parameter_counts())
+            write_config(folder / RUN, config)
         return _train(config, plan, role, folder, observer, loaded, resumed=True)
     finally:
         role.close()

@@ -12,7 +12,7 @@ from typing import Any
 from rayloom.config.import_path import suggest
 from rayloom.config.load import from_tree, parse_yaml
 from rayloom.config.schema import RunConfig
-from rayloom.errors import UserError
+from rayloom.errors import MissingModule, UserError
 from rayloom.tracking.journal import BINDING, PROCESS, is_alive, read_json, write_json
 
 RESULT = "result.json"
@@ -106,7 +106,13 @@ def _name(folder: Path, names: dict[str, Path], named: bool = True) -> None:
 def load_run_config(folder: Path, file: str = RUN) -> RunConfig:
     """Return the resolved config that a run, or with STUDY a study, was started with."""
     path = folder / file
-    return from_tree(parse_yaml(path.read_text(encoding="utf-8"), str(path)))
+    try:
+        return from_tree(parse_yaml(path.read_text(encoding="utf-8"), str(path)))
+    except MissingModule as error:
+        raise UserError(
+            f"{error} (code of one's own is looked for in the working folder and on PYTHONPATH: go to the folder "
+            f"from which {folder.name} was started, or name that in PYTHONPATH)"
+        ) from None
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:

@@ -157,9 +157,15 @@ def check_machine(plan: Plan, config: RunConfig) -> None:
     _check_machine_gpus(plan, config, on_cluster)
     cpus = os.cpu_count() or 1
     if plan.uses_ray and not on_cluster and plan.total("cpus") > cpus:
+        workers = any(role.name == "rollout" for role in plan.roles)
+        key, way = (
+            ("source.rollout_workers", "use fewer rollout workers, lower source.worker_cpus,")
+            if workers
+            else ("learner.count", "use fewer learners")
+        )
         raise UserError(
-            f"source.rollout_workers: the plan reserves {plan.total('cpus'):g} CPUs but this machine has {cpus}; "
-            f"use fewer rollout workers, lower source.worker_cpus, or run with --local"
+            f"{key}: the plan reserves {plan.total('cpus'):g} CPUs but this machine has {cpus}; "
+            f"{way} or run with --local"
         )
 
 

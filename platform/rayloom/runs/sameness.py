@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rayloom.checkpoint.store import Loaded
+from rayloom.config.load import apply_overrides, from_tree
 from rayloom.config.schema import RunConfig, flatten
 from rayloom.errors import UserError
 
@@ -17,6 +18,27 @@ _FREE = (
     *("source.rollout_workers", "source.worker_cpus", "source.worker_gpus", "source.prefetch"),
 )
 """How far a run goes, how it is watched, and where its processes are: these may change between its parts."""
+_CHANGEABLE = tuple(key for key in _FREE if key not in ("name", "output", "tracking", "search"))
+"""What `resume` changes: not where the run's files and records are."""
+
+
+def changed_by(config: RunConfig, overrides: Sequence[str]) -> tuple[RunConfig, list[str]]:
+    """Return a run's config with what may change when it goes on, and a line for each key that is another one now.
+
+    UserError for settings that shape what it learns, and for the places where its files and records are.
+    """
+    if not overrides:
+        return config, []
+    for key in (override.partition("=")[0] for override in overrides):
+        if not any(key == free or key.startswith(f"{free}.") for free in _CHANGEABLE):
+            raise UserError(
+                f"{key}: a run that goes on keeps its settings, but for stop, evaluate, checkpoint, cluster and where "
+                "its processes are; start a new run with start_from to change others"
+            )
+    changed = from_tree(apply_overrides(config.to_tree(), overrides))
+    before, now = flatten(config.to_tree()), flatten(changed.to_tree())
+    keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    return changed, [f"{key} is {now.get(key)} from here on (it was {before.get(key)})" for key in keys]
 
 
 def learnt_from(config: RunConfig) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -101,6 +101,10 @@ def build_trained(config: RunConfig, folder: Path, which: Which | None = None, d
     dataset = load_run_dataset(config)
     spec = source_spec(config, dataset)
     place = torch.device(device) if device else choose_device(config)
+    if place.type == "cuda" and not torch.cuda.is_available():
+        place, note = torch.device("cpu"), "the run learnt on a GPU and this machine has none: computed on the CPU"
+        loaded = replace(weights.loaded, notes=[*weights.loaded.notes, note])
+        weights = replace(weights, loaded=loaded)
     algorithm = config.algorithm_class()(config.algorithm, spec).to(place)
     algorithm.noise = GlobalNoise(place)
     algorithm.load_state_dict(weights.state)
