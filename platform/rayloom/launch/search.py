@@ -30,7 +30,7 @@ from rayloom.runs.folders import (
 from rayloom.runs.jobs import attempt, held, known_id
 from rayloom.runs.objectives import study_directions
 from rayloom.runs.plan import check_machine, cluster_address, make_plan
-from rayloom.runs.session import start_tracker
+from rayloom.runs.record import start_tracker
 from rayloom.search.domains import Categorical, Leaf
 from rayloom.search.driver import BEST, Driver, best_config
 from rayloom.search.ledger import Ledger, open_storage

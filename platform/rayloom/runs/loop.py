@@ -244,7 +244,8 @@ class Loop:
         self.metrics.update(values)
         _check_finite(values, counters["updates"])
         updates = counters["updates"]
-        self._tracker.log_metrics({**values, "time/updates": float(updates)}, self.step_of(counters), updates)
+        axes = {f"time/{unit}": float(count) for unit, count in counters.items()}
+        self._tracker.log_metrics({**values, **axes}, self.step_of(counters), updates)
         self._report(counters)
 
     def _evaluate(self, counters: Counters, last: bool) -> bool:

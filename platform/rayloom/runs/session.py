@@ -10,23 +10,22 @@ from __future__ import annotations
 import math
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from rayloom.checkpoint.store import Loaded
-from rayloom.config.schema import RunConfig, flatten
+from rayloom.config.schema import RunConfig
 from rayloom.errors import LearnersLostError, UserError
 from rayloom.runs.advice import advise
-from rayloom.runs.folders import LOCAL_MARK, RUN, forget_result, write_result
-from rayloom.runs.inputs import inputs_for, recorded_inputs
-from rayloom.runs.jobs import job_tag
+from rayloom.runs.folders import LOCAL_MARK, forget_result, write_result
+from rayloom.runs.inputs import inputs_for
 from rayloom.runs.loop import Loop, LoopStep, Role
 from rayloom.runs.observer import Observer, Result
 from rayloom.runs.plan import Plan
+from rayloom.runs.record import DESCRIPTION, Hosting, described, start_run_tracker
 from rayloom.runs.sameness import check_same
 from rayloom.runs.weights import checkpoint_store
-from rayloom.tracking.provenance import git_state, ray_job_tag
 from rayloom.tracking.tracker import Tracker
 
 _PATIENCE_S = 60.0  # wait for a tracking server that answers
@@ -46,14 +45,6 @@ class InjectedFaults(Protocol):
     def conclude(self, role: Role, tracker: Tracker) -> None: ...
     def report(self) -> dict[str, Any]: ...
     def summary(self) -> str: ...
-
-
-@dataclass(frozen=True)
-class Hosting:
-    """What a run that belongs to a study has from it."""
-
-    tags: Mapping[str, str]
-    """MLflow tags that tell the trial."""
 
 
 class Session:
@@ -86,7 +77,7 @@ class Session:
         forget_result(folder)
         self._observer.started(config, plan, folder)
         self._hosting = hosting
-        self.tracker = _start_run_tracker(config, folder, resumed, hosting)
+        self.tracker = start_run_tracker(config, folder, resumed, hosting)
         if not resumed:
             counts = "\n".join(f"{name}: {count:,}" for name, count in role.parameter_counts().items())
             self.tracker.log_text("plan.txt", f"{plan.describe()}\n\ntrained parameters\n{counts}\n")
@@ -193,6 +184,7 @@ class Session:
         """Record the result, and return it with the run's id."""
         tracker, observer, tracking = self.tracker, self._observer, self.config.tracking
         tracker.set_tags({"rayloom.weights_sha256": result.weights_sha256, "rayloom.stopped_by": result.stopped_by})
+        tracker.set_tags({DESCRIPTION: described(self.config, self.folder, result)})
         if result.advice:
             tracker.set_tags({"rayloom.runs.advice": result.advice})
         self._tell_chaos()
@@ -232,6 +224,7 @@ class Session:
                 self.tracker.log_text("traceback.txt", traceback.format_exc())
             if tags:
                 self.tracker.set_tags(tags)
+            self.tracker.set_tags({DESCRIPTION: described(self.config, self.folder, ended=f"{status} ({reason})")})
             self._tell_chaos()
             if status == "KILLED" and self.config.tracking.enabled and self._hosting is None:
                 self._observer.note("stopping: MLflow gets what it has not got yet")
@@ -247,61 +240,3 @@ class Session:
 
     def _patience_s(self) -> float:
         return _PATIENCE_S if self.tracker.problem is None else _IMPATIENCE_S
-
-
-def _start_run_tracker(config: RunConfig, folder: Path, resumed: bool, hosting: Hosting | None) -> Tracker:
-    tags = hosting.tags if hosting else {}
-    recorded = (RUN, (folder / RUN).read_text(encoding="utf-8"))
-    return start_tracker(config, folder, resumed, recorded, tags, hosted=hosting is not None)
-
-
-def start_tracker(
-    config: RunConfig,
-    folder: Path,
-    resumed: bool,
-    recorded: tuple[str, str],
-    tags: Mapping[str, str],
-    *,
-    hosts: bool = False,
-    hosted: bool = False,
-) -> Tracker:
-    """Open the journal of a run or, with `hosts`, of a study, with everything that tells how it came about.
-
-    `recorded` is the config as an artifact: its name and text.
-    """
-    family = config.algorithm_path.split(".")[0]
-    # A study has recorded its sources once, for all trials.
-    state = None if hosted else git_state(Path.cwd())
-    about = {"rayloom.folder": str(folder), "rayloom.algorithm": config.algorithm_path, "rayloom.family": family}
-    about |= job_tag(folder) | ray_job_tag()
-    taken = recorded_inputs(folder)
-    about |= {f"rayloom.input.{name}": each["run_id"] for name, each in taken.items()}
-    tracker = Tracker.start(
-        folder,
-        uri=config.tracking.uri or "",
-        experiment=config.tracking.experiment or family,
-        # Runs of one config have different names, those of a study are told apart by their number.
-        run_name=config.name if hosted else folder.name,
-        params=flatten({**config.to_tree(), **({"taken": taken} if taken else {})}),
-        tags={**about, **tags, **(state.tags() if state else {})},
-        resume=resumed,
-        enabled=config.tracking.enabled,
-        system_metrics=config.tracking.system_metrics,
-        hosts=hosts,
-        hosted=hosted,
-        pictures=config.tracking.pictures,
-    )
-    if not resumed:
-        tracker.log_text(*recorded)
-        if state and state.diff:
-            tracker.log_text("diff.patch", state.diff)
-    return tracker
-
-
-def record_failed_start(config: RunConfig, folder: Path, hosting: Hosting) -> None:
-    """Record a trial whose roles could not be built; called while that exception is handled."""
-    tracker = _start_run_tracker(config, folder, False, hosting)
-    tracker.log_text("traceback.txt", traceback.format_exc())
-    tracker.set_tags({"rayloom.trial_state": "FAILED"})
-    tracker.finish("FAILED")
-    write_result(folder, {"status": "FAILED", "stopped_by": "an exception"})

@@ -24,7 +24,8 @@ from rayloom.runs.folders import RUN, write_config
 from rayloom.runs.inputs import inputs_for
 from rayloom.runs.loop import LoopStep, Role
 from rayloom.runs.plan import Plan, make_plan
-from rayloom.runs.session import Hosting, Session, record_failed_start
+from rayloom.runs.record import Hosting, record_failed_start
+from rayloom.runs.session import Session
 from rayloom.runs.weights import checkpoint_store
 from rayloom.search.population import Population
 

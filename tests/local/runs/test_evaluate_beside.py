@@ -20,7 +20,8 @@ from rayloom.errors import UserError
 from rayloom.runs.folders import make_run_folder
 from rayloom.runs.observer import Result
 from rayloom.runs.plan import make_plan
-from rayloom.runs.session import Hosting, Session
+from rayloom.runs.record import Hosting
+from rayloom.runs.session import Session
 from rayloom.runs.weights import checkpoint_store
 from rayloom.tracking.journal import read_records
 
