@@ -303,10 +303,22 @@ def rm_command(options: argparse.Namespace) -> int:
 def ui_command(options: argparse.Namespace) -> int:
     command = server_command(Path(options.output), options.host, options.port)
     _check_port(options.host, options.port)
-    print(f"http://{options.host}:{options.port} shows the runs; end it with Ctrl-C", flush=True)
+    address = f"http://{options.host}:{options.port}"
+    print(f"{address} shows the runs; end it with Ctrl-C", flush=True)
+    for name, link in _links(Path(options.output), address).items():
+        print(f"  {name}: {link}", flush=True)
     # The server's background jobs (evaluation of language models) would start processes of their own.
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
     os.execv(command[0], command)
+
+
+def _links(output: Path, address: str) -> dict[str, str]:
+    """Return a link to the runs of each experiment, where the store is a file."""
+    from rayloom.tracking.location import resolve_uri
+    from rayloom.tracking.views import experiment_links
+
+    uri = resolve_uri(None, output)
+    return experiment_links(Path(uri.removeprefix("sqlite:///")), address) if uri.startswith("sqlite:") else {}
 
 
 def server_command(output: Path, host: str, port: int) -> list[str]:

@@ -51,6 +51,7 @@ def described(config: RunConfig, folder: Path, result: Result | None = None, end
         lines += [f"- {key}: {result.metrics[key]:.6g}" for key in shown]
     elif ended:
         lines.append(ended)
+    lines.append(f"`{_command()}`")
     run, output = folder.name, folder.parent
     if output.name == "trials":
         run, output = f"{output.parent.name}/{run}", output.parent.parent
@@ -58,10 +59,15 @@ def described(config: RunConfig, folder: Path, result: Result | None = None, end
     return "\n\n".join(lines)
 
 
+def _source(config: RunConfig) -> str:
+    """Return what ran, in a few words: MLflow shows what follows the last slash."""
+    program = Path(sys.argv[0]).name or "python"
+    return f"{program} {config.name}"
+
+
 def _command() -> str:
     """Return what was run, as one would type it."""
-    program = Path(sys.argv[0]).name or "python"
-    return shlex.join([program, *sys.argv[1:]])[:500]
+    return shlex.join([Path(sys.argv[0]).name or "python", *sys.argv[1:]])[:500]
 
 
 def start_run_tracker(config: RunConfig, folder: Path, resumed: bool, hosting: Hosting | None) -> Tracker:
@@ -90,7 +96,7 @@ def start_tracker(
     state = None if hosted else git_state(Path.cwd())
     about = {"rayloom.folder": str(folder), "rayloom.algorithm": config.algorithm_path, "rayloom.family": family}
     about |= job_tag(folder) | ray_job_tag()
-    about |= {_SOURCE: _command(), DESCRIPTION: described(config, folder)}
+    about |= {_SOURCE: _source(config), DESCRIPTION: described(config, folder)}
     settings = {key: str(value) for key, value in flatten(config.to_tree()).items()}
     shaping = learnt_from(config)
     params = {key: value for key, value in settings.items() if key in shaping or key.split(".")[0] in _COMPARED}

@@ -62,7 +62,7 @@ def test_the_description_says_what_it_is_what_came_of_it_and_how_to_load_it(tmp_
     loaded = description.split("`")[-4]
     assert eval(loaded, {"rayloom": rayloom}).evaluate().metrics["evaluate/accuracy"] == accuracy  # noqa: S307
     assert f"rayloom evaluate {name}" in description
-    assert "pytest" in begun["mlflow.source.name"]
+    assert "/" not in begun["mlflow.source.name"] and "softmax_regression" in begun["mlflow.source.name"]
 
 
 class Stumbles(Classifier):

@@ -16,6 +16,7 @@ from mlflow.exceptions import MlflowException
 
 from rayloom.tracking.journal import Record, locked
 from rayloom.tracking.location import artifact_location
+from rayloom.tracking.views import EXPERIMENT_TAGS
 from rayloom.tracking.writer.errors import METRICS_PER_BATCH, RefusedError, UnreachableError
 
 ITEMS_PER_BATCH = 100
@@ -24,8 +25,6 @@ LONGEST_TAG = 5000
 LONGEST_KEY = 250
 LONGEST_DIGEST = 36
 JOURNAL_TAG = "rayloom.journal"
-# Marks the experiment as one of trained models rather than of language-model applications.
-EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 
 _DATABASE_DEADLINE_S = 120.0
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE")
