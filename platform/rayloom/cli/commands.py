@@ -235,7 +235,7 @@ def show_command(options: argparse.Namespace) -> int:
     resolved = load(options.config, options.overrides)
     from rayloom.launch.run import describe, survey_cluster
 
-    print(describe(resolved, options.local), file=human_stream(options))
+    print(describe(resolved, options.local, changed=options.changed), file=human_stream(options))
     cluster = survey_cluster(resolved, options.local)
     if cluster is not None:
         print(f"\n{cluster[0]}", file=human_stream(options), flush=True)
@@ -246,7 +246,8 @@ def show_command(options: argparse.Namespace) -> int:
     if cluster is not None and cluster[1] is not None:
         raise UserError(cluster[1])
     if options.json:
-        print_json({"status": "FINISHED", "config": resolved.to_tree()})
+        tree = resolved.changed_tree() if options.changed else resolved.to_tree()
+        print_json({"status": "FINISHED", "config": tree})
     return 0
 
 

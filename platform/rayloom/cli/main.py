@@ -80,6 +80,8 @@ def build_parser() -> argparse.ArgumentParser:
         )
         if name != "check":
             command.add_argument("--local", action="store_true", help="everything in this process, without Ray")
+        if name == "show":
+            command.add_argument("--changed", action="store_true", help="only the keys that are not as by default")
         if name == "run":
             _add_quiet(command)
             command.add_argument("--job", metavar="ID", help="go on with the run of this job, if it has begun one")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
@@ -22,7 +22,7 @@ from rayloom.config.optimizers import OPTIMIZERS
 from rayloom.config.schedules import SCHEDULES
 from rayloom.config.search import SearchConfig
 from rayloom.config.sources import SOURCES, STRICT
-from rayloom.config.validation import plain
+from rayloom.config.validation import changed, plain
 from rayloom.errors import UserError
 from rayloom.source_settings import SourceConfig, WorkerConfig
 
@@ -247,16 +247,26 @@ class RunConfig:
 
     def to_tree(self) -> dict[str, Any]:
         """Return plain data that `from_tree` reads back to an equal config."""
-        tree = cast(dict[str, Any], plain(self))
+        return self._written(plain)
+
+    def changed_tree(self) -> dict[str, Any]:
+        """Return the part of `to_tree` that is not the default; `from_tree` makes the same config of it."""
+        return self._written(changed)
+
+    def _written(self, write: Callable[[Any], Any]) -> dict[str, Any]:
+        tree = cast(dict[str, Any], write(self))
+        tree["algorithm"], tree["source"] = write(self.algorithm), write(self.source)
         tree["algorithm"] = {"import": tree.pop("algorithm_path"), **tree["algorithm"]}
         path = tree.pop("source_path")
-        if not any(path == shipped.path for shipped in SOURCES.shipped.values()):
-            tree["source"] = {"import": path, **tree["source"]}
+        kind = next((kind for kind, shipped in SOURCES.shipped.items() if shipped.path == path), None)
+        named = {"import": path} if kind is None else {"kind": kind}
+        tree["source"] = {**named, **tree["source"]}
         return tree
 
-    def to_yaml(self) -> str:
-        """Return the resolved config as YAML."""
-        return yaml.dump(self.to_tree(), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    def to_yaml(self, changed: bool = False) -> str:
+        """Return the resolved config as YAML; with `changed` the part that is not the default."""
+        tree = self.changed_tree() if changed else self.to_tree()
+        return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

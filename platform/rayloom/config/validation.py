@@ -90,6 +90,22 @@ def plain(value: Any) -> Any:
     return value
 
 
+def changed(value: Any) -> Any:
+    """Return, as `plain` does, the settings of a dataclass that differ from its defaults, with those that have none."""
+    if isinstance(value, Component):
+        return {"import" if value.kind is None else "kind": value.name, **changed(value.settings)}
+    found = {}
+    for field in dataclasses.fields(value):
+        own, default = getattr(value, field.name), field.default
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        if own == default:
+            continue
+        nested = isinstance(own, Component) or (dataclasses.is_dataclass(own) and type(own) is type(default))
+        found[field.name] = changed(own) if nested else plain(own)
+    return found
+
+
 def kinds_of(hint: Any) -> Kinds | None:
     """Return the kinds of component that a type hint `Annotated[Component, KINDS]` declares."""
     return next((extra for extra in getattr(hint, "__metadata__", ()) if isinstance(extra, Kinds)), None)

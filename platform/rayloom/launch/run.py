@@ -199,8 +199,11 @@ def _train(
     return session.finish(result)
 
 
-def describe(config: RunConfig, local: bool = False) -> str:
-    """Return the resolved config, the plan, parameter counts and this machine's verdict; `survey` asks the cluster."""
+def describe(config: RunConfig, local: bool = False, changed: bool = False) -> str:
+    """Return the resolved config, the plan, parameter counts and this machine's verdict; `survey` asks the cluster.
+
+    `changed` leaves out of the config what is as the defaults have it.
+    """
     plan = make_plan(config, local)
     check_machine(plan, config)
     resolve_uri(config.tracking.uri, Path(config.output))
@@ -214,7 +217,7 @@ def describe(config: RunConfig, local: bool = False) -> str:
     rows = "\n".join(f"{name:<20} {count:>12,}" for name, count in counts.items())
     ray = "starts Ray" if plan.uses_ray else "one process, no Ray"
     verdict = "" if _on_cluster(config, plan) else "\n\n# preflight\nthis machine can run it"
-    return f"{config.to_yaml()}\n# plan ({ray})\n{plan.describe()}\n\n# trained parameters\n{rows}{verdict}"
+    return f"{config.to_yaml(changed)}\n# plan ({ray})\n{plan.describe()}\n\n# trained parameters\n{rows}{verdict}"
 
 
 def _on_cluster(config: RunConfig, plan: Plan) -> bool:

@@ -100,7 +100,8 @@ def start_tracker(
     settings = {key: str(value) for key, value in flatten(config.to_tree()).items()}
     shaping = learnt_from(config)
     params = {key: value for key, value in settings.items() if key in shaping or key.split(".")[0] in _COMPARED}
-    about |= {_PLACE + key: value for key, value in settings.items() if key not in params and value != "None"}
+    changed = flatten(config.changed_tree())
+    about |= {_PLACE + key: value for key, value in settings.items() if key in changed and key not in params}
     taken = recorded_inputs(folder)
     about |= {f"rayloom.input.{name}": each["run_id"] for name, each in taken.items()}
     tracker = Tracker.start(

@@ -40,7 +40,8 @@ def test_settings_that_shape_the_learning_are_parameters_and_places_are_tags(tmp
     assert params["learner.optimizer.learning_rate"] == "0.001" and params["stop.epochs"] == "2.0"
     assert params["seed"] == "0" and params["source.dataset.kind"] == "digits" and params["evaluate.kind"] == "data"
     assert not any(key.startswith(("tracking.", "cluster.", "output", "checkpoint.")) for key in params)
-    assert tags["rayloom.place/output"] == str(tmp_path) and tags["rayloom.place/learner.device"] == "auto"
+    assert tags["rayloom.place/output"] == str(tmp_path) and tags["rayloom.place/tracking.pictures"] == "False"
+    assert "rayloom.place/learner.device" not in tags, "what is as by default needs no tag"
     assert not {key.removeprefix("rayloom.place/") for key in tags} & params.keys()
 
 

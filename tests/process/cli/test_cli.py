@@ -17,6 +17,7 @@ from urllib.request import urlopen
 
 import pytest
 
+from loopback import free_port
 from rayloom.checkpoint.store import Loaded
 from rayloom.cli import main as cli
 from rayloom.config import load as config
@@ -408,13 +409,6 @@ def no_exec(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     monkeypatch.setattr("rayloom.cli.commands.os.execv", lambda path, command: commands.append([path, *command]))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return commands
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_the_ui_serves_the_run_store_on_loopback(tmp_path: Path, no_exec: list[list[str]]) -> None:

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from loopback import free_port
 from rayloom.tracking import journal
 from rayloom.tracking.tracker import Tracker
 from rayloom.tracking.writer.leftovers import reap
 from rayloom.tracking.writer.stale import find_stale
-from tracking_servers import free_port, mlflow_server
+from tracking_servers import mlflow_server
 from tracking_store import DEADLINE_S, StoreView, empty_store, losses, start, start_study, start_trial, wait_for
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from mlflow import MlflowClient
 
 import rayloom
 from cases import case
+from loopback import free_port
 from rayloom.cli import main as cli
 from rayloom.tracking.views import experiment_links
 
@@ -32,8 +32,6 @@ def test_an_experiment_has_a_view_with_what_one_compares(
     for kind, known in (("metrics", shown.metrics), ("params", shown.params), ("tags", shown.tags)):
         assert any(f"{kind}.`{key}`" in columns for key in known), f"the view shows none of the {kind}"
     monkeypatch.setattr("os.execv", lambda *words: None)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     cli.main(["ui", "--output", str(tmp_path), "--port", str(port)])
     assert f"rayloom_supervised: {link.replace('here', f'127.0.0.1:{port}')}" in capsys.readouterr().out
