@@ -77,8 +77,8 @@ class Engine:
         self.calls.append(("export", (run_id, destination), options))
         return Written(destination, WEIGHTS)
 
-    def describe(self, *arguments: Any) -> str:
-        self.calls.append(("describe", arguments, {}))
+    def describe(self, *arguments: Any, **options: Any) -> str:
+        self.calls.append(("describe", arguments, options))
         return "the description"
 
 
@@ -189,8 +189,8 @@ def test_wrong_arguments_end_with_two_and_a_sentence(
 def test_show_resolves_the_config_with_its_overrides(engine: Engine, capsys: pytest.CaptureFixture[str]) -> None:
     name = next(iter(config.shipped_configs()))
     assert cli.main(["show", name, "--json", "seed=17", "--local"]) == 0
-    ((_, (resolved, local), _),) = engine.calls
-    assert (resolved.name, resolved.seed, local) == (name, 17, True)
+    ((_, (resolved, local), options),) = engine.calls
+    assert (resolved.name, resolved.seed, local, options) == (name, 17, True, {"changed": False})
     captured = capsys.readouterr()
     assert captured.err == "the description\n"
     assert json.loads(captured.out) == {"status": "FINISHED", "config": resolved.to_tree()}
