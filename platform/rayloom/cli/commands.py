@@ -55,7 +55,11 @@ def resume_command(options: argparse.Namespace) -> int:
     from rayloom.launch.run import resume
 
     observer = make_observer(human_stream(options), json=options.json, quiet=options.quiet)
-    return _train(options, observer, lambda: resume(options.run_id, output=options.output, observer=observer))
+    return _train(
+        options,
+        observer,
+        lambda: resume(options.run_id, *options.overrides, output=options.output, observer=observer),
+    )
 
 
 def _train(options: argparse.Namespace, observer: Display, train: Callable[[], Result]) -> int:
@@ -310,14 +314,15 @@ def server_command(output: Path, host: str, port: int) -> list[str]:
 
     Raises UserError where there is nothing to serve or where a server has the store already.
     """
+    from rayloom.database_urls import is_sqlite, sqlite_path
     from rayloom.errors import UserError
     from rayloom.tracking.location import resolve_uri
 
     uri = resolve_uri(None, output)
     if uri.startswith(("http://", "https://")):
         raise UserError(f"MLFLOW_TRACKING_URI names a server that has its own UI: open {uri} in a browser")
-    database = Path(uri.removeprefix("sqlite:///"))
-    if uri.startswith("sqlite:") and not database.is_file():
+    database = sqlite_path(uri) if is_sqlite(uri) else None
+    if database is not None and not database.is_file():
         raise UserError(f"there is no run store {database}: train first, or name the folder with --output")
     server = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", host, "--port", str(port)]
     return [*server, "--workers", "1", "--artifacts-destination", (output.absolute() / "mlartifacts").as_uri()]

@@ -24,6 +24,7 @@ from rayloom.config.search import SearchConfig
 from rayloom.config.sources import SOURCES, STRICT
 from rayloom.config.validation import plain
 from rayloom.errors import UserError
+from rayloom.redaction import redacted_tree
 from rayloom.source_settings import SourceConfig, WorkerConfig
 
 if TYPE_CHECKING:
@@ -149,7 +150,8 @@ class TrackingConfig:
 
     __pydantic_config__ = STRICT
     uri: str | None = None
-    """MLflow tracking URI; null: MLFLOW_TRACKING_URI, else sqlite under the output folder."""
+    """MLflow tracking URI; null: MLFLOW_TRACKING_URI, else sqlite under the output folder. Of one with *** in the place
+    of its password the rest must equal that variable, which has it."""
     experiment: str | None = None
     """Experiment; null: the algorithm's family."""
     every: str | int | None = None
@@ -255,8 +257,8 @@ class RunConfig:
         return tree
 
     def to_yaml(self) -> str:
-        """Return the resolved config as YAML."""
-        return yaml.dump(self.to_tree(), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+        """Return the resolved config as YAML, for files and for people: URLs in it have no passwords."""
+        return yaml.dump(redacted_tree(self.to_tree()), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -27,6 +27,7 @@ from rayloom.runs.learner_role import LearnerRole
 from rayloom.runs.loop import Role
 from rayloom.runs.objectives import read_objectives
 from rayloom.runs.observer import Observer, Result
+from rayloom.runs.passwords import with_passwords
 from rayloom.runs.plan import Plan, check_machine, cluster_address, make_plan
 from rayloom.runs.session import Session
 from rayloom.runs.weights import checkpoint_store
@@ -113,8 +114,12 @@ def _run_job(config: RunConfig, plan: Plan, job: str, observer: Observer, chaos:
             role.close()
 
 
-def resume(run_id: str, *, output: str = "rayloom-runs", observer: Observer | None = None) -> Result:
-    """Continue an interrupted run from its newest intact checkpoint, exactly as if it had not been interrupted."""
+def resume(run_id: str, *overrides: str, output: str = "rayloom-runs", observer: Observer | None = None) -> Result:
+    """Continue an interrupted run from its newest intact checkpoint, exactly as if it had not been interrupted.
+
+    `overrides` give URLs again that were recorded without their passwords ("tracking.uri=http://me:PASSWORD@host"),
+    unless MLFLOW_TRACKING_URI has the password.
+    """
     observer = observer or Observer()
     folder = find_run_folder(Path(output).absolute(), run_id)
     if not read_result(folder) and is_running(folder):
@@ -124,7 +129,7 @@ def resume(run_id: str, *, output: str = "rayloom-runs", observer: Observer | No
         if result and result["status"] == "FINISHED":
             stopped_by = result["stopped_by"]
             raise UserError(f"the run {run_id} has finished ({stopped_by}); start a new one with a larger stop")
-        config = load_run_config(folder)
+        config = with_passwords(load_run_config(folder), overrides)
         plan = make_plan(config, _was_local(folder))
         check_machine(plan, config)
         return _continue(config, plan, folder, observer)

@@ -13,7 +13,8 @@ from rayloom.config.import_path import suggest
 from rayloom.config.load import from_tree, parse_yaml
 from rayloom.config.schema import RunConfig
 from rayloom.errors import UserError
-from rayloom.tracking.journal import BINDING, PROCESS, is_alive, read_json, write_json
+from rayloom.redaction import redacted_tree
+from rayloom.tracking.journal import BINDING, NOT_FOR_ALL, PROCESS, is_alive, read_json, write_json
 
 RESULT = "result.json"
 RUN = "config.yaml"
@@ -35,10 +36,10 @@ def make_run_folder(config: RunConfig, file: str = RUN) -> Path:
 
 
 def write_config(path: Path, config: RunConfig) -> None:
-    """Write a config at once, or not at all."""
+    """Write a config at once, or not at all; URLs in it lose their passwords."""
     aside = path.with_suffix(".new")
     aside.unlink(missing_ok=True)
-    aside.touch(mode=0o600 if path.name == STUDY else 0o644)  # a study's database has a password
+    aside.touch(mode=NOT_FOR_ALL)
     aside.write_text(config.to_yaml(), encoding="utf-8")
     os.replace(aside, path)
 
@@ -118,7 +119,7 @@ def read_result(folder: Path) -> dict[str, Any] | None:
 def write_result(folder: Path, content: dict[str, Any]) -> None:
     """Record how the run ended."""
     json.dumps(content)
-    write_json(folder / RESULT, content)
+    write_json(folder / RESULT, redacted_tree(content))
 
 
 def forget_result(folder: Path) -> None:
