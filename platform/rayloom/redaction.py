@@ -19,7 +19,7 @@ from typing import Any, TextIO, cast
 from urllib.parse import unquote, unquote_plus
 
 MARK = "***"
-_SCHEME = r"(?P<scheme>[A-Za-z][A-Za-z0-9+.\-]*):?//"
+_SCHEME = r"(?<![A-Za-z0-9+.\-])(?P<scheme>[A-Za-z][A-Za-z0-9+.\-]*):?//"
 _SECRET_NAME = re.compile(
     r"passw|passphrase|pwd|token|secret|credential|signature|(api|access|account|private)[_-]?key|odbc_connect"
     r"|^(sig|auth|authorization|key|pass)$",
