@@ -52,6 +52,9 @@ def run_command(options: argparse.Namespace) -> int:
 
 def resume_command(options: argparse.Namespace) -> int:
     from rayloom.cli.run_display import make_observer
+    from rayloom.config.load import apply_overrides
+
+    apply_overrides({}, options.overrides)  # before torch: a mistake in their form is told at once
     from rayloom.launch.run import resume
 
     observer = make_observer(human_stream(options), json=options.json, quiet=options.quiet)
@@ -301,7 +304,9 @@ def rm_command(options: argparse.Namespace) -> int:
 
 
 def ui_command(options: argparse.Namespace) -> int:
-    command = server_command(Path(options.output), options.host, options.port)
+    from rayloom.config.names import output_folder
+
+    command = server_command(output_folder(options.output), options.host, options.port)
     _check_port(options.host, options.port)
     print(f"http://{options.host}:{options.port} shows the runs; end it with Ctrl-C", flush=True)
     # The server's background jobs (evaluation of language models) would start processes of their own.

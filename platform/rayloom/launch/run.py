@@ -9,6 +9,7 @@ from typing import Any
 
 from rayloom.checkpoint.store import Loaded
 from rayloom.config.load import apply_overrides, from_tree, load
+from rayloom.config.names import output_folder
 from rayloom.config.schema import RunConfig
 from rayloom.errors import UserError
 from rayloom.launch.chaos import Chaos, check_plan
@@ -121,7 +122,7 @@ def resume(run_id: str, *overrides: str, output: str = "rayloom-runs", observer:
     unless MLFLOW_TRACKING_URI has the password.
     """
     observer = observer or Observer()
-    folder = find_run_folder(Path(output).absolute(), run_id)
+    folder = find_run_folder(output_folder(output), run_id)
     if not read_result(folder) and is_running(folder):
         raise UserError(f"the run {run_id} is still running; wait for it or stop it first")
     with held(folder, observer.note):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rayloom.config.load import apply_overrides, from_tree
+from rayloom.config.names import output_folder
 from rayloom.config.schema import UNITS, Interval, RunConfig
 from rayloom.config.search import Direction, SearchConfig
 from rayloom.errors import UserError
@@ -98,7 +99,7 @@ def resume_study(
     variables RAYLOOM_SEARCH_STORAGE and MLFLOW_TRACKING_URI have them.
     """
     observer = observer or StudyObserver()
-    folder = find_study_folder(Path(output).absolute(), study_id)
+    folder = find_study_folder(output_folder(output), study_id)
     secrets = [override for override in overrides if override.partition("=")[0] in _WITH_PASSWORDS]
     overrides = tuple(override for override in overrides if override not in secrets)
     for override in overrides:

@@ -11,6 +11,7 @@ from typing import Any
 
 from rayloom.config.import_path import suggest
 from rayloom.config.load import from_tree, parse_yaml
+from rayloom.config.names import output_folder
 from rayloom.config.schema import RunConfig
 from rayloom.errors import UserError
 from rayloom.redaction import redacted_tree
@@ -26,7 +27,7 @@ LOCAL_MARK = "local"
 def make_run_folder(config: RunConfig, file: str = RUN) -> Path:
     """Make `OUTPUT/TIME-NAME-RANDOM` with the resolved config in `file`; UserError when the disk refuses."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    folder = Path(config.output).absolute() / f"{stamp}-{config.name}-{secrets.token_hex(3)}"
+    folder = output_folder(config.output) / f"{stamp}-{config.name}-{secrets.token_hex(3)}"
     try:
         folder.mkdir(parents=True)
         write_config(folder / file, config)
@@ -83,6 +84,11 @@ def find_run_folder(output: Path, run_id: str) -> Path:
 
 def _only(wanted: str, names: dict[str, Path], exact: dict[str, Path], output: Path, nouns: tuple[str, str]) -> Path:
     """Return the one folder of that name; the beginning of one in `names` is enough, of one in `exact` it is not."""
+    if not wanted.isprintable() or Path(wanted).is_absolute() or {"", ".", ".."}.intersection(wanted.split("/")):
+        raise UserError(
+            f"{wanted!r} names no {nouns[0]}: write the name of its folder, its MLflow id or 8 letters of it; "
+            f"it is looked for in {output}, and --output names another folder"
+        )
     matches = {path for name, path in (names | exact).items() if name == wanted}
     if not matches and len(wanted) >= 8:
         matches = {path for name, path in names.items() if name.startswith(wanted)}

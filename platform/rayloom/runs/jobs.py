@@ -52,8 +52,11 @@ class Attempt:
 
 def job_folder(output: Path, job: str) -> Path:
     """Return where the run or study of a job lies; UserError for an id that is no file name."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", job):
-        raise UserError(f"--job: {job!r} is no id; write letters, digits, dots, dashes and underscores, at most 100")
+    if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?", job):
+        raise UserError(
+            f"--job: {job[:100]!r} is no id; write letters, digits, dots, dashes and underscores, at most 100, with a "
+            f"letter or digit first and no dot last"
+        )
     return output.absolute() / f"job-{job}"
 
 
