@@ -8,6 +8,7 @@ from typing import cast
 
 import pytest
 
+from rayloom.cli.main import main
 from rayloom.config.load import apply_overrides, from_tree, load
 from rayloom.errors import UserError
 from rayloom.redaction import RedactedStream, completed, has_secret, lacks_secret, redacted, redacted_tree
@@ -118,3 +119,8 @@ def test_json_stays_json() -> None:
     shown = {**data, "a": "sqlite:////a/b.db?password=***", "c": "http://u:***@h"}
     assert json.loads(redacted(json.dumps(data))) == shown
     assert redacted(json.dumps(shown)) == json.dumps(shown)
+
+
+def test_resume_takes_overrides_in_their_form(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["resume", "f00d", "more"]) == 2
+    assert "the override 'more' must have the form KEY=VALUE" in capsys.readouterr().err
