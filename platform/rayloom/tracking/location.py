@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import BinaryIO
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from rayloom.database_urls import is_sqlite, sqlite_path, sqlite_url
 from rayloom.errors import UserError
@@ -34,7 +34,7 @@ def resolve_uri(config_uri: str | None, output: Path) -> str:
 def _absolute(uri: str) -> str:
     scheme = urlsplit(uri).scheme
     if scheme in ("", "file"):
-        folder = uri.removeprefix("file:")
+        folder = unquote(uri.removeprefix("file:")) if scheme else uri
         database = Path("/" + folder.lstrip("/") if folder.startswith("/") else folder).absolute() / "mlflow.db"
         raise UserError(
             f"tracking.uri: MLflow no longer writes to folders; use {sqlite_url(database)} instead of {uri}"
