@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from rayloom.redaction import redacted
+
 _ENVIRONMENT_MARK = "rayloom_environment"
 
 
@@ -50,7 +52,13 @@ class Process:
 
 
 class UserError(Exception):
-    """A mistake that the user can mend. The command line prints its one sentence and ends with exit code 2."""
+    """A mistake that the user can mend. The command line prints its one sentence and ends with exit code 2.
+
+    A URL in the sentence loses its password.
+    """
+
+    def __init__(self, sentence: str = "") -> None:
+        super().__init__(redacted(sentence))
 
 
 class MissingModule(UserError):  # noqa: N818  (a mistake of the user, named as what it is)

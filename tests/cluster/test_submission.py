@@ -79,6 +79,7 @@ def checkout(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     write(folder, "long", **LONG)
     with open(folder / "README.md", "a") as readme:
         readme.write("changed\n")
+    git(folder, "add", "--intent-to-add", ".")  # what git does not track is not in the patch
     return folder
 
 

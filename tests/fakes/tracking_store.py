@@ -43,7 +43,7 @@ class StoreView:
     database: Path
 
     def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
-        with sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=30) as connection:
+        with sqlite3.connect(f"{self.database.as_uri()}?mode=ro", uri=True, timeout=30) as connection:
             return connection.execute(query, values).fetchall()
 
     def points(self, run_id: str) -> list[tuple[str, int, float]]:

@@ -31,7 +31,17 @@ OPEN_TO_CONTRACT = (
 NETWORKS = ("rayloom_supervised.networks", "rayloom_supervised.layers")
 """What agents and generative models may import from the supervised family."""
 FLOORS = (
-    ("errors", "seeding", "signals", "timeline", "components", "source_settings", "evaluation_settings"),
+    (
+        "redaction",
+        "database_urls",
+        "errors",
+        "seeding",
+        "signals",
+        "timeline",
+        "components",
+        "source_settings",
+        "evaluation_settings",
+    ),
     ("contract",),
     ("config", "datasets"),
     ("devices",),

@@ -52,6 +52,9 @@ def run_command(options: argparse.Namespace) -> int:
 
 def resume_command(options: argparse.Namespace) -> int:
     from rayloom.cli.run_display import make_observer
+    from rayloom.config.load import apply_overrides
+
+    apply_overrides({}, options.overrides)  # before torch: a mistake in their form is told at once
     from rayloom.launch.run import resume
 
     observer = make_observer(human_stream(options), json=options.json, quiet=options.quiet)
@@ -302,7 +305,9 @@ def rm_command(options: argparse.Namespace) -> int:
 
 
 def ui_command(options: argparse.Namespace) -> int:
-    command = server_command(Path(options.output), options.host, options.port)
+    from rayloom.config.names import output_folder
+
+    command = server_command(output_folder(options.output), options.host, options.port)
     _check_port(options.host, options.port)
     address = f"http://{options.host}:{options.port}"
     print(f"{address} shows the runs; end it with Ctrl-C", flush=True)
@@ -327,14 +332,15 @@ def server_command(output: Path, host: str, port: int) -> list[str]:
 
     Raises UserError where there is nothing to serve or where a server has the store already.
     """
+    from rayloom.database_urls import is_sqlite, sqlite_path
     from rayloom.errors import UserError
     from rayloom.tracking.location import resolve_uri
 
     uri = resolve_uri(None, output)
     if uri.startswith(("http://", "https://")):
         raise UserError(f"MLFLOW_TRACKING_URI names a server that has its own UI: open {uri} in a browser")
-    database = Path(uri.removeprefix("sqlite:///"))
-    if uri.startswith("sqlite:") and not database.is_file():
+    database = sqlite_path(uri) if is_sqlite(uri) else None
+    if database is not None and not database.is_file():
         raise UserError(f"there is no run store {database}: train first, or name the folder with --output")
     server = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", host, "--port", str(port)]
     return [*server, "--workers", "1", "--artifacts-destination", (output.absolute() / "mlartifacts").as_uri()]

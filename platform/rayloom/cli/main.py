@@ -14,6 +14,7 @@ from rayloom.cli.check import check_command
 from rayloom.cli.run_display import DEFAULT_OUTPUT
 from rayloom.cli.terminal import flush, print_failure
 from rayloom.errors import UserError
+from rayloom.redaction import redacted_output
 from rayloom.signals import Terminated
 
 _USER_ERROR = 2
@@ -26,7 +27,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 success, 1 our bug (with its traceback), 2 a mistake of the user (one sentence), 130 interrupted, 143 terminated,
     129 when the terminal was closed.
     """
-    options = _parse(sys.argv[1:] if arguments is None else arguments)
+    with redacted_output():
+        return _run(_parse(sys.argv[1:] if arguments is None else arguments))
+
+
+def _run(options: argparse.Namespace) -> int:
     # A user's own algorithm lies in the working folder. Last, so that it can shadow nothing.
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
@@ -99,7 +104,11 @@ def build_parser() -> argparse.ArgumentParser:
     _add_quiet(search)
     resume = add("resume", do.resume_command, "continue an interrupted run exactly, or one that has finished further")
     _add_run_arguments(resume)
-    _add_overrides(resume, "as stop.epochs=20 or learner.device=cpu; nothing that it learns from")
+    _add_overrides(
+        resume,
+        "as stop.epochs=20 or learner.device=cpu, nothing that it learns from; a URL whose password was not recorded, "
+        "as tracking.uri=http://me:PASSWORD@host",
+    )
     _add_quiet(resume)
     evaluate = add("evaluate", do.evaluate_command, "evaluate a run's weights anew")
     _add_run_arguments(evaluate)

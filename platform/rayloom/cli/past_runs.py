@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from rayloom.cli.run_display import format_value, main_metric
 from rayloom.cli.terminal import human_stream, print_json
+from rayloom.config.names import output_folder
 from rayloom.errors import UserError
 from rayloom.runs.catalogue import PastRun, differing, find_any, past_runs, read_past_run, remove
 
@@ -19,7 +19,7 @@ _WIDEST = 34
 
 def list_runs(options: argparse.Namespace) -> int:
     """List the runs and studies of the output folder, the newest last."""
-    found, unreadable = past_runs(Path(options.output))
+    found, unreadable = past_runs(output_folder(options.output))
     if options.status is not None:
         found = [run for run in found if run.status == options.status.upper()]
     human = human_stream(options)
@@ -35,7 +35,7 @@ def compare_runs(options: argparse.Namespace) -> int:
     """Show in what runs differ, and what they reached, side by side."""
     if len(options.names) < 2:
         raise UserError("compare needs at least two runs, as rayloom compare RUN RUN")
-    output = Path(options.output).absolute()
+    output = output_folder(options.output)
     runs = [read_past_run(find_any(output, name)) for name in options.names]
     settings = differing(runs)
     metrics = [name for name in sorted({n for run in runs for n in run.metrics}) if name.startswith(("evaluate", "tr"))]
@@ -54,7 +54,7 @@ def compare_runs(options: argparse.Namespace) -> int:
 
 def remove_runs(options: argparse.Namespace) -> int:
     """Delete the folders of runs or studies; MLflow keeps what it has of them."""
-    output = Path(options.output).absolute()
+    output = output_folder(options.output)
     folders = [find_any(output, name) for name in options.names]
     for folder in folders:
         remove(folder)

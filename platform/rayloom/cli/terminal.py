@@ -11,6 +11,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any, TextIO
 
+from rayloom.redaction import redacted_tree
+
 
 def human_stream(options: argparse.Namespace) -> TextIO:
     return sys.stderr if options.json else sys.stdout
@@ -22,7 +24,7 @@ def own_stdout(options: argparse.Namespace) -> contextlib.AbstractContextManager
 
 
 def print_json(data: Mapping[str, Any]) -> None:
-    print(json.dumps(_finite(data), ensure_ascii=False), flush=True)
+    print(json.dumps(_finite(redacted_tree(data)), ensure_ascii=False), flush=True)
 
 
 def print_failure(options: argparse.Namespace, status: str, error: str, run_id: str | None = None) -> None:

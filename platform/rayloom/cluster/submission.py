@@ -30,7 +30,9 @@ from ray.job_submission import JobSubmissionClient
 
 from rayloom.config.load import load, parse_yaml
 from rayloom.config.schema import RunConfig
+from rayloom.database_urls import sqlite_path
 from rayloom.errors import UserError
+from rayloom.redaction import has_secret, redacted
 from rayloom.runs.jobs import job_folder
 from rayloom.runs.plan import make_plan
 from rayloom.tracking.provenance import SUBMISSION, submission_text
@@ -98,13 +100,14 @@ def prepare(
     config = load(name, overrides)
     make_plan(config, False)
     for override in overrides:
-        if re.search(r"://[^/@]*:[^@]*@", override):
-            key = override.partition("=")[0]
+        key, _, value = override.partition("=")
+        if has_secret(value):
             raise UserError(f"{key}: the dashboard shows a job's words to everybody; keep the password in the config")
     if check_study is not None:
         check_study(config)
         storage = config.search.storage if config.search is not None else None
-        if storage is not None and re.match(r"sqlite[^:]*:///[^/]", storage):
+        file = None if storage is None else sqlite_path(storage)
+        if file is not None and not file.is_absolute():
             raise UserError(
                 "search.storage: the file would go with its node; name one that all share, as sqlite:////mnt/s.db"
             )
@@ -290,8 +293,8 @@ def _pass_tracking_on(config: RunConfig, environment: dict[str, Any]) -> str:
         return ""
     parts = urlsplit(uri)
     if parts.scheme not in ("http", "https"):
-        return f"{_TRACKING}={uri} is this machine's own: the job records its run under {config.output}"
-    if parts.password:
+        return f"{_TRACKING}={redacted(uri)} is this machine's own: the job records its run under {config.output}"
+    if has_secret(uri):
         return f"{_TRACKING} has a password, which the dashboard would show: set it on the cluster's nodes instead"
     environment["env_vars"] = {**(environment.get("env_vars") or {}), _TRACKING: uri}
     return ""

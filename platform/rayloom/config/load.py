@@ -18,6 +18,7 @@ import yaml
 from rayloom.config.evaluations import kind_for, with_kind
 from rayloom.config.import_path import ALGORITHMS, gives_data, import_algorithm, import_object, import_source, suggest
 from rayloom.config.inputs import written_out
+from rayloom.config.names import check_name, output_folder
 from rayloom.config.schema import (
     RESOLVERS,
     UNITS,
@@ -215,6 +216,10 @@ def from_tree(tree: Mapping[str, Any]) -> RunConfig:
     settings = validate(config, source, "source")
     paths = {"algorithm_path": path, "source_path": source_path}
     run = validate(RunConfig, {**tree, **paths, "algorithm": None, "source": settings}, "")
+    check_name(run.name, "name")
+    output_folder(run.output)
+    for name in run.inputs:
+        check_name(name, f"inputs.{name!r}")
     # Last, because the algorithm's module imports torch: a mistake in the keys above is told at once.
     algorithm_class = import_algorithm(path)
     if kind is not None and kind not in algorithm_class.sources:

@@ -24,6 +24,7 @@ from rayloom.config.search import SearchConfig
 from rayloom.config.sources import SOURCES, STRICT
 from rayloom.config.validation import changed, plain
 from rayloom.errors import UserError
+from rayloom.redaction import redacted_tree
 from rayloom.source_settings import SourceConfig, WorkerConfig
 
 if TYPE_CHECKING:
@@ -149,7 +150,8 @@ class TrackingConfig:
 
     __pydantic_config__ = STRICT
     uri: str | None = None
-    """MLflow tracking URI; null: MLFLOW_TRACKING_URI, else sqlite under the output folder."""
+    """MLflow tracking URI; null: MLFLOW_TRACKING_URI, else sqlite under the output folder. Of one with *** in the place
+    of its password the rest must equal that variable, which has it."""
     experiment: str | None = None
     """Experiment; null: the algorithm's family."""
     every: str | int | None = None
@@ -264,8 +266,11 @@ class RunConfig:
         return tree
 
     def to_yaml(self, changed: bool = False) -> str:
-        """Return the resolved config as YAML; with `changed` the part that is not the default."""
-        tree = self.changed_tree() if changed else self.to_tree()
+        """Return the resolved config as YAML, for files and for people: URLs in it have no passwords.
+
+        With `changed` the part that is not the default.
+        """
+        tree = redacted_tree(self.changed_tree() if changed else self.to_tree())
         return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 

@@ -46,4 +46,5 @@ class SearchConfig:
     max_failures: Annotated[int, Ge(0)] = 10
     """The study ends with an error when more trials than this have failed."""
     storage: str | None = None
-    """Database URL for Optuna's trials; null: a journal file in the study's folder."""
+    """Database URL for Optuna's trials; null: a journal file in the study's folder. Of one with *** in the place of its
+    password the rest must equal RAYLOOM_SEARCH_STORAGE, which has it."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from rayloom.checkpoint.store import Loaded
 from rayloom.config.load import apply_overrides, from_tree, load
+from rayloom.config.names import output_folder
 from rayloom.config.schema import RunConfig
 from rayloom.errors import UserError
 from rayloom.launch.chaos import Chaos, check_plan
@@ -29,6 +30,7 @@ from rayloom.runs.learner_role import LearnerRole
 from rayloom.runs.loop import Role
 from rayloom.runs.objectives import read_objectives
 from rayloom.runs.observer import Observer, Result
+from rayloom.runs.passwords import split_passwords, with_passwords
 from rayloom.runs.plan import Plan, check_machine, cluster_address, make_plan
 from rayloom.runs.sameness import changed_by
 from rayloom.runs.schedule import Schedule
@@ -121,17 +123,22 @@ def resume(run_id: str, *overrides: str, output: str = "rayloom-runs", observer:
     """Continue an interrupted run from its newest intact checkpoint, exactly as if it had not been interrupted.
 
     `overrides` may change how far it goes ("stop.epochs=20", also of a run that has finished), how it is judged and
-    saved, and where its processes are ("learner.device=cpu"), but nothing else that it learns from.
+    saved, and where its processes are ("learner.device=cpu"), but nothing else that it learns from. A URL that
+    was recorded without its password is given again ("tracking.uri=http://me:PASSWORD@host"), unless
+    MLFLOW_TRACKING_URI has it.
     """
     observer = observer or Observer()
-    folder = find_run_folder(Path(output).absolute(), run_id)
+    folder = find_run_folder(output_folder(output), run_id)
     if not read_result(folder) and is_running(folder):
         raise UserError(f"the run {run_id} is still running; wait for it or stop it first")
     with held(folder, observer.note):
         result = read_result(folder)
-        config, changes = changed_by(load_run_config(folder), overrides)
+        recorded = load_run_config(folder)
+        given, others = split_passwords(recorded, overrides)
+        config, changes = changed_by(recorded, others)
         if result and result["status"] == "FINISHED":
             _check_goes_on(config, folder, result["stopped_by"])
+        config = with_passwords(config, given)
         plan = make_plan(config, _was_local(folder))
         check_machine(plan, config)
         return _continue(config, plan, folder, observer, changes)

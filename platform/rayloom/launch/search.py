@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from rayloom.config.load import apply_overrides, from_tree
+from rayloom.config.names import output_folder
 from rayloom.config.schema import UNITS, Interval, RunConfig
 from rayloom.config.search import Direction, SearchConfig
 from rayloom.errors import UserError
 from rayloom.launch.roles import make_role
 from rayloom.launch.run import as_config
+from rayloom.redaction import redacted
 from rayloom.runs.folders import (
     LOCAL_MARK,
     STUDY,
@@ -29,6 +30,7 @@ from rayloom.runs.folders import (
 )
 from rayloom.runs.jobs import attempt, held, known_id
 from rayloom.runs.objectives import study_directions
+from rayloom.runs.passwords import whole_storage, with_passwords
 from rayloom.runs.plan import check_machine, cluster_address, make_plan
 from rayloom.runs.record import start_tracker
 from rayloom.search.domains import Categorical, Leaf
@@ -45,6 +47,7 @@ from rayloom.tracking.tracker import Tracker
 
 _PATIENCE_S = 120.0
 _PAUSE_S = 2.0
+_WITH_PASSWORDS = ("search.storage", "tracking.uri")
 _EXTENDABLE = ("search.trials", "search.parallel", "search.max_failures")
 
 
@@ -91,14 +94,18 @@ def resume_study(
 ) -> StudyResult:
     """Continue an interrupted study: finished trials stay, running ones go on from their checkpoints.
 
-    `overrides` may change search.trials, search.parallel and search.max_failures, also of a study that has finished.
+    `overrides` may change search.trials, search.parallel and search.max_failures, also of a study that has finished;
+    those of `search.storage` and `tracking.uri` give the passwords again that were recorded with neither, unless the
+    variables RAYLOOM_SEARCH_STORAGE and MLFLOW_TRACKING_URI have them.
     """
     observer = observer or StudyObserver()
-    folder = find_study_folder(Path(output).absolute(), study_id)
+    folder = find_study_folder(output_folder(output), study_id)
+    secrets = [override for override in overrides if override.partition("=")[0] in _WITH_PASSWORDS]
+    overrides = tuple(override for override in overrides if override not in secrets)
     for override in overrides:
         if override.partition("=")[0] not in _EXTENDABLE:
             raise UserError(f"{override.partition('=')[0]}: a study that goes on can change {', '.join(_EXTENDABLE)}")
-    config = load_run_config(folder, STUDY)
+    config = with_passwords(load_run_config(folder, STUDY), secrets)
     if overrides:
         config = from_tree(apply_overrides(config.to_tree(), overrides))
     if not read_result(folder) and is_running(folder):
@@ -143,7 +150,10 @@ def check_study(config: RunConfig) -> None:
 def _prepare(config: RunConfig, local: bool) -> tuple[Study, Space]:
     """Check everything that can be checked before the first trial."""
     uri = resolve_uri(config.tracking.uri, Path(config.output))
-    found = _read(replace(config, tracking=replace(config.tracking, uri=uri)), local)
+    config = replace(config, tracking=replace(config.tracking, uri=uri))
+    if config.search is not None and config.search.storage is not None:
+        config = replace(config, search=replace(config.search, storage=whole_storage(config.search.storage)))
+    found = _read(config, local)
     if local or cluster_address(config) is None:  # trials are actors: a cluster's head may have no GPU
         check_machine(make_plan(config, local), config)
     return found
@@ -261,13 +271,8 @@ def _drive(study: Study, space: Space, observer: StudyObserver, resumed: bool) -
 
 
 def _start_tracker(study: Study, resumed: bool) -> Tracker:
-    config = replace(study.config, search=replace(study.settings, storage=_without_password(study.settings.storage)))
-    recorded = (STUDY, config.to_yaml())
-    return start_tracker(config, study.folder, resumed, recorded, {"rayloom.kind": "study"}, hosts=True)
-
-
-def _without_password(url: str | None) -> str | None:
-    return None if url is None else re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
+    recorded = (STUDY, study.config.to_yaml())
+    return start_tracker(study.config, study.folder, resumed, recorded, {"rayloom.kind": "study"}, hosts=True)
 
 
 def _end(
@@ -300,7 +305,7 @@ def _end(
         metrics=study.metrics,
         directions=study.directions,
         study_dir=study.folder,
-        tracking_uri=study.config.tracking.uri or "",
+        tracking_uri=redacted(study.config.tracking.uri or ""),
         pareto=tuple(entry.number for entry in pareto),
         duration_s=time.monotonic() - began,
     )
@@ -336,7 +341,7 @@ def _earlier_result(study: Study, ended: Mapping[str, Any]) -> StudyResult:
         metrics=study.metrics,
         directions=study.directions,
         study_dir=study.folder,
-        tracking_uri=study.config.tracking.uri or "",
+        tracking_uri=redacted(study.config.tracking.uri or ""),
         pareto=tuple(ended["pareto"]),
         duration_s=ended["duration_s"],
     )

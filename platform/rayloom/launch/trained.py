@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rayloom.config.import_path import suggest
 from rayloom.config.load import apply_overrides, from_tree
+from rayloom.config.names import output_folder
 from rayloom.config.schema import RunConfig
 from rayloom.config.validation import merge
 from rayloom.contract import Algorithm, Figure, Findings, Spec
@@ -205,7 +206,7 @@ def load(run_id: str, *, weights: Which | None = None, output: str = "rayloom-ru
 
     UserError when there is no such run or no such checkpoint.
     """
-    folder = find_run_folder(Path(output).absolute(), run_id)
+    folder = find_run_folder(output_folder(output), run_id)
     return Trained(folder, build_trained(load_run_config(folder), folder, weights))
 
 
@@ -240,6 +241,6 @@ def export(
     run_id: str, *, weights: Which | None = None, output: str = "rayloom-runs", destination: str | Path
 ) -> Written:
     """Write the module to deploy as a program of torch.export (.pt2), with an open batch dimension."""
-    folder = find_run_folder(Path(output).absolute(), run_id)
+    folder = find_run_folder(output_folder(output), run_id)
     built = build_trained(load_run_config(folder), folder, weights, device="cpu")
     return Written(save_exported(built, Path(destination)), built.weights)

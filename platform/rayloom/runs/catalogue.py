@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -110,4 +111,6 @@ def remove(folder: Path) -> None:
         raise UserError(f"{folder.name} is still running; stop it first")
     if folder.parent.name == "trials":
         raise UserError(f"{folder.name} is a trial of {folder.parent.parent.name}: a study goes as a whole")
+    if folder.is_symlink():
+        raise UserError(f"{folder.name} is a link to {os.readlink(folder)}, outside of this folder; remove it yourself")
     shutil.rmtree(folder)

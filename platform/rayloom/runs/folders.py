@@ -11,9 +11,11 @@ from typing import Any
 
 from rayloom.config.import_path import suggest
 from rayloom.config.load import from_tree, parse_yaml
+from rayloom.config.names import output_folder
 from rayloom.config.schema import RunConfig
 from rayloom.errors import MissingModule, UserError
-from rayloom.tracking.journal import BINDING, PROCESS, is_alive, read_json, write_json
+from rayloom.redaction import redacted_tree
+from rayloom.tracking.journal import BINDING, NOT_FOR_ALL, PROCESS, is_alive, read_json, write_json
 
 RESULT = "result.json"
 RUN = "config.yaml"
@@ -25,7 +27,7 @@ LOCAL_MARK = "local"
 def make_run_folder(config: RunConfig, file: str = RUN) -> Path:
     """Make `OUTPUT/TIME-NAME-RANDOM` with the resolved config in `file`; UserError when the disk refuses."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    folder = Path(config.output).absolute() / f"{stamp}-{config.name}-{secrets.token_hex(3)}"
+    folder = output_folder(config.output) / f"{stamp}-{config.name}-{secrets.token_hex(3)}"
     try:
         folder.mkdir(parents=True)
         write_config(folder / file, config)
@@ -35,10 +37,10 @@ def make_run_folder(config: RunConfig, file: str = RUN) -> Path:
 
 
 def write_config(path: Path, config: RunConfig) -> None:
-    """Write a config at once, or not at all."""
+    """Write a config at once, or not at all; URLs in it lose their passwords."""
     aside = path.with_suffix(".new")
     aside.unlink(missing_ok=True)
-    aside.touch(mode=0o600 if path.name == STUDY else 0o644)  # a study's database has a password
+    aside.touch(mode=NOT_FOR_ALL)
     aside.write_text(config.to_yaml(), encoding="utf-8")
     os.replace(aside, path)
 
@@ -82,6 +84,11 @@ def find_run_folder(output: Path, run_id: str) -> Path:
 
 def _only(wanted: str, names: dict[str, Path], exact: dict[str, Path], output: Path, nouns: tuple[str, str]) -> Path:
     """Return the one folder of that name; the beginning of one in `names` is enough, of one in `exact` it is not."""
+    if not wanted.isprintable() or Path(wanted).is_absolute() or {"", ".", ".."}.intersection(wanted.split("/")):
+        raise UserError(
+            f"{wanted!r} names no {nouns[0]}: write the name of its folder, its MLflow id or 8 letters of it; "
+            f"it is looked for in {output}, and --output names another folder"
+        )
     matches = {path for name, path in (names | exact).items() if name == wanted}
     if not matches and len(wanted) >= 8:
         matches = {path for name, path in names.items() if name.startswith(wanted)}
@@ -124,7 +131,7 @@ def read_result(folder: Path) -> dict[str, Any] | None:
 def write_result(folder: Path, content: dict[str, Any]) -> None:
     """Record how the run ended."""
     json.dumps(content)
-    write_json(folder / RESULT, content)
+    write_json(folder / RESULT, redacted_tree(content))
 
 
 def forget_result(folder: Path) -> None:

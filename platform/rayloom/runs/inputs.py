@@ -18,6 +18,7 @@ import safetensors.torch
 
 from rayloom.checkpoint.store import tensors_sha256
 from rayloom.config.inputs import InputConfig
+from rayloom.config.names import output_folder
 from rayloom.config.schema import RunConfig
 from rayloom.contract import Input
 from rayloom.errors import UserError
@@ -42,7 +43,7 @@ def read_inputs(config: RunConfig) -> dict[str, Input]:
     for name, wanted in _wanted(config).items():
         key = name if name == START else f"inputs.{name}"
         try:
-            folder = find_run_folder(Path(config.output).absolute(), wanted.run)
+            folder = find_run_folder(output_folder(config.output), wanted.run)
             theirs = load_run_config(folder)
             weights = find_weights(theirs, folder, wanted.weights)
         except UserError as error:

@@ -17,6 +17,7 @@ from typing import Any
 
 from rayloom.config.schema import RunConfig, flatten
 from rayloom.errors import UserError
+from rayloom.redaction import redacted, redacted_tree
 from rayloom.runs.folders import (
     LOCAL_MARK,
     RUN,
@@ -51,8 +52,11 @@ class Attempt:
 
 def job_folder(output: Path, job: str) -> Path:
     """Return where the run or study of a job lies; UserError for an id that is no file name."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", job):
-        raise UserError(f"--job: {job!r} is no id; write letters, digits, dots, dashes and underscores, at most 100")
+    if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?", job):
+        raise UserError(
+            f"--job: {job[:100]!r} is no id; write letters, digits, dots, dashes and underscores, at most 100, with a "
+            f"letter or digit first and no dot last"
+        )
     return output.absolute() / f"job-{job}"
 
 
@@ -135,7 +139,7 @@ def earlier_result(config: RunConfig, folder: Path, ended: Mapping[str, Any]) ->
         counters=ended["counters"],
         weights_sha256=ended["weights_sha256"],
         run_dir=folder,
-        tracking_uri=config.tracking.uri or "",
+        tracking_uri=redacted(config.tracking.uri or ""),
         stopped_by=ended["stopped_by"],
         advice=ended.get("advice"),
         chaos=ended.get("chaos"),
@@ -176,7 +180,8 @@ def _changed_settings(
     noun = nouns[begun.get("file", RUN)]
     if noun != nouns[file]:
         raise UserError(f"job {begun['job']} began a {noun}, not a {nouns[file]}: give another --job")
-    before, now = flatten(load_run_config(folder, file).to_tree()), flatten(config.to_tree())
+    before = flatten(redacted_tree(load_run_config(folder, file).to_tree()))
+    now = flatten(redacted_tree(config.to_tree()))
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     changed = [key for key in changed if key not in _OF_THE_PLACE]
     refused = [key for key in changed if key not in changeable]

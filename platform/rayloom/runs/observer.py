@@ -43,7 +43,7 @@ class Result:
     run_dir: Path
     """Folder with the config, journal and checkpoints."""
     tracking_uri: str
-    """MLflow store."""
+    """MLflow store, without a password."""
     stopped_by: str
     """The stopping condition that was reached."""
     advice: str | None = None

@@ -9,6 +9,7 @@ from rayloom.checkpoint.store import Loaded
 from rayloom.config.load import apply_overrides, from_tree
 from rayloom.config.schema import RunConfig, flatten
 from rayloom.errors import UserError
+from rayloom.redaction import redacted_tree
 
 SETTINGS = "settings"
 """Where a checkpoint's metadata has them."""
@@ -42,10 +43,10 @@ def changed_by(config: RunConfig, overrides: Sequence[str]) -> tuple[RunConfig, 
 
 
 def learnt_from(config: RunConfig) -> dict[str, Any]:
-    """Return the settings that shape what a run learns, by dotted keys, as plain data."""
+    """Return the settings that shape what a run learns, by dotted keys, as plain data without passwords."""
     return {
         key: list(value) if isinstance(value, tuple) else value
-        for key, value in flatten(config.to_tree()).items()
+        for key, value in flatten(redacted_tree(config.to_tree())).items()
         if not any(key == free or key.startswith(f"{free}.") for free in _FREE)
     }
 

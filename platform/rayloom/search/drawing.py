@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -10,6 +9,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rayloom.redaction import has_secret, redacted
+from rayloom.runs.passwords import STORAGE
+from rayloom.tracking.journal import write_json
+from rayloom.tracking.location import private_file
 from rayloom.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
@@ -25,8 +28,9 @@ class Drawing:
     def __init__(self, study: Study, tracker: Tracker) -> None:
         self._folder = study.folder
         self._tracker = tracker
+        self._storage = study.settings.storage or str(study.folder / "optuna.journal")
         self._request = {
-            "storage": study.settings.storage or str(study.folder / "optuna.journal"),
+            "storage": redacted(self._storage),
             "study_name": study.folder.name,
             "folder": str(study.folder / "artifacts"),
             "metrics": list(study.metrics),
@@ -56,12 +60,12 @@ class Drawing:
 
     def _start(self, ended: int) -> None:
         path = self._folder / "pictures.json"
-        # The address of a database may hold a password.
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-            json.dump(self._request, file)
+        write_json(path, self._request)
         folders = [str(Path(entry).absolute()) for entry in sys.path]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders), "OMP_NUM_THREADS": "1"}
-        with open(self._folder / "pictures.log", "ab") as log:
+        if has_secret(self._storage):  # the request has it without
+            environment[STORAGE] = self._storage
+        with private_file(self._folder / "pictures.log") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "rayloom.search.pictures", str(path)],
                 stdin=subprocess.DEVNULL,

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from rayloom.config.import_path import suggest
 from rayloom.config.load import from_tree
+from rayloom.config.names import derived_name
 from rayloom.config.schema import RunConfig
 from rayloom.errors import UserError
 from rayloom.runs.folders import RESULT, write_result
@@ -130,7 +131,7 @@ class Driver:
 
     def _order(self, entry: TrialEntry) -> Order:
         study = self._study
-        tree = study.trial_tree(entry, f"{study.config.name}-{entry.number:04d}")
+        tree = study.trial_tree(entry, derived_name(study.config.name, f"-{entry.number:04d}"))
         tags = {"rayloom.trial": str(entry.number), "rayloom.study": study.folder.name}
         return Order(entry.number, tree, str(study.trial_folder(entry.number)), tags, study.local)
 
@@ -313,4 +314,4 @@ class Driver:
 
 def best_config(study: Study, best: TrialEntry) -> RunConfig:
     """Return the best trial's config as a run of its own, with the tracking of the study's config file."""
-    return from_tree(study.trial_tree(best, f"{study.config.name}-best"))
+    return from_tree(study.trial_tree(best, derived_name(study.config.name, "-best")))

@@ -14,7 +14,6 @@ import copy
 import functools
 import json
 import os
-import urllib.parse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,11 +27,14 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from rayloom.config.search import SearchConfig
+from rayloom.database_urls import sqlite_path
 from rayloom.errors import UserError
+from rayloom.redaction import redacted
 from rayloom.search.domains import Categorical, Leaf
 from rayloom.search.samplers import STATEFUL, make_pruner, make_sampler
 from rayloom.search.space import Assignment, Space
 from rayloom.signals import undisturbed
+from rayloom.tracking.journal import NOT_FOR_ALL
 
 EndState = Literal["COMPLETE", "PRUNED", "FAILED"]
 _REPORT = "report:"
@@ -77,6 +79,7 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
     if url is None:
         return JournalStorage(_journal(folder / "optuna.journal"))
     try:
+        _make_unreadable_for_others(sqlite_path(url))
         return RDBStorage(url, engine_kwargs={"pool_pre_ping": True, "connect_args": _connecting(url)})
     except ImportError as error:
         raise UserError(
@@ -86,7 +89,7 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
     except Exception as error:
         # sqlalchemy, its drivers and importlib raise classes of their own for an address that cannot be used.
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = _without_password(lines[0] if lines else type(error).__name__, url)
+        reason = redacted(lines[0] if lines else type(error).__name__, url)
         raise UserError(
             f"search.storage: the database cannot be opened ({reason}); check its address, as "
             "sqlite:////FOLDER/study.db or postgresql+psycopg://USER:PASSWORD@HOST/NAME"
@@ -100,6 +103,7 @@ def _journal(path: Path) -> JournalFileBackend:
         whole = path.read_bytes().rfind(b"\n") + 1
         if whole < path.stat().st_size:
             os.truncate(path, whole)
+    _make_unreadable_for_others(path)
     return JournalFileBackend(str(path))
 
 
@@ -114,13 +118,10 @@ def _connecting(url: str) -> dict[str, Any]:
     return {"connect_timeout": _DATABASE_WAIT_S} if dialect in ("mysql", "mariadb") else {}
 
 
-def _without_password(text: str, url: str) -> str:
-    tail = url.partition("://")[2] or url.partition(":")[2]
-    password = tail.rpartition("@")[0].partition(":")[2]
-    query = urllib.parse.parse_qs(url.partition("?")[2])
-    for secret in (password, urllib.parse.unquote(password), *query.get("password", [])):
-        text = text.replace(secret, "***") if secret else text
-    return text
+def _make_unreadable_for_others(path: Path | None) -> None:
+    """Make the file of a store that is new, so that whoever opens it does not choose who may read it."""
+    if path is not None and path.parent.is_dir() and not path.exists():
+        os.close(os.open(path, os.O_CREAT | os.O_WRONLY, NOT_FOR_ALL))
 
 
 class Ledger:

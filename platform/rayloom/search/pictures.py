@@ -30,6 +30,8 @@ from matplotlib.ticker import NullFormatter
 from optuna.trial import TrialState
 from optuna.visualization import matplotlib as plots
 
+from rayloom.redaction import redacted_output
+from rayloom.runs.passwords import whole_storage
 from rayloom.search.observer import short_names
 
 _NICENESS = 10
@@ -46,7 +48,7 @@ class Request:
     """What to draw, and where."""
 
     storage: str
-    """Path of an Optuna journal file, or the URL of a database."""
+    """Path of an Optuna journal file, or the URL of a database; RAYLOOM_SEARCH_STORAGE has its password."""
     study_name: str
     """The study's name in the storage."""
     folder: Path
@@ -61,7 +63,9 @@ class Request:
         """Read a request from its JSON file."""
         tree = json.loads(path.read_text(encoding="utf-8"))
         lists = {name: tuple(tree[name]) for name in ("metrics", "directions")}
-        return cls(storage=tree["storage"], study_name=tree["study_name"], folder=Path(tree["folder"]), **lists)
+        return cls(
+            storage=whole_storage(tree["storage"]), study_name=tree["study_name"], folder=Path(tree["folder"]), **lists
+        )
 
 
 def draw_study(request: Request) -> list[str]:
@@ -304,4 +308,5 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    with redacted_output():
+        raise SystemExit(main(sys.argv[1:]))

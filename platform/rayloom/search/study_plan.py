@@ -8,6 +8,7 @@ from typing import Any
 
 from rayloom.config.schema import RunConfig
 from rayloom.config.search import SearchConfig
+from rayloom.redaction import redacted_tree
 from rayloom.search.ledger import TrialEntry
 from rayloom.search.space import apply
 
@@ -31,5 +32,6 @@ class Study:
         return self.folder / "trials" / f"{number:04d}"
 
     def trial_tree(self, entry: TrialEntry, name: str) -> dict[str, Any]:
-        """Return the whole config of a trial under another name."""
-        return {**apply(self.config, entry.assignment.values), "name": name}
+        """Return a trial's whole config: its name, and no password of the store, to which the study's writer writes."""
+        tree = apply(self.config, entry.assignment.values)
+        return {**tree, "name": name, "tracking": redacted_tree(tree["tracking"])}

@@ -20,6 +20,7 @@ import torch
 from rayloom.config.load import from_tree
 from rayloom.config.schema import RunConfig
 from rayloom.errors import UserError
+from rayloom.redaction import redacted
 from rayloom.runs.folders import RUN, write_config
 from rayloom.runs.inputs import inputs_for
 from rayloom.runs.loop import LoopStep, Role
@@ -338,8 +339,8 @@ def _failed_start(order: Order, config: RunConfig, error: Exception) -> Event:
 
 
 def _failure(number: int, error: Exception) -> Event:
-    line = (str(error).splitlines() or [""])[0]
+    line = redacted((str(error).splitlines() or [""])[0])
     users = isinstance(error, UserError)
     name = "" if users else f"{type(error).__name__}: "
-    failure = "".join(traceback.format_exception(error))
+    failure = redacted("".join(traceback.format_exception(error)))
     return Event(number, "failed", failure=failure, error=f"{name}{line}", users=users)

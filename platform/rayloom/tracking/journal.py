@@ -33,6 +33,9 @@ DELETED = 4
 
 Record = dict[str, Any]
 
+NOT_FOR_ALL = 0o640
+"""Mode of stores: what a run found is for its user and, where the umask lets it, for the group."""
+
 _CHUNK = 4 * 1024 * 1024
 _CLOCK_TOLERANCE_S = 5.0
 
@@ -65,7 +68,7 @@ class Journal:
 
     def __init__(self, run_dir: Path) -> None:
         self._path = run_dir / JOURNAL
-        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, NOT_FOR_ALL)
         self.size = _complete_size(self._file)
         os.ftruncate(self._file, self.size)
 

@@ -4,28 +4,58 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import BinaryIO
+from urllib.parse import unquote, urlsplit
+
+from rayloom.database_urls import is_sqlite, sqlite_path, sqlite_url
+from rayloom.errors import UserError
+from rayloom.redaction import completed, lacks_secret
+
+TRACKING_URI = "MLFLOW_TRACKING_URI"
+"""The variable with the whole URI where the config, or what is recorded of a run, leaves the password out."""
 
 
 def resolve_uri(config_uri: str | None, output: Path) -> str:
     """Return the absolute tracking URI: the config's, else MLFLOW_TRACKING_URI, else sqlite under `output`.
 
-    UserError for a folder: MLflow 3.17 has no file store.
+    UserError for a folder, since MLflow 3.17 has no file store, and for a URI whose password is not known.
     """
-    from rayloom.errors import UserError  # here, because the writer process has no use for torch
+    own = os.environ.get(TRACKING_URI)
+    uri = _absolute(config_uri or own or sqlite_url(output.absolute() / "mlflow.db"))
+    whole = completed(uri, [_absolute(own) if own and lacks_secret(uri) else None])
+    if whole is None:
+        raise UserError(
+            f"tracking.uri: {uri} stands here without its password; set {TRACKING_URI} to the whole of it, or give it "
+            f"as tracking.uri=URL"
+        )
+    return whole
 
-    uri = config_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{output.absolute() / 'mlflow.db'}"
+
+def _absolute(uri: str) -> str:
     scheme = urlsplit(uri).scheme
     if scheme in ("", "file"):
-        folder = uri.removeprefix("file:")
+        folder = unquote(uri.removeprefix("file:")) if scheme else uri
         database = Path("/" + folder.lstrip("/") if folder.startswith("/") else folder).absolute() / "mlflow.db"
-        raise UserError(f"tracking.uri: MLflow no longer writes to folders; use sqlite:///{database} instead of {uri}")
-    if scheme == "sqlite":
-        path = uri.removeprefix("sqlite:///")
-        if path in (uri, "", ":memory:"):
-            raise UserError(f"tracking.uri: {uri} names no database file; write sqlite:////absolute/path/mlflow.db")
-        return f"sqlite:///{Path(path).absolute()}"
-    return uri
+        raise UserError(
+            f"tracking.uri: MLflow no longer writes to folders; use {sqlite_url(database)} instead of {uri}"
+        )
+    if not is_sqlite(uri):
+        return uri
+    path = sqlite_path(uri)
+    if path is None:
+        raise UserError(f"tracking.uri: {uri} names no database file; write sqlite:////absolute/path/mlflow.db")
+    return sqlite_url(path.absolute(), uri)
+
+
+def known_uri(recorded: str) -> str:
+    """Return a recorded URI with its password, which a writer process has in its environment.
+
+    UserError where it has not: one that delivers what a dead process left, after the password has changed.
+    """
+    whole = completed(recorded, [os.environ.get(TRACKING_URI)])
+    if whole is None:
+        raise UserError(f"{recorded} is recorded without its password, and {TRACKING_URI} does not have it")
+    return whole
 
 
 def artifact_location(uri: str, run_dir: Path) -> str | None:
@@ -33,5 +63,11 @@ def artifact_location(uri: str, run_dir: Path) -> str | None:
     scheme = urlsplit(uri).scheme
     if scheme in ("http", "https") or scheme.startswith("databricks"):
         return None
-    parent = Path(uri.removeprefix("sqlite:///")).parent if scheme == "sqlite" else run_dir.absolute().parent
+    database = sqlite_path(uri) if is_sqlite(uri) else None
+    parent = database.parent if database is not None else run_dir.absolute().parent
     return (parent / "mlartifacts").as_uri()
+
+
+def private_file(path: Path) -> BinaryIO:
+    """Open a file that its user alone may read, to append what other programs say."""
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab")

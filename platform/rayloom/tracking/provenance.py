@@ -6,19 +6,17 @@ import importlib.metadata
 import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from rayloom.tracking.patch import UNKNOWN, git, patch
+
 _DEADLINE_S = 10.0
-_LARGEST_DIFF = 5_000_000
-_SOURCES = ("*.py", "*.yaml", "*.yml", "*.toml", "*.sh")
 
 SUBMISSION = "rayloom-submission.json"
 """A file at the top of an uploaded tree: the git state of the machine that submitted it."""
@@ -36,7 +34,7 @@ class GitState:
     branch: str
     """Branch name, or "HEAD" when detached."""
     diff: str
-    """Patch from HEAD to the working tree, new source files included; empty when clean."""
+    """Patch from HEAD to the working tree, with a line for each file that it leaves out; empty when clean."""
 
     def tags(self) -> dict[str, str]:
         """Return the tags that MLflow shows."""
@@ -45,7 +43,7 @@ class GitState:
         return {
             "mlflow.source.git.commit": self.commit,
             "mlflow.source.git.branch": self.branch,
-            "rayloom.dirty": str(bool(self.diff)).lower(),
+            "rayloom.dirty": "unknown" if self.diff.startswith(UNKNOWN) else str(bool(self.diff)).lower(),
         }
 
 
@@ -53,19 +51,16 @@ def git_state(folder: Path) -> GitState | None:
     """Return the state of the git tree that holds `folder`; None outside of one or without git.
 
     In a tree that was uploaded to a cluster it is the state of the machine that submitted it, whatever git tree the
-    upload lies in. A patch above 5 MB is cut, with a last line that says so.
+    upload lies in.
     """
     upload = _upload(folder)
     if upload is not None:
         return _submitted(upload)
-    head = _git(folder, "rev-parse", "--show-toplevel", "HEAD", "--abbrev-ref", "HEAD")
+    head = git(folder, "rev-parse", "--show-toplevel", "HEAD", "--abbrev-ref", "HEAD")
     if head is None:
         return None
     top, commit, branch = head.decode(errors="replace").split("\n")[:3]
-    diff = (_diff(Path(top)) or b"").decode(errors="replace")
-    if len(diff) > _LARGEST_DIFF:
-        diff = diff[:_LARGEST_DIFF] + f"\n# cut here: the patch has {len(diff)} characters\n"
-    return GitState(commit=commit, branch=branch, diff=diff)
+    return GitState(commit=commit, branch=branch, diff=patch(Path(top)))
 
 
 def submission_text(folder: Path) -> str:
@@ -97,39 +92,6 @@ def ray_job_tag() -> dict[str, str]:
     metadata = json.loads(os.environ.get(_JOB_CONFIG) or "{}").get("metadata") or {}
     submission_id = metadata.get("job_submission_id")
     return {"rayloom.ray_job": str(submission_id)} if submission_id else {}
-
-
-def _diff(top: Path) -> bytes | None:
-    """Return the patch from HEAD; new sources enter it through a copy of the index, the real one stays untouched."""
-    new = _git(top, "ls-files", "-z", "--others", "--exclude-standard", "--", *_SOURCES)
-    if not new:
-        return _git(top, "diff", "HEAD")
-    index = _git(top, "rev-parse", "--path-format=absolute", "--git-path", "index")
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / "index"
-        original = Path(os.fsdecode((index or b"").strip()))
-        if original.is_file():
-            shutil.copyfile(original, copy)
-        _git(top, "add", "--intent-to-add", "--pathspec-from-file=-", "--pathspec-file-nul", index=copy, text=new)
-        return _git(top, "diff", "HEAD", index=copy)
-
-
-def _git(folder: Path, *arguments: str, index: Path | None = None, text: bytes = b"") -> bytes | None:
-    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
-    if index is not None:
-        environment["GIT_INDEX_FILE"] = str(index)
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *arguments],
-            input=text,
-            capture_output=True,
-            timeout=_DEADLINE_S,
-            env=environment,
-            check=False,
-        )
-    except (FileNotFoundError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout if done.returncode == 0 else None
 
 
 def environment() -> dict[str, Any]:

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rayloom.errors import UserError
+from rayloom.redaction import has_secret, redacted, redacted_tree
 from rayloom.tracking import journal
 from rayloom.tracking.figure_drawing import FigureDrawing
 from rayloom.tracking.figure_store import store_figure
 from rayloom.tracking.journal import Acknowledgement, Journal, read_metrics
+from rayloom.tracking.location import TRACKING_URI, private_file
 
 if TYPE_CHECKING:
     from rayloom.contract import Figure
@@ -50,6 +52,7 @@ class Tracker:
         self._target: int | None = None
         self._leaves_model = False
         self._drawing: FigureDrawing | None = None
+        self._uri = ""
 
     @classmethod
     def start(
@@ -77,14 +80,16 @@ class Tracker:
         With `hosts` the run is a study: its writer also carries the journals of the trials, which are the folders
         `run_dir`/trials/*. With `hosted` the run is such a trial: it starts no writer and waits for none.
 
-        `uri` comes from `resolve_uri`. `resume` goes on with the folder's MLflow run and leaves out the points that
-        the journal already has. The writer tries for `drain_s` seconds after the end of the run to reach the server.
+        `uri` comes from `resolve_uri`; its password reaches the writer through the environment, never through a file.
+        `resume` goes on with the folder's MLflow run and leaves out the points that the journal already has. The writer
+        tries for `drain_s` seconds after the end of the run to reach the server.
         UserError when another process trains in the same folder at the moment.
         """
         run_dir = run_dir.absolute()
         run_dir.mkdir(parents=True, exist_ok=True)
         _claim(run_dir, enabled, hosted)
         tracker = cls(run_dir, drain_s, enabled, hosted, resume)
+        tracker._uri = uri
         tracker._write(
             {
                 "kind": "start",
@@ -164,8 +169,8 @@ class Tracker:
             self._drawing.update()
 
     def log_text(self, name: str, text: str) -> None:
-        """Record a text file, for instance config.yaml, as an artifact of that name."""
-        self._append(_write_artifact(self.run_dir, name, text))
+        """Record a text file, for instance config.yaml, as an artifact of that name; URLs lose their passwords."""
+        self._append(_write_artifact(self.run_dir, name, redacted(text)))
 
     def log_content(self, name: str, content: str | bytes) -> None:
         """Record a file of an evaluation; UserError when its name leads out of the run folder."""
@@ -242,7 +247,7 @@ class Tracker:
 
     def _write(self, record: dict[str, Any]) -> None:
         try:
-            self._journal.append(record)
+            self._journal.append(record if record["kind"] == "metrics" else redacted_tree(record))
         except FileNotFoundError as error:
             raise UserError(
                 f"the folder {self.run_dir} was deleted while the run was going on: start it again, and leave it there"
@@ -275,6 +280,8 @@ class Tracker:
         """Start the writer in a session of its own, so that the terminal's Ctrl-C does not reach it."""
         folders = [str(Path(entry).absolute()) for entry in sys.path]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders), "OMP_NUM_THREADS": "1"}
+        if has_secret(self._uri):  # the journal has it without
+            environment[TRACKING_URI] = self._uri
         command = [
             "-P",
             "-m",
@@ -283,7 +290,7 @@ class Tracker:
             str(os.getpid()),
             str(self._drain_s),
         ]
-        with open(self.run_dir / "writer.log", "ab") as log:
+        with private_file(self.run_dir / "writer.log") as log:
             self._process = subprocess.Popen(
                 [sys.executable, *command],
                 stdin=subprocess.DEVNULL,
@@ -310,9 +317,9 @@ def record_end(
     ended = Journal(run_dir)
     try:
         if text is not None:
-            ended.append(_write_artifact(run_dir, *text))
+            ended.append(_write_artifact(run_dir, text[0], redacted(text[1])))
         if tags:
-            ended.append({"kind": "tags", "tags": {key: str(value) for key, value in tags.items()}})
+            ended.append({"kind": "tags", "tags": {key: redacted(str(value)) for key, value in tags.items()}})
         ended.append({"kind": "finish", "status": status, "time": journal.now_ms()})
     finally:
         ended.close()
@@ -324,6 +331,7 @@ def _write_artifact(run_dir: Path, name: str, content: str | bytes) -> dict[str,
     target = run_dir / "artifacts" / name
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.with_name(target.name + ".new")
+    aside.touch(journal.NOT_FOR_ALL)
     aside.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
     os.replace(aside, target)
     return {"kind": "file", "name": name}

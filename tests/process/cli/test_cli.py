@@ -166,7 +166,7 @@ def test_the_engine_is_called_as_told(engine: Engine, line: str, call: Any) -> N
         ("run a.yaml --lokal", "unrecognized argument '--lokal'"),
         ("run a.yaml s=1 --workers 3", "unrecognized argument '--workers'"),
         ("resume", "the following arguments are required: RUN"),
-        ("resume f00d more", "unrecognized argument 'more'"),
+        ("explain seed more", "unrecognized argument 'more'"),
         ("list optimizer more", "unrecognized argument 'more'"),
         ("evaluate f00d --split train", "unrecognized argument '--split'"),
         ("sample f00d --count many", "argument --count: must be a whole number of at least 1, not 'many'"),

@@ -193,7 +193,7 @@ def test_the_upload_has_the_sources_and_their_commit_and_nothing_large_or_secret
     assert sorted(files) == [".gitignore", "rayloom-submission.json", "sub/config.yaml", "train.py"]
     state = json.loads(files["rayloom-submission.json"])
     assert state["commit"] == git(folder, "rev-parse", "HEAD").strip() and state["branch"] == "trunk"
-    assert "+a: 1" in state["diff"] and "secret" not in state["diff"]
+    assert "# left out: sub/config.yaml" in state["diff"] and "secret" not in state["diff"]
     outside = packed(tmp_path / "tree/sub", tmp_path / "scratch2")
     assert json.loads(outside["rayloom-submission.json"]) == state
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-import subprocess
 from pathlib import Path
 
 import numpy as np
 
 from rayloom.tracking.pictures import draw_curves, image_grid, main_curves
-from rayloom.tracking.provenance import git_state
 
 
 def test_the_grid_places_images_row_by_row() -> None:
@@ -37,37 +35,3 @@ def test_curves_show_the_main_metrics_only(tmp_path: Path) -> None:
     assert draw_curves(points, tmp_path / "curves.png")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert not draw_curves([(0, "time/x", 1.0)], tmp_path / "none.png") and not (tmp_path / "none.png").exists()
-
-
-def test_git_state_has_changed_and_new_sources(tmp_path: Path) -> None:
-    def git(*arguments: str) -> str:
-        identity = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
-        command = ["git", "-C", str(tmp_path), *identity, *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
-
-    assert git_state(tmp_path) is None
-    git("init", "-b", "trunk")
-    (tmp_path / "old.py").write_text("a = 1\n")
-    git("add", ".")
-    git("commit", "-m", "first")
-    clean = git_state(tmp_path)
-    assert clean is not None and clean.diff == "" and clean.branch == "trunk"
-    assert clean.commit == git("rev-parse", "HEAD").strip() and clean.tags()["rayloom.dirty"] == "false"
-
-    (tmp_path / "old.py").write_text("a = 2\n")
-    (tmp_path / "sub").mkdir()
-    (tmp_path / "sub" / "new file.py").write_text("b = 3\n")
-    (tmp_path / "data.bin").write_bytes(b"\0" * 100)
-    before = git("status", "--porcelain")
-    dirty = git_state(tmp_path / "sub")
-    assert dirty is not None and dirty.commit == clean.commit and dirty.tags()["rayloom.dirty"] == "true"
-    assert "-a = 1\n+a = 2\n" in dirty.diff and "+b = 3\n" in dirty.diff and "data.bin" not in dirty.diff
-    assert git("status", "--porcelain") == before and "?? sub/" in before
-    # The patch brings a clean checkout to the same sources.
-    (tmp_path / "patch").write_text(dirty.diff)
-    git("checkout", "old.py")
-    (tmp_path / "sub" / "new file.py").unlink()
-    git("apply", "patch")
-    assert (tmp_path / "old.py").read_text() == "a = 2\n" and (
-        tmp_path / "sub" / "new file.py"
-    ).read_text() == "b = 3\n"

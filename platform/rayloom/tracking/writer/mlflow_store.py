@@ -14,7 +14,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 
-from rayloom.tracking.journal import Record, locked
+from rayloom.database_urls import sqlite_path, sqlite_url
+from rayloom.redaction import redacted
+from rayloom.tracking.journal import NOT_FOR_ALL, Record, locked
 from rayloom.tracking.location import artifact_location
 from rayloom.tracking.views import EXPERIMENT_TAGS
 from rayloom.tracking.writer.errors import METRICS_PER_BATCH, RefusedError, UnreachableError
@@ -46,7 +48,7 @@ def translated() -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:500]
+    return redacted((str(error).splitlines() or [type(error).__name__])[0])[:500]
 
 
 class Store:
@@ -55,6 +57,7 @@ class Store:
     def __init__(self, uri: str, run_dir: Path, client: MlflowClient | None = None) -> None:
         """Connect, or use the connection of another Store of the same `uri`."""
         self.uri = uri
+        """With its password."""
         self.run_dir = run_dir
         self.run_id = ""
         self.experiment_id = ""
@@ -205,8 +208,8 @@ class Store:
 def _create_database(uri: str) -> None:
     """Build a new sqlite store aside and move it in place: MLflow's first migration survives neither two writers nor
     a kill half way."""
-    path = Path(uri.removeprefix("sqlite:///"))
-    if not uri.startswith("sqlite:///") or path.exists():
+    path = sqlite_path(uri)
+    if path is None or path.exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path.with_name(path.name + ".lock"), _DATABASE_DEADLINE_S) as held:
@@ -215,7 +218,8 @@ def _create_database(uri: str) -> None:
         if path.exists():
             return
         aside = path.with_name(f"{path.name}.{os.getpid()}.new")
-        MlflowClient(tracking_uri=f"sqlite:///{aside}").search_experiments(max_results=1)
+        os.close(os.open(aside, os.O_CREAT | os.O_WRONLY, NOT_FOR_ALL))
+        MlflowClient(tracking_uri=sqlite_url(aside)).search_experiments(max_results=1)
         with contextlib.suppress(FileExistsError):
             os.link(aside, path)
         aside.unlink()

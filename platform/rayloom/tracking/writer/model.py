@@ -22,8 +22,10 @@ from mlflow.models.signature import ModelSignature
 from mlflow.types.schema import Schema, TensorSpec
 from torch import nn
 
+from rayloom.redaction import redacted_output
 from rayloom.tracking.exporting import export_open_batch
 from rayloom.tracking.journal import read_json, read_metrics, write_json
+from rayloom.tracking.location import known_uri
 from rayloom.tracking.writer.errors import UnreachableError
 from rayloom.tracking.writer.mlflow_store import translated
 
@@ -101,7 +103,7 @@ def main(arguments: list[str]) -> int:
     run_dir, uri, run_id, experiment_id, loader = arguments
     torch.set_num_threads(1)
     try:
-        model_id = load_and_log(Path(run_dir), uri, run_id, experiment_id, loader)
+        model_id = load_and_log(Path(run_dir), known_uri(uri), run_id, experiment_id, loader)
     except UnreachableError as error:
         print(error, file=sys.stderr)
         return os.EX_TEMPFAIL
@@ -110,4 +112,5 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    with redacted_output():
+        sys.exit(main(sys.argv[1:]))

@@ -9,8 +9,11 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import TextIO, cast
 
+from rayloom.redaction import RedactedStream
 from rayloom.tracking import journal
+from rayloom.tracking.location import TRACKING_URI
 from rayloom.tracking.writer.log import say
 from rayloom.tracking.writer.run_writer import Writer
 from rayloom.tracking.writer.study_writer import Host
@@ -38,8 +41,10 @@ def is_study(run_dir: Path) -> bool:
 
 
 def prepare_process(niceness: int = _NICENESS) -> None:
-    """Step behind the training, outlive the signals that end it, and keep MLflow's own waits short."""
+    """Step behind the training, outlive the signals that end it, and keep MLflow's own waits and secrets short."""
     os.nice(niceness)
+    uri = os.environ.get(TRACKING_URI, "")
+    sys.stdout, sys.stderr = (cast(TextIO, RedactedStream(stream, uri)) for stream in (sys.stdout, sys.stderr))
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     for key, value in _MLFLOW_SETTINGS.items():

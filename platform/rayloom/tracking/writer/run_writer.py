@@ -16,8 +16,11 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from rayloom.errors import UserError
+from rayloom.redaction import redacted
 from rayloom.tracking import journal
 from rayloom.tracking.journal import Acknowledgement, Record
+from rayloom.tracking.location import known_uri
 from rayloom.tracking.writer.log import say
 
 if TYPE_CHECKING:
@@ -129,7 +132,7 @@ class Writer:
             self._acknowledged.offset = 0
         self._acknowledged.status = None
         self._acknowledged.save(self._run_dir)
-        content = {"uri": store.uri, "experiment_id": store.experiment_id, "run_id": store.run_id}
+        content = {"uri": redacted(store.uri), "experiment_id": store.experiment_id, "run_id": store.run_id}
         journal.write_json(self._run_dir / journal.BINDING, content)
         self._store = store
         self._after_attach(store)
@@ -138,7 +141,16 @@ class Writer:
     def _open_store(self) -> Store:
         from rayloom.tracking.writer.mlflow_store import Store
 
-        return Store(self._start["uri"], self._run_dir)
+        return Store(self._known_uri(), self._run_dir)
+
+    def _known_uri(self) -> str:
+        """Return the store's URI with its password; UnreachableError where nobody has it."""
+        from rayloom.tracking.writer.errors import UnreachableError
+
+        try:
+            return known_uri(self._start["uri"])
+        except UserError as error:
+            raise UnreachableError(str(error)) from None
 
     def _may_create_again(self) -> bool:
         """Tell whether a run that was deleted from the store is created once more."""

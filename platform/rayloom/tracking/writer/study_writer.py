@@ -77,7 +77,7 @@ class Child(Writer):
     def _open_store(self) -> Store:
         from rayloom.tracking.writer.mlflow_store import Store
 
-        uri = self._start["uri"]
+        uri = self._known_uri()
         store = Store(uri, self._run_dir, self._clients.get(uri))
         self._clients[uri] = store.client
         return store
