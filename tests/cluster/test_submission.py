@@ -25,7 +25,7 @@ from processes import history
 from rayloom.runs.folders import read_result
 from rayloom.tracking import journal
 from rayloom.tracking.journal import read_metrics
-from tracking_store import StoreView, empty_store
+from tracking_store import StoreView, bound, empty_store
 
 pytestmark = pytest.mark.xdist_group("ray")
 
@@ -157,7 +157,7 @@ def test_a_job_killed_in_the_middle_is_submitted_again_and_goes_on_with_its_own_
     while len(list((folder / "checkpoints").glob("*"))) < 2:
         assert time.monotonic() < deadline, "no checkpoint"
         time.sleep(0.05)
-    driver = psutil.Process(journal.read_json(folder / journal.PROCESS)["pid"])
+    driver = psutil.Process(journal.owner(folder)["pid"])
     assert "_ray_pkg_" in driver.cwd()
     driver.kill()
     psutil.wait_procs([driver], timeout=60)
@@ -195,12 +195,12 @@ def test_a_study_is_submitted_its_trials_run_on_the_cluster_and_its_job_knows_it
     folder = output / f"job-{answer['job']}"
     result = read_result(folder)
     assert answer["status"] == "FINISHED" and result is not None and result["counts"]["COMPLETE"] == 2
-    binding = journal.read_json(folder / journal.BINDING)
+    binding = bound(folder)
     tags = store.tags(binding["run_id"])
     assert tags["rayloom.job"] == tags["rayloom.ray_job"] == answer["submission_id"]
     assert tags["mlflow.source.git.commit"] == git(checkout, "rev-parse", "HEAD").strip()
     assert len(store.runs()) == 3 and {store.status(run_id) for run_id in store.runs()} == {"FINISHED"}
-    driver, *hosts = (journal.read_json(path)["pid"] for path in (folder / journal.PROCESS, *folder.glob(TRIALS)))
+    driver, *hosts = (json.loads(path.read_text())["pid"] for path in (folder / journal.PROCESS, *folder.glob(TRIALS)))
     assert len(hosts) == 2 and driver not in hosts
     again = submit(cluster, checkout, *words, "--job", answer["job"])
     assert again.returncode == 0 and "has finished its study before" in again.stderr

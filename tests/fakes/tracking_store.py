@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from places import FAKES
+from rayloom.tracking.journal import read_binding
 from rayloom.tracking.tracker import Tracker
 
 DEADLINE_S = 140.0
@@ -27,6 +28,13 @@ def _template() -> bytes:
         code = f"from mlflow import MlflowClient; MlflowClient('sqlite:///{folder}/mlflow.db').search_experiments()"
         subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=120)
         return (Path(folder) / "mlflow.db").read_bytes()
+
+
+def bound(run_dir: Path) -> dict[str, Any]:
+    """Return which MLflow run a folder's run became."""
+    binding = read_binding(run_dir)
+    assert binding is not None, f"{run_dir} is not in MLflow"
+    return binding
 
 
 def empty_store(folder: Path) -> StoreView:

@@ -35,6 +35,7 @@ FLOORS = (
         "redaction",
         "database_urls",
         "errors",
+        "files",
         "seeding",
         "signals",
         "timeline",

@@ -14,6 +14,7 @@ import math
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,7 @@ from torch import Tensor
 
 from rayloom.checkpoint.tree import _decode, _Flattened
 from rayloom.errors import UserError
+from rayloom.files import DamagedFileError, flush_folder, is_there
 
 FORMAT = 1
 """Version of the layout on disk."""
@@ -94,7 +96,7 @@ class CheckpointStore:
             _write(temporary, content, flat)
             target = self._target(step)
             temporary.rename(target)
-            _flush_folder(self.folder)
+            flush_folder(self.folder)
         except (OSError, safetensors.SafetensorError) as error:
             shutil.rmtree(temporary, ignore_errors=True)  # if this fails too, the next save removes the leftovers
             raise self._refused(f"cannot write the checkpoint of step {step}", error) from error
@@ -198,7 +200,7 @@ def _write(folder: Path, content: dict[str, Any], flat: _Flattened) -> None:
         file.write(b'{"sha256":"' + hashlib.sha256(body).hexdigest().encode() + b'","content":\n' + body + b"\n}\n")
         file.flush()
         os.fsync(file.fileno())
-    _flush_folder(folder)
+    flush_folder(folder)
 
 
 def _sha256(path: Path, flush: bool = False) -> str:
@@ -209,17 +211,13 @@ def _sha256(path: Path, flush: bool = False) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _read_manifest(path: Path) -> dict[str, Any]:
     try:
+        if not is_there(path / _MANIFEST):
+            raise _DamagedError(f"{_MANIFEST} is missing")
         head, _, rest = (path / _MANIFEST).read_bytes().partition(b"\n")
+    except DamagedFileError as error:
+        raise _DamagedError(f"{_MANIFEST}: {error.reason}") from error
     except OSError as error:
         raise _DamagedError(f"{_MANIFEST}: {error.strerror}") from error
     body = rest.removesuffix(b"\n}\n")
@@ -248,7 +246,10 @@ def _read(path: Path) -> Loaded:
     content = _read_manifest(path)
     for name, expected in content["files"].items():
         try:
+            is_there(path / name, sys.maxsize)
             actual = _sha256(path / name)
+        except DamagedFileError as error:
+            raise _DamagedError(f"{name}: {error.reason}") from error
         except OSError as error:
             raise _DamagedError(f"{name}: {error.strerror}") from error
         if actual != expected:

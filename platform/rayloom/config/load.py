@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -34,6 +34,7 @@ from rayloom.config.search import SearchConfig
 from rayloom.config.sources import SOURCES, EnvironmentFields
 from rayloom.config.validation import merge, named, plain, resolve, validate
 from rayloom.errors import UserError
+from rayloom.files import DamagedFileError, read_text
 
 __all__ = [
     "SOURCES",
@@ -61,6 +62,9 @@ __all__ = [
 ]
 
 _TAG = "tag:yaml.org,2002:"
+_DEEPEST = 50
+_MOST_VALUES = 100_000
+_TOO_DEEP = f"its values are nested deeper than {_DEEPEST} levels: flatten it"
 
 
 class _Loader(yaml.SafeLoader):
@@ -68,15 +72,17 @@ class _Loader(yaml.SafeLoader):
 
 
 def _mapping_without_duplicates(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen = []
+    seen: set[Any] = set()
     for key_node, _ in node.value:
         line = key_node.start_mark.line + 1
         if key_node.tag == _TAG + "merge":
             raise UserError(f"merge keys (<<) are not supported (line {line}): write the keys out")
         key = loader.construct_object(key_node, deep=True)
+        if not isinstance(key, Hashable):
+            raise UserError(f"a key must be a word (line {line}), not a list or mapping")
         if key in seen:
             raise UserError(f"the key {key!r} stands twice (line {line}): keep one of them")
-        seen.append(key)
+        seen.add(key)
     return loader.construct_mapping(node, deep=True)
 
 
@@ -93,12 +99,33 @@ _Loader.add_constructor(_TAG + "map", _mapping_without_duplicates)
 _Loader.add_constructor(_TAG + "int", _integer)
 
 
+def _check_size(node: yaml.Node, depth: int, sizes: dict[yaml.Node, int]) -> int:
+    """Return how many values a node stands for, with aliases written out; UserError for more than a config has."""
+    if depth > _DEEPEST:
+        raise UserError(_TOO_DEEP)
+    if node not in sizes:
+        sizes[node] = _MOST_VALUES + 1  # until it is known: what holds itself never ends
+        parts = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+        inner = parts if isinstance(node, yaml.CollectionNode) else ()
+        sizes[node] = 1 + sum(_check_size(part, depth + 1, sizes) for part in inner)
+    if sizes[node] > _MOST_VALUES:
+        raise UserError(f"it stands for more than {_MOST_VALUES:,} values: leave out aliases of aliases and long lists")
+    return sizes[node]
+
+
 def parse_yaml(text: str, name: str) -> Any:
     """Parse YAML text; `name` stands in the error sentence."""
+    loader = _Loader(text)
     try:
-        return yaml.load(text, Loader=_Loader)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _check_size(node, 0, {})
+        return loader.construct_document(node)
     except UserError as error:
         raise UserError(f"{name}: {error}") from None
+    except RecursionError:
+        raise UserError(f"{name}: {_TOO_DEEP}") from None
     except (yaml.YAMLError, ValueError) as error:  # ValueError: an explicit tag that does not fit, as !!int word
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark else ""
@@ -147,17 +174,25 @@ def load(name: str, words: Sequence[str] = ()) -> RunConfig:
     return from_tree(apply_overrides(tree, overrides))
 
 
-def read_tree(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """Return a config's tree, laid over that of the config which it extends."""
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Return what a YAML file says, which must be a mapping; UserError where it is none, or no file."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
+        text = read_text(path)
+    except DamagedFileError as error:
+        raise UserError(f"{path} cannot be read: {error.reason}") from None
+    if text is None:
+        raise UserError(f"{path} cannot be read: there is no such file")
     tree = parse_yaml(text, str(path))
     if tree is None:
         raise UserError(f"{path} is empty: write a mapping with algorithm, source and stop (see `rayloom list`)")
     if not isinstance(tree, dict):
         raise UserError(f"{path} must be a mapping of keys to values, not a {type(tree).__name__}")
+    return tree
+
+
+def read_tree(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Return a config's tree, laid over that of the config which it extends."""
+    tree = read_mapping(path)
     if "extends" not in tree:
         return tree
     base = tree.pop("extends")

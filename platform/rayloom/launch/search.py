@@ -24,6 +24,7 @@ from rayloom.runs.folders import (
     is_running,
     load_run_config,
     make_run_folder,
+    mark_local,
     read_result,
     write_config,
     write_result,
@@ -85,7 +86,7 @@ def run_study(
 
 def _begin(study: Study, space: Space, observer: StudyObserver) -> StudyResult:
     if study.local:
-        (study.folder / LOCAL_MARK).touch()
+        mark_local(study.folder)
     return _drive(study, space, observer, resumed=False)
 
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rayloom.config.load import parse_yaml
+from rayloom.config.load import read_mapping
 from rayloom.config.schema import flatten
 from rayloom.errors import UserError
 from rayloom.runs.folders import RUN, STUDY, find_run_folder, find_study_folder, is_running, read_result
-from rayloom.tracking.journal import BINDING, read_json, read_metrics
+from rayloom.tracking.journal import read_binding, read_metrics
 
 _WHERE = ("output", "name", "tracking", "cluster")
 """Parts of a config that do not shape what is learnt."""
@@ -52,13 +52,13 @@ def read_past_run(folder: Path) -> PastRun:
     metrics = {name: float(value) for name, value in (result or {}).get("metrics", {}).items()}
     if not metrics:
         metrics = {key: value for _, key, value in read_metrics(folder)}
-    binding = read_json(folder / BINDING)
+    binding = read_binding(folder)
     return PastRun(
         folder=folder,
         kind="study" if study else "run",
         status=status,
         stopped_by=(result or {}).get("stopped_by", ""),
-        config=flatten(parse_yaml(path.read_text(encoding="utf-8"), str(path))),
+        config=flatten(read_mapping(path)),
         metrics=metrics,
         counters=(result or {}).get("counters", {}),
         mlflow_run=binding["run_id"] if binding else None,

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import secrets
 import time
 from pathlib import Path
 from typing import Any
 
 from rayloom.config.import_path import suggest
-from rayloom.config.load import from_tree, parse_yaml
+from rayloom.config.load import from_tree, read_mapping
 from rayloom.config.names import output_folder
 from rayloom.config.schema import RunConfig
 from rayloom.errors import MissingModule, UserError
+from rayloom.files import DamagedFileError, read_record, replace_file, write_json
 from rayloom.redaction import redacted_tree
-from rayloom.tracking.journal import BINDING, NOT_FOR_ALL, PROCESS, is_alive, read_json, write_json
+from rayloom.tracking.journal import NOT_FOR_ALL, is_alive, read_binding, read_process
 
 RESULT = "result.json"
 RUN = "config.yaml"
 STUDY = "study.yaml"
 LOCAL_MARK = "local"
 """A file in the folder of a run or study that was started without Ray."""
+
+
+def mark_local(folder: Path) -> None:
+    """Remember that what lies in the folder was started without Ray."""
+    try:
+        (folder / LOCAL_MARK).touch()
+    except OSError as error:
+        raise DamagedFileError(folder / LOCAL_MARK, error.strerror or "not writable") from None
 
 
 def make_run_folder(config: RunConfig, file: str = RUN) -> Path:
@@ -38,11 +47,7 @@ def make_run_folder(config: RunConfig, file: str = RUN) -> Path:
 
 def write_config(path: Path, config: RunConfig) -> None:
     """Write a config at once, or not at all; URLs in it lose their passwords."""
-    aside = path.with_suffix(".new")
-    aside.unlink(missing_ok=True)
-    aside.touch(mode=NOT_FOR_ALL)
-    aside.write_text(config.to_yaml(), encoding="utf-8")
-    os.replace(aside, path)
+    replace_file(path, config.to_yaml(), NOT_FOR_ALL)
 
 
 def make_folder(folder: Path) -> None:
@@ -105,16 +110,17 @@ def _name(folder: Path, names: dict[str, Path], named: bool = True) -> None:
     """Add what a folder is called: its MLflow id, and its own name where that is unique."""
     if named:
         names[folder.name] = folder
-    binding = read_json(folder / BINDING)
-    if binding:
-        names[binding["run_id"]] = folder
+    with contextlib.suppress(DamagedFileError):  # one old run's file must not hide all others
+        binding = read_binding(folder)
+        if binding:
+            names[binding["run_id"]] = folder
 
 
 def load_run_config(folder: Path, file: str = RUN) -> RunConfig:
     """Return the resolved config that a run, or with STUDY a study, was started with."""
     path = folder / file
     try:
-        return from_tree(parse_yaml(path.read_text(encoding="utf-8"), str(path)))
+        return from_tree(read_mapping(path))
     except MissingModule as error:
         raise UserError(
             f"{error} (code of one's own is looked for in the working folder and on PYTHONPATH: go to the folder "
@@ -124,7 +130,9 @@ def load_run_config(folder: Path, file: str = RUN) -> RunConfig:
 
 def read_result(folder: Path) -> dict[str, Any] | None:
     """Return how the run ended; None while it runs or after kill -9."""
-    result: dict[str, Any] | None = read_json(folder / RESULT)
+    result = read_record(folder / RESULT, {"status": str, "stopped_by": str})
+    if result and result["status"] == "FINISHED":
+        read_record(folder / RESULT, {"counters": dict, "metrics": dict, "weights_sha256": str})
     return result
 
 
@@ -141,5 +149,5 @@ def forget_result(folder: Path) -> None:
 
 def is_running(folder: Path) -> bool:
     """Tell whether the process that trains this run is alive on this machine."""
-    process = read_json(folder / PROCESS)
+    process = read_process(folder)
     return bool(process and is_alive(process))

@@ -22,11 +22,11 @@ from rayloom.config.names import output_folder
 from rayloom.config.schema import RunConfig
 from rayloom.contract import Input
 from rayloom.errors import UserError
+from rayloom.files import DamagedFileError, read_record, write_json
 from rayloom.runs.folders import find_run_folder, load_run_config
 from rayloom.runs.jobs import known_id
 from rayloom.runs.starting import START
 from rayloom.runs.weights import find_weights
-from rayloom.tracking.journal import read_json, write_json
 
 _FOLDER, _RECORD = "inputs", "inputs.json"
 
@@ -86,7 +86,13 @@ def kept_inputs(folder: Path) -> dict[str, Input]:
 
 def recorded_inputs(folder: Path) -> dict[str, dict[str, Any]]:
     """Return run id, step and hash of each input of a run, as they were at its start."""
-    return dict(read_json(folder / _FOLDER / _RECORD) or {})
+    path = folder / _FOLDER / _RECORD
+    record = read_record(path, {}) or {}
+    for name, about in record.items():
+        kinds = {key: type(value) for key, value in about.items()} if isinstance(about, dict) else {}
+        if kinds != {"run_id": str, "step": int, "sha256": str}:
+            raise DamagedFileError(path, f"{name} is missing or wrong")
+    return record
 
 
 def inputs_for(config: RunConfig, folder: Path) -> dict[str, Input]:

@@ -17,6 +17,7 @@ from typing import Any
 
 from rayloom.config.schema import RunConfig, flatten
 from rayloom.errors import UserError
+from rayloom.files import DamagedFileError, read_record, write_json
 from rayloom.redaction import redacted, redacted_tree
 from rayloom.runs.folders import (
     LOCAL_MARK,
@@ -29,9 +30,10 @@ from rayloom.runs.folders import (
     write_config,
 )
 from rayloom.runs.observer import Result
-from rayloom.tracking.journal import BINDING, PROCESS, last_start, locked, read_json, write_json
+from rayloom.tracking.journal import last_start, locked, read_binding, read_process
 
 JOB = "job.json"
+_JOB = {"job": str, "file": str, "uses_ray": bool}
 _LOCK = "job.lock"
 _LOCK_DEADLINE_S = 120.0  # a file server lets a dead machine's locks go after its lease, which is 90 s for NFS
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
@@ -62,7 +64,7 @@ def job_folder(output: Path, job: str) -> Path:
 
 def job_tag(folder: Path) -> dict[str, str]:
     """Return the tag of the job to which what lies in `folder` belongs; none without a job."""
-    job = read_json(folder / JOB)
+    job = read_record(folder / JOB, _JOB)
     return {"rayloom.job": job["job"]} if job else {}
 
 
@@ -116,7 +118,7 @@ def _ended(
 @contextlib.contextmanager
 def held(folder: Path, note: Callable[[str], None]) -> Iterator[None]:
     """Keep the attempts of the job to which a folder belongs out of it; nothing for a folder without a job."""
-    job = read_json(folder / JOB)
+    job = read_record(folder / JOB, _JOB)
     if job is None:
         yield
         return
@@ -126,7 +128,7 @@ def held(folder: Path, note: Callable[[str], None]) -> Iterator[None]:
 
 def known_id(config: RunConfig, folder: Path) -> str:
     """Return what the attempt that finished the run or study called it: its MLflow run id, else its folder."""
-    binding: dict[str, Any] | None = read_json(folder / BINDING) if config.tracking.enabled else None
+    binding: dict[str, Any] | None = read_binding(folder) if config.tracking.enabled else None
     return binding["run_id"] if binding else folder.name
 
 
@@ -166,7 +168,7 @@ def _locked(folder: Path, job: str, note: Callable[[str], None]) -> Iterator[Non
 
 
 def _is_running(folder: Path, job: str) -> UserError:
-    process = read_json(folder / PROCESS)
+    process = read_process(folder)
     where = f" in process {process['pid']} on {process['host']}" if process else ""
     return UserError(f"job {job} is running{where}: wait for it, or stop it, first")
 
@@ -175,7 +177,9 @@ def _changed_settings(
     config: RunConfig, folder: Path, file: str, uses_ray: bool, changeable: Collection[str]
 ) -> list[str]:
     """Return which changeable settings differ; UserError where the job began with others, or with another kind."""
-    begun = read_json(folder / JOB)
+    begun = read_record(folder / JOB, _JOB)
+    if begun is None:
+        raise DamagedFileError(folder / JOB, "missing")
     nouns = {RUN: "run", STUDY: "study"}
     noun = nouns[begun.get("file", RUN)]
     if noun != nouns[file]:

@@ -19,7 +19,7 @@ from rayloom.config.schema import RunConfig
 from rayloom.errors import LearnersLostError, UserError
 from rayloom.redaction import redacted
 from rayloom.runs.advice import advise
-from rayloom.runs.folders import LOCAL_MARK, forget_result, write_result
+from rayloom.runs.folders import forget_result, mark_local, write_result
 from rayloom.runs.inputs import inputs_for
 from rayloom.runs.loop import Loop, LoopStep, Role
 from rayloom.runs.observer import Observer, Result
@@ -74,7 +74,7 @@ class Session:
         self.role = role
         self._observer = observer or Observer()
         if not plan.uses_ray:
-            (folder / LOCAL_MARK).touch()
+            mark_local(folder)
         forget_result(folder)
         self._observer.started(config, plan, folder)
         self._hosting = hosting

@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rayloom.files import write_json
 from rayloom.redaction import has_secret, redacted
 from rayloom.runs.passwords import STORAGE
-from rayloom.tracking.journal import write_json
 from rayloom.tracking.location import private_file
 from rayloom.tracking.tracker import Tracker
 

@@ -20,6 +20,8 @@ from typing import IO, Any
 
 import psutil
 
+from rayloom.files import NUMBER, DamagedFileError, Fields, is_there, read_record, write_json
+
 JOURNAL = "journal.jsonl"
 ACKNOWLEDGEMENT = "journal.ack"
 BINDING = "mlflow.json"
@@ -36,6 +38,16 @@ Record = dict[str, Any]
 NOT_FOR_ALL = 0o640
 """Mode of stores: what a run found is for its user and, where the umask lets it, for the group."""
 
+_LARGEST_JOURNAL = 2**50
+_RECORDS: dict[str, Fields] = {
+    "start": {"journal": str, "experiment": str, "name": str, "params": dict, "tags": dict},
+    "metrics": {"step": int, "values": dict},
+    "figure": {"name": str, "step": int, "stem": str},
+    "file": {"name": str},
+    "tags": {"tags": dict},
+    "finish": {"status": str, "time": int},
+}
+"""What the records of each kind have at least."""
 _CHUNK = 4 * 1024 * 1024
 _CLOCK_TOLERANCE_S = 5.0
 
@@ -45,19 +57,25 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Replace a file by JSON in one step: a reader sees the old or the new content, never a mixture."""
-    aside = path.with_name(f"{path.name}.{os.getpid()}.new")
-    aside.write_text(json.dumps(content), encoding="utf-8")
-    os.replace(aside, path)
+def read_process(folder: Path) -> dict[str, Any] | None:
+    """Return which process trains, or trained last, in a folder; None where none did. DamagedFileError otherwise."""
+    process = read_record(folder / PROCESS, {"pid": int, "created": NUMBER, "host": str})
+    if process and not 0 < process["pid"] < 2**31:
+        raise DamagedFileError(folder / PROCESS, "pid is missing or wrong")
+    return process
 
 
-def read_json(path: Path) -> Any:
-    """Return the content of a JSON file, or None where there is none."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
+def owner(folder: Path) -> dict[str, Any]:
+    """Return the process that trains, or trained last, in a folder where one did."""
+    process = read_process(folder)
+    if process is None:
+        raise DamagedFileError(folder / PROCESS, "missing")
+    return process
+
+
+def read_binding(folder: Path) -> dict[str, Any] | None:
+    """Return which MLflow run a folder's run became; None where it is not known. DamagedFileError otherwise."""
+    return read_record(folder / BINDING, {"run_id": str})
 
 
 class Journal:
@@ -68,6 +86,7 @@ class Journal:
 
     def __init__(self, run_dir: Path) -> None:
         self._path = run_dir / JOURNAL
+        is_there(self._path, _LARGEST_JOURNAL)
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, NOT_FOR_ALL)
         self.size = _complete_size(self._file)
         os.ftruncate(self._file, self.size)
@@ -105,13 +124,11 @@ def _complete_size(file: int) -> int:
 def read_records(run_dir: Path, offset: int = 0, limit: int | None = None) -> Iterator[tuple[Record, int]]:
     """Yield the complete records from byte `offset` on, each with the offset after it; about `limit` bytes of them.
 
-    A line that is no JSON object (disk damage) is yielded as {"kind": "unreadable"}.
+    A line that is no record of ours (disk damage) is yielded as {"kind": "unreadable"}.
     """
-    try:
-        file = open(run_dir / JOURNAL, "rb")  # noqa: SIM115  closed below, opened here to tell its absence apart
-    except FileNotFoundError:
+    if not is_there(run_dir / JOURNAL, _LARGEST_JOURNAL):
         return
-    with file:
+    with open(run_dir / JOURNAL, "rb") as file:
         file.seek(offset)
         start = offset
         for line in file:
@@ -129,9 +146,16 @@ def read_some(run_dir: Path, offset: int) -> list[tuple[Record, int]]:
 def _parse(line: bytes) -> Record:
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {"kind": "unreadable"}
-    return record if isinstance(record, dict) and "kind" in record else {"kind": "unreadable"}
+    if not isinstance(record, dict) or not isinstance(record.get("kind"), str):
+        return {"kind": "unreadable"}
+    for name, kind in _RECORDS.get(record["kind"], {}).items():
+        if not isinstance(record.get(name), kind) or isinstance(record[name], bool):
+            return {"kind": "unreadable"}
+    if record["kind"] == "metrics" and not all(isinstance(value, NUMBER) for value in record["values"].values()):
+        return {"kind": "unreadable"}
+    return record
 
 
 def read_metrics(run_dir: Path) -> list[tuple[int, str, float]]:
@@ -155,11 +179,9 @@ def last_start(run_dir: Path) -> tuple[Record, int] | None:
 
 def last_kind(run_dir: Path) -> str | None:
     """Return the kind of the last record, reading the end of the journal only; None without any record."""
-    try:
-        file = open(run_dir / JOURNAL, "rb")  # noqa: SIM115  closed below, opened here to tell its absence apart
-    except FileNotFoundError:
+    if not is_there(run_dir / JOURNAL, _LARGEST_JOURNAL):
         return None
-    with file:
+    with open(run_dir / JOURNAL, "rb") as file:
         size = _complete_size(file.fileno())
         file.seek(max(0, size - 65536))
         lines = file.read(size - file.tell()).splitlines()
@@ -180,8 +202,17 @@ class Acknowledgement:
     @classmethod
     def load(cls, run_dir: Path) -> Acknowledgement:
         """Read the acknowledgement; nothing is acknowledged where there is none."""
-        content = read_json(run_dir / ACKNOWLEDGEMENT)
-        return cls(**content) if content else cls()
+        path = run_dir / ACKNOWLEDGEMENT
+        content = read_record(path, {"offset": int})
+        if content is None:
+            return cls()
+        try:
+            found = cls(**content)
+        except TypeError:
+            raise DamagedFileError(path, "other fields") from None
+        if found.offset < 0 or not all(isinstance(text, str | None) for text in (found.status, found.problem)):
+            raise DamagedFileError(path, "offset, status or problem is wrong")
+        return found
 
     def save(self, run_dir: Path) -> None:
         """Write the acknowledgement atomically."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rayloom.errors import UserError
+from rayloom.files import replace_file, write_json
 from rayloom.redaction import has_secret, redacted, redacted_tree
 from rayloom.tracking import journal
 from rayloom.tracking.figure_drawing import FigureDrawing
@@ -113,7 +114,7 @@ class Tracker:
     @property
     def run_id(self) -> str | None:
         """MLflow's id of the run; None until the writer has reached the server, and without tracking."""
-        binding = journal.read_json(self.run_dir / journal.BINDING) if self._tracked else None
+        binding = journal.read_binding(self.run_dir) if self._tracked else None
         return binding["run_id"] if binding else None
 
     def wait_run_id(self, timeout_s: float) -> str | None:
@@ -330,10 +331,7 @@ def _write_artifact(run_dir: Path, name: str, content: str | bytes) -> dict[str,
     """Write an artifact in one step and return its record."""
     target = run_dir / "artifacts" / name
     target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.with_name(target.name + ".new")
-    aside.touch(journal.NOT_FOR_ALL)
-    aside.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
-    os.replace(aside, target)
+    replace_file(target, content, journal.NOT_FOR_ALL)
     return {"kind": "file", "name": name}
 
 
@@ -348,12 +346,12 @@ def _claim(run_dir: Path, tracked: bool, hosted: bool) -> None:
     if other is not None:
         raise UserError(f"{run_dir.name} is training in process {other['pid']}: wait for it, or stop it, first")
     owner = {**journal.own_process(), "session": uuid.uuid4().hex, "tracked": tracked, "hosted": hosted}
-    journal.write_json(run_dir / journal.PROCESS, owner)
+    write_json(run_dir / journal.PROCESS, owner)
 
 
 def _other_owner(run_dir: Path, hosted: bool) -> dict[str, Any] | None:
     """Return the living process that trains in the folder; a process that has ended this trial may live on."""
-    other: dict[str, Any] | None = journal.read_json(run_dir / journal.PROCESS)
+    other = journal.read_process(run_dir)
     if not other or other["pid"] == os.getpid() or not journal.is_alive(other):
         return None
     return None if hosted and journal.last_kind(run_dir) == "finish" else other

@@ -19,6 +19,7 @@ from cases import case
 from processes import finish, history, journal_lines, kill_after, start, write_config
 from rayloom.config.schema import RunConfig
 from rayloom.errors import UserError
+from rayloom.files import write_json
 from rayloom.runs import jobs
 from rayloom.runs.folders import load_run_config
 from rayloom.runs.observer import Observer
@@ -129,7 +130,7 @@ def test_an_attempt_elsewhere_is_noticed_by_its_lock(tmp_path: Path, monkeypatch
     holder = hold(tmp_path / "job-j", 60)
     try:
         owner = {"pid": 77, "created": 0.0, "host": "node-12"}
-        journal.write_json(tmp_path / "job-j" / journal.PROCESS, owner)
+        write_json(tmp_path / "job-j" / journal.PROCESS, owner)
         with pytest.raises(UserError, match="job j is running in process 77 on node-12"):
             rayloom.run(tiny(tmp_path), local=True, job="j")
     finally:

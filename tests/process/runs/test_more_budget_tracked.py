@@ -8,14 +8,14 @@ from mlflow import MlflowClient
 
 import rayloom
 from cases import case
-from rayloom.tracking.journal import BINDING, read_json
+from tracking_store import bound
 
 
 def test_mlflow_has_one_run_with_the_new_limit(tmp_path: Path) -> None:
     each = {"checkpoint": {"every": "1 epochs"}, "tracking": {"every": "1 epochs", "enabled": True}}
     first = rayloom.run(case("softmax_regression", str(tmp_path), **each, stop={"epochs": 2}), local=True)
     more = rayloom.resume(first.run_dir.name, "stop.epochs=4", output=str(tmp_path))
-    assert more.run_id == first.run_id == (read_json(more.run_dir / BINDING) or {})["run_id"]
+    assert more.run_id == first.run_id == bound(more.run_dir)["run_id"]
     client = MlflowClient(more.tracking_uri)
     (found,) = client.search_runs([client.get_run(more.run_id).info.experiment_id])
     assert found.info.status == "FINISHED"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sqlite3
@@ -17,6 +18,7 @@ import torch
 from places import FAKES
 from rayloom.contract import Figure
 from rayloom.errors import UserError
+from rayloom.files import write_json
 from rayloom.tracking import journal
 from rayloom.tracking.journal import is_delivered
 from rayloom.tracking.writer.stale import find_stale
@@ -87,7 +89,7 @@ def test_everything_of_a_run_arrives(output: Path, store: StoreView) -> None:
         "figures/plane/step_000000005.png",
     }
     assert (artifacts / "config.yaml").read_text() == "name: run\n"
-    assert "mlflow" in journal.read_json(artifacts / "environment.json")["packages"]
+    assert "mlflow" in json.loads((artifacts / "environment.json").read_text())["packages"]
     for name in ("curves.png", "figures/plane/step_000000005.png"):
         assert (artifacts / name).read_bytes().startswith(b"\x89PNG")
 
@@ -247,6 +249,6 @@ def test_a_writer_that_dies_is_replaced_and_a_deleted_run_is_left_alone(output: 
     assert tracker.finish("FINISHED", timeout_s=DEADLINE_S) is False
     assert tracker.problem == "the run was deleted from the store"
     assert [step for step, _, _ in tracker.history()] == [0, 1, 2]
-    process = journal.read_json(output / "run" / journal.PROCESS)
-    journal.write_json(output / "run" / journal.PROCESS, {**process, "created": 0.0})
+    process = journal.owner(output / "run")
+    write_json(output / "run" / journal.PROCESS, {**process, "created": 0.0})
     assert find_stale(output) == []  # nobody brings it back

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from loopback import free_port
+from rayloom.files import write_json
 from rayloom.tracking import journal
 from rayloom.tracking.tracker import Tracker
 from rayloom.tracking.writer.leftovers import reap
@@ -175,9 +176,9 @@ def test_what_a_dead_server_missed_is_delivered_later(
     assert tracker.problem
     finished = [record["time"] for record, _ in journal.read_records(tmp_path / "run") if record["kind"] == "finish"]
 
-    process = journal.read_json(tmp_path / "run" / journal.PROCESS)
+    process = journal.owner(tmp_path / "run")
     assert find_stale(tmp_path) == []  # this process lives
-    journal.write_json(tmp_path / "run" / journal.PROCESS, {**process, "created": 0.0})
+    write_json(tmp_path / "run" / journal.PROCESS, {**process, "created": 0.0})
     line.set_mode("forward")
     with journal.locked(tmp_path / "run" / journal.LOCK, 10.0) as held:
         assert held

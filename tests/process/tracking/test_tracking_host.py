@@ -18,13 +18,14 @@ import torch
 from places import FAKES
 from rayloom.contract import Figure
 from rayloom.errors import UserError
+from rayloom.files import write_json
 from rayloom.runs.folders import find_run_folder
 from rayloom.tracking import journal, tracker
 from rayloom.tracking.tracker import Tracker, record_end
 from rayloom.tracking.writer.leftovers import reap
 from rayloom.tracking.writer.stale import find_stale
 from rayloom.tracking.writer.study_writer import Host
-from tracking_store import StoreView, empty_store, losses, start, start_study, start_trial
+from tracking_store import StoreView, bound, empty_store, losses, start, start_study, start_trial
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def trial_dir(output: Path, number: int) -> Path:
 
 
 def id_of(output: Path, number: int) -> str:
-    return str(journal.read_json(trial_dir(output, number) / journal.BINDING)["run_id"])
+    return str(bound(trial_dir(output, number))["run_id"])
 
 
 def log(trial: Tracker, first: int, last: int) -> None:
@@ -65,8 +66,8 @@ def end(study: Tracker, status: str) -> None:
 
 def die(run_dir: Path) -> None:
     """Make the process that claimed a folder a dead one."""
-    process = journal.read_json(run_dir / journal.PROCESS)
-    journal.write_json(run_dir / journal.PROCESS, {**process, "created": 0.0})
+    process = journal.owner(run_dir)
+    write_json(run_dir / journal.PROCESS, {**process, "created": 0.0})
 
 
 def counted(monkeypatch: pytest.MonkeyPatch, name: str, owner: Any = journal) -> list[Path]:
@@ -145,9 +146,9 @@ def test_the_end_of_a_study_waits_for_processes_of_trials_only(output: Path, sto
         log(start_trial(output, number), 0, 1)
     parent = psutil.Process(os.getppid())
     for number in (1, 2):
-        process = journal.read_json(trial_dir(output, number) / journal.PROCESS)
+        process = journal.owner(trial_dir(output, number))
         other = {**process, "pid": parent.pid, "created": parent.create_time()}
-        journal.write_json(trial_dir(output, number) / journal.PROCESS, other)
+        write_json(trial_dir(output, number) / journal.PROCESS, other)
     end(study, "KILLED")
     host = serving(output)
     host._turn()  # what there is to read
@@ -191,7 +192,7 @@ def test_a_trial_that_another_process_takes_over_is_not_killed_between(output: P
     end(study, "FINISHED")
     assert serving(output).run() == 0
     assert store.status(run_id) == "FAILED" and store.points(run_id) == losses(0, 12)
-    assert len(store.runs()) == 2 and store.status(journal.read_json(output / "study/mlflow.json")["run_id"])
+    assert len(store.runs()) == 2 and store.status(bound(output / "study")["run_id"])
 
 
 def test_what_is_wrong_with_one_trial_does_not_stop_the_others(
@@ -226,7 +227,7 @@ def test_what_is_wrong_with_one_trial_does_not_stop_the_others(
     host._turn()
     end(study, "FINISHED")
     assert host.run() == 0
-    parent = journal.read_json(output / "study" / journal.BINDING)["run_id"]
+    parent = bound(output / "study")["run_id"]
     assert store.points(id_of(output, 3)) == losses(0, 2)
     assert [store.status(run_id) for run_id in (parent, id_of(output, 0), id_of(output, 3))] == ["FINISHED"] * 3
     assert store.tags(id_of(output, 0))["rayloom.refused"].startswith("figure: ")
@@ -299,7 +300,7 @@ def test_the_reaper_settles_a_study_whole(output: Path, store: StoreView) -> Non
         assert find_stale(output) == [output / "study"] == find_stale(output.parent)
         assert reap(output, 30.0) == []  # the host lives
     assert reap(output, 30.0) == [output / "study"] and find_stale(output) == []
-    parent = journal.read_json(output / "study" / journal.BINDING)["run_id"]
+    parent = bound(output / "study")["run_id"]
     ids = [id_of(output, number) for number in range(3)]
     assert [store.status(run_id) for run_id in (parent, *ids)] == ["KILLED", "FINISHED", "KILLED", "KILLED"]
     assert [len(store.points(run_id)) for run_id in ids] == [1, 6, 3]
@@ -331,13 +332,13 @@ def test_a_trial_waits_for_its_dying_process(output: Path, monkeypatch: pytest.M
 
 def test_a_living_process_that_ended_a_trial_does_not_keep_it(output: Path) -> None:
     start_trial(output, 0).finish("FAILED")
-    process = journal.read_json(trial_dir(output, 0) / journal.PROCESS)
+    process = journal.owner(trial_dir(output, 0))
     parent = psutil.Process(os.getppid())
     other = {**process, "pid": parent.pid, "created": parent.create_time()}
-    journal.write_json(trial_dir(output, 0) / journal.PROCESS, other)
+    write_json(trial_dir(output, 0) / journal.PROCESS, other)
     start_trial(output, 0, resume=True)
     start(output, "single", enabled=False).finish("FAILED")
-    journal.write_json(output / "single" / journal.PROCESS, other)
+    write_json(output / "single" / journal.PROCESS, other)
     with pytest.raises(UserError, match=f"single is training in process {parent.pid}"):
         start(output, "single", enabled=False, resume=True)
 
@@ -366,7 +367,7 @@ def test_trials_are_found_and_a_study_is_named(tmp_path: Path) -> None:
         made.mkdir(parents=True)
         (made / name).write_text("")
         if run_id:
-            journal.write_json(made / journal.BINDING, {"run_id": run_id})
+            write_json(made / journal.BINDING, {"run_id": run_id})
         return made
 
     run = folder("20250101-000000-run-aaaaaa", "config.yaml", "1" * 32)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from rayloom.files import write_json
 from rayloom.tracking import journal
 from tracking_store import DEADLINE_S, empty_store, losses, start, wait_for
 
@@ -99,7 +100,7 @@ def test_the_model_has_an_open_batch_and_an_interrupted_upload_is_completed(tmp_
     run_journal = journal.Journal(tmp_path)
     run_journal.append({"kind": "metrics", "step": 7, "values": {"evaluate/accuracy": 0.5}})
     begun = client.create_logged_model(experiment, name="model", source_run_id=run_id)
-    journal.write_json(tmp_path / "model.json", {"end": 9, "attempts": 1, "model_id": begun.model_id})
+    write_json(tmp_path / "model.json", {"end": 9, "attempts": 1, "model_id": begun.model_id})
     for _ in range(2):
         assert load_and_log(tmp_path, uri, run_id, experiment, f"{loaders}:good") == begun.model_id
 

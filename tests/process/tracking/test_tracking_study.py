@@ -13,11 +13,12 @@ import psutil
 import pytest
 
 from places import FAKES
+from rayloom.files import write_json
 from rayloom.tracking import journal
 from rayloom.tracking.journal import is_delivered
 from rayloom.tracking.tracker import Tracker, record_end
 from rayloom.tracking.writer.stale import find_stale
-from tracking_store import DEADLINE_S, StoreView, empty_store, losses, start_study, start_trial, wait_for
+from tracking_store import DEADLINE_S, StoreView, bound, empty_store, losses, start_study, start_trial, wait_for
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def log(tracker: Tracker, first: int, last: int) -> None:
 
 
 def id_of(output: Path, number: int) -> str | None:
-    binding = journal.read_json(output / "study" / "trials" / f"{number:04d}" / journal.BINDING)
+    binding = bound(output / "study" / "trials" / f"{number:04d}")
     return binding["run_id"] if binding else None
 
 
@@ -184,7 +185,7 @@ def test_a_trial_starts_no_writer_and_waits_for_nothing(tmp_path: Path, monkeypa
     size = os.path.getsize(trial.run_dir / journal.JOURNAL)
     trial.log_model(Path("checkpoint"))
     assert os.path.getsize(trial.run_dir / journal.JOURNAL) == size
-    journal.write_json(trial.run_dir / journal.BINDING, {"run_id": "a1"})
+    write_json(trial.run_dir / journal.BINDING, {"run_id": "a1"})
     assert trial.run_id == "a1" and trial.finish("FINISHED")
-    assert journal.read_json(trial.run_dir / journal.PROCESS)["pid"] == os.getpid()
+    assert journal.owner(trial.run_dir)["pid"] == os.getpid()
     assert start_trial(tmp_path, 1, enabled=False).finish("KILLED")

@@ -125,7 +125,7 @@ def test_a_process_is_known_by_more_than_its_number(tmp_path: Path) -> None:
 
 def test_a_folder_where_another_process_trains_is_refused(tmp_path: Path) -> None:
     quiet(tmp_path / "run")
-    process = journals.read_json(tmp_path / "run" / "process.json")
+    process = journals.owner(tmp_path / "run")
     parent = os.getppid()
     import psutil
 

@@ -22,9 +22,10 @@ from mlflow.models.signature import ModelSignature
 from mlflow.types.schema import Schema, TensorSpec
 from torch import nn
 
+from rayloom.files import read_record, write_json
 from rayloom.redaction import redacted_output
 from rayloom.tracking.exporting import export_open_batch
-from rayloom.tracking.journal import read_json, read_metrics, write_json
+from rayloom.tracking.journal import read_metrics
 from rayloom.tracking.location import known_uri
 from rayloom.tracking.writer.errors import UnreachableError
 from rayloom.tracking.writer.mlflow_store import translated
@@ -73,7 +74,7 @@ def _log(
     example: Array,
     description: str,
 ) -> str:
-    state = read_json(run_dir / MODEL_STATE) or {}
+    state = read_record(run_dir / MODEL_STATE, {}) or {}
     model_id: str | None = state.get("model_id")
     if model_id is None:
         created = client.create_logged_model(experiment_id, name="model", source_run_id=run_id)

@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from rayloom.files import read_record, write_json
 from rayloom.redaction import redacted
-from rayloom.tracking import journal
 from rayloom.tracking.journal import Record
 from rayloom.tracking.writer.errors import UnreachableError
 from rayloom.tracking.writer.log import say
@@ -24,19 +24,19 @@ def log_model(run_dir: Path, store: Store, record: Record, end: int) -> None:
     A failure becomes a tag; UnreachableError when the server does not answer.
     """
     path = run_dir / "model.json"
-    state = journal.read_json(path) or {}
+    state = read_record(path, {}) or {}
     if state.get("end") != end:
         state = {"end": end, "attempts": 0}
     if state["attempts"] >= _ATTEMPTS:
         store.set_tags({"rayloom.model": "failed: the writer died twice during the export: see writer.log"})
         return
-    journal.write_json(path, {**state, "attempts": state["attempts"] + 1})
+    write_json(path, {**state, "attempts": state["attempts"] + 1})
     code, errors = _export(run_dir, store, record["loader"])
     if code == os.EX_TEMPFAIL:
-        journal.write_json(path, {**journal.read_json(path), "attempts": state["attempts"]})
+        write_json(path, {**(read_record(path, {}) or {}), "attempts": state["attempts"]})
         raise UnreachableError(errors[-1])
     if code == 0:
-        store.set_tags({"rayloom.model": journal.read_json(path).get("model_id") or "none"})
+        store.set_tags({"rayloom.model": (read_record(path, {}) or {}).get("model_id") or "none"})
         return
     reason = errors[-1] if code > 0 and errors else f"the exporting process ended with code {code}"
     say(f"the model is not logged: {reason}")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from rayloom.errors import UserError
+from rayloom.files import write_json
 from rayloom.redaction import redacted
 from rayloom.tracking import journal
 from rayloom.tracking.journal import Acknowledgement, Record
@@ -40,7 +41,7 @@ class Writer:
         self._run_dir = run_dir
         self._driver_pid = driver_pid
         self._drain_s = drain_s
-        self._session = journal.read_json(run_dir / journal.PROCESS)["session"]
+        self._session = journal.owner(run_dir)["session"]
         last = journal.last_start(run_dir)
         assert last is not None, "a writer starts after the start record"
         self._start, self._start_end = last
@@ -84,7 +85,7 @@ class Writer:
 
     def is_replaced(self) -> bool:
         """Tell whether another process goes on with the run: it starts a writer of its own."""
-        if journal.read_json(self._run_dir / journal.PROCESS)["session"] == self._session:
+        if journal.owner(self._run_dir)["session"] == self._session:
             return False
         say("another process goes on with this run: leaving the journal to its writer")
         return True
@@ -119,7 +120,7 @@ class Writer:
 
     def _attach(self) -> Store:
         """Connect to the server and to the run; a new store, or a run that is gone from it, gets the whole journal."""
-        binding = journal.read_json(self._run_dir / journal.BINDING) or {}
+        binding = journal.read_binding(self._run_dir) or {}
         same_store = binding.get("uri") == self._start["uri"]
         store = self._open_store()
         if same_store and not self._may_create_again():
@@ -133,7 +134,7 @@ class Writer:
         self._acknowledged.status = None
         self._acknowledged.save(self._run_dir)
         content = {"uri": redacted(store.uri), "experiment_id": store.experiment_id, "run_id": store.run_id}
-        journal.write_json(self._run_dir / journal.BINDING, content)
+        write_json(self._run_dir / journal.BINDING, content)
         self._store = store
         self._after_attach(store)
         return store
@@ -276,7 +277,7 @@ class Writer:
 
             path = self._run_dir / "artifacts" / "environment.json"
             path.parent.mkdir(exist_ok=True)
-            journal.write_json(path, environment())
+            write_json(path, environment())
             store.log_file(path, None)
 
     def _more_tags(self) -> dict[str, str]:

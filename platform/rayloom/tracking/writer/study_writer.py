@@ -38,7 +38,7 @@ class Child(Writer):
         """Serve a trial of the study with this MLflow id; `clients` holds the connections that are open, by URI."""
         super().__init__(run_dir, driver_pid=None, drain_s=0.0)
         self._clients = clients
-        process = journal.read_json(run_dir / journal.PROCESS)
+        process = journal.owner(run_dir)
         self._tags = {"mlflow.parentRunId": parent_run_id, "rayloom.host": process["host"]}
         self._is_first = not (run_dir / journal.ACKNOWLEDGEMENT).exists()
         self.closing = False
@@ -55,7 +55,7 @@ class Child(Writer):
 
     def is_trained_beside(self, driver: dict[str, Any]) -> bool:
         """Tell whether a living process of this machine trains the trial, and it is not the study's driver."""
-        process = journal.read_json(self._run_dir / journal.PROCESS)
+        process = journal.owner(self._run_dir)
         return process["pid"] != driver["pid"] and journal.is_alive(process) is True
 
     @property
@@ -196,7 +196,8 @@ class Host:
         try:
             if not self._trials.look(name):
                 return None
-            binding = journal.read_json(self._study_dir / journal.BINDING)
+            binding = journal.read_binding(self._study_dir)
+            assert binding is not None, "a study is in MLflow before its trials are opened"
             return Child(run_dir, binding["run_id"], self._clients)
         except Exception as error:  # noqa: BLE001  a damaged folder must not stop the others
             traceback.print_exc()
@@ -240,7 +241,7 @@ class Host:
     def _may_go_on(self, child: Child) -> bool:
         """After the study's end, tell whether the trial's own process still lives; it dies too, in a moment."""
         assert self._patience is not None
-        driver = journal.read_json(self._study_dir / journal.PROCESS)
+        driver = journal.owner(self._study_dir)
         return time.monotonic() < self._patience and child.is_trained_beside(driver)
 
 

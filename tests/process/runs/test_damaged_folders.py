@@ -1,0 +1,114 @@
+"""Whatever is damaged in a run's folder: commands end with success or one sentence, and other runs stay usable."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import rayloom
+from cases import case
+from damage import ANY, BOOKKEEPING, damage
+from examples import examples
+from rayloom.cli.main import main
+
+MUTANTS = examples(full=2000, short=100)
+LONGEST_S = 60
+COMMANDS = ("resume", "evaluate", "sample", "runs", "compare")
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an output folder with a run that was killed, and one that has finished."""
+    output = tmp_path_factory.mktemp("pristine")
+    parts = {"checkpoint": {"every": "1 epochs"}, "stop": {"epochs": 3}, "algorithm": {"latent_size": 2}}
+    for seed in (1, 2):
+        rayloom.run({**case("vae", str(output), **parts).to_tree(), "seed": seed}, local=True)
+    killed, whole = sorted(output.glob("*-vae-*"))
+    killed.rename(output / "20260101-000000-killed-000000")
+    whole.rename(output / "20260101-000001-whole-000000")
+    killed = output / "20260101-000000-killed-000000"
+    (killed / "result.json").unlink()
+    process = json.loads((killed / "process.json").read_text())
+    (killed / "process.json").write_text(json.dumps({**process, "pid": 2**22 + 1}))
+    (killed / "mlflow.json").write_text(json.dumps({"run_id": "1" * 32, "uri": "", "experiment_id": "1"}))
+    (killed / "journal.ack").write_text(json.dumps({"offset": 0, "status": None, "problem": None}))
+    shutil.rmtree(max((killed / "checkpoints").glob("step_*")))
+    return output
+
+
+@contextmanager
+def within(seconds: int) -> Iterator[None]:
+    """Raise TimeoutError in what takes longer."""
+
+    def late(number: int, frame: Any) -> None:
+        raise TimeoutError(f"not ended within {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def outcome(*words: str) -> tuple[int, str]:
+    """Return a command's exit code and what it said; a traceback is an error here."""
+    told, result = io.StringIO(), io.StringIO()
+    with within(LONGEST_S), redirect_stderr(told), redirect_stdout(result):
+        code = main(list(words))
+    return code, told.getvalue()
+
+
+def check(output: Path, command: str, name: str, what: str) -> None:
+    other = "20260101-000001-whole-000000"
+    words = {
+        "resume": ["resume", name, "--quiet"],
+        "evaluate": ["evaluate", name],
+        "sample": ["sample", name, "--count", "2", "--destination", str(output / "sample.png")],
+        "runs": ["runs"],
+        "compare": ["compare", name, other],
+    }[command]
+    code, told = outcome(*words, "--output", str(output))
+    assert code in (0, 2), f"{what}: {command} ended with {code}: {told}"
+    if code == 2:
+        sentence = told.splitlines()[-1]
+        assert sentence.startswith("rayloom: ") and len(told) < 2000, f"{what}: {command} said {told}"
+        assert "Traceback" not in told
+    code, told = outcome("evaluate", other, "--output", str(output))
+    assert code == 0, f"{what}: the other run cannot be evaluated: {told}"
+
+
+@pytest.mark.parametrize("seed", range(MUTANTS))
+def test_a_damaged_folder_is_one_sentence_or_no_matter(seed: int, pristine: Path, tmp_path: Path) -> None:
+    chance = random.Random(seed)
+    output = tmp_path / "runs"
+    shutil.copytree(pristine, output)
+    name = "20260101-000000-killed-000000"
+    what = damage(output / name, chance)
+    check(output, COMMANDS[seed % len(COMMANDS)], name, what)
+
+
+@pytest.mark.parametrize("name", BOOKKEEPING[1:-1])
+def test_one_old_runs_bookkeeping_stops_nobody_else(name: str, pristine: Path, tmp_path: Path) -> None:
+    for number, mutation in enumerate(ANY):
+        output = tmp_path / str(number)
+        shutil.copytree(pristine, output)
+        path = output / "20260101-000000-killed-000000" / name
+        if not path.exists():
+            path.write_text("{}")
+        mutation(path, random.Random(number))
+        for words in (["evaluate", "20260101-000001-whole-000000"], ["runs"]):
+            code, told = outcome(*words, "--output", str(output))
+            assert code == 0, f"{name} {mutation.__name__}: {words[0]} said {told}"
+        assert os.access(output, os.R_OK)
