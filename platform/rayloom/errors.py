@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
 from rayloom.redaction import redacted
 
+_LONGEST_WORD, _LONGEST_SENTENCE = 150, 600
+_LONG_WORD = re.compile(rf"[^\s/]{{{_LONGEST_WORD + 50},}}")  # a path is cut nowhere
 _ENVIRONMENT_MARK = "rayloom_environment"
 
 
@@ -54,11 +57,19 @@ class Process:
 class UserError(Exception):
     """A mistake that the user can mend. The command line prints its one sentence and ends with exit code 2.
 
-    A URL in the sentence loses its password.
+    A URL in the sentence loses its password, and a long value that it quotes is cut.
     """
 
     def __init__(self, sentence: str = "") -> None:
-        super().__init__(redacted(sentence))
+        super().__init__(_shortened(redacted(sentence)))
+
+
+def _shortened(sentence: str) -> str:
+    """Cut what a sentence quotes to about a line."""
+    sentence = _LONG_WORD.sub(lambda word: f"{word[0][:_LONGEST_WORD]}…", sentence)
+    if len(sentence) <= _LONGEST_SENTENCE:
+        return sentence
+    return f"{sentence[: 2 * _LONGEST_SENTENCE // 3]} … {sentence[-_LONGEST_SENTENCE // 3 :]}"
 
 
 class MissingModule(UserError):  # noqa: N818  (a mistake of the user, named as what it is)

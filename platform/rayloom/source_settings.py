@@ -7,6 +7,9 @@ from typing import Literal
 
 from rayloom.errors import UserError
 
+_MOST_ENVS = 65_536
+"""Environments of one process."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SourceConfig:
@@ -29,8 +32,14 @@ class WorkerConfig(SourceConfig):
     def __post_init__(self) -> None:
         """Refuse numbers that are too small (UserError)."""
         for name, least in (("num_envs", 1), ("rollout_workers", 0), ("worker_cpus", 0), ("worker_gpus", 0)):
-            if (value := getattr(self, name)) < least:
+            if not (value := getattr(self, name)) >= least:
                 raise UserError(f"source.{name}: input should be greater than or equal to {least}, not {value}")
+        workers = max(1, self.rollout_workers)
+        if self.num_envs > _MOST_ENVS * workers:
+            raise UserError(
+                f"source.num_envs: {self.num_envs:,} environments are more than the {_MOST_ENVS:,} that one process "
+                "steps; lower it, or raise source.rollout_workers"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

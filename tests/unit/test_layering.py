@@ -45,7 +45,7 @@ FLOORS = (
     ),
     ("contract",),
     ("config", "datasets"),
-    ("devices",),
+    ("devices", "memory"),
     ("rollouts", "learner", "checkpoint", "tracking"),
     ("sources",),
     ("runs",),

@@ -115,8 +115,8 @@ def _check_size(node: yaml.Node, depth: int, sizes: dict[yaml.Node, int]) -> int
 
 def parse_yaml(text: str, name: str) -> Any:
     """Parse YAML text; `name` stands in the error sentence."""
-    loader = _Loader(text)
     try:
+        loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
             return None

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, Lt
 
 from rayloom.components import Kinds, Shipped
 
 _Rate = Annotated[float, Gt(0)]
 _Decay = Annotated[float, Ge(0)]
+_Share = Annotated[float, Ge(0), Lt(1)]
 _Epsilon = Annotated[float, Gt(0)]
 
 
@@ -20,7 +21,7 @@ class AdamConfig:
 
     learning_rate: _Rate = 1e-3
     """Step size at the start of the schedule."""
-    betas: tuple[_Decay, _Decay] = (0.9, 0.999)
+    betas: tuple[_Share, _Share] = (0.9, 0.999)
     """Decay of the two moments."""
     eps: _Epsilon = 1e-8
     """Added to the denominator."""
@@ -34,7 +35,7 @@ class AdamWConfig:
 
     learning_rate: _Rate = 1e-3
     """Step size at the start of the schedule."""
-    betas: tuple[_Decay, _Decay] = (0.9, 0.999)
+    betas: tuple[_Share, _Share] = (0.9, 0.999)
     """Decay of the two moments."""
     eps: _Epsilon = 1e-8
     """Added to the denominator."""

@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from rayloom.contract import Rollout, spread_parts
+from rayloom.memory import check_fits
 from rayloom.rollouts.environment import Step
 from rayloom.rollouts.spaces import Values, count_rows
 
@@ -40,6 +41,10 @@ def record_step(
         storage[name][t] = value.numpy()
 
 
+def _arrays(values: Values) -> list[np.ndarray]:
+    return [values] if isinstance(values, np.ndarray) else list(values.values())
+
+
 def allocate_chunk(
     storage: dict[str, np.ndarray],
     num_steps: int,
@@ -48,6 +53,8 @@ def allocate_chunk(
     extras: Mapping[str, Tensor],
 ) -> None:
     """Make the arrays of a chunk of `num_steps` steps."""
+    size = num_steps * sum(value.nbytes for values in (observation, observation, action) for value in _arrays(values))
+    check_fits(size, "source.rollout_steps", f"{num_steps:,} steps of {count_rows(observation):,} environments")
     for field_name, values in (("observation", observation), ("next_observation", observation), ("action", action)):
         for name, value in spread_parts(field_name, values).items():
             storage[name] = np.empty((num_steps, *value.shape), value.dtype)

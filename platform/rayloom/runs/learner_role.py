@@ -44,6 +44,7 @@ from rayloom.errors import Process, UserError
 from rayloom.learner.group import SingleLearner, TimedGroup
 from rayloom.learner.learner import Learner, changed_by
 from rayloom.learner.state import cut_buffers, shared_state
+from rayloom.memory import checked_tensors
 from rayloom.rollouts.pool import LocalPool, OwnedPool
 from rayloom.runs.evaluator import Evaluator
 from rayloom.runs.schedule import Counters, Schedule
@@ -129,7 +130,9 @@ class LearnerRole:
         self.dataset = self._load_dataset()
         seed_process(config.seed, "learner", 0)
         spec = source_spec(config, self.dataset)
-        self.algorithm = config.algorithm_class()(config.algorithm, spec).to(self.device)
+        with checked_tensors("algorithm", "its tensors"):
+            algorithm = config.algorithm_class()(config.algorithm, spec)
+        self.algorithm = algorithm.to(self.device)
         if begins:
             self._initialize()
         cut_buffers(self.algorithm, self.group.rank, self.group.world_size)

@@ -151,11 +151,20 @@ def cluster_address(config: RunConfig) -> str | None:
     return config.cluster.address or os.environ.get("RAY_ADDRESS")
 
 
+_THREADS_PER_CPU = 8
+"""More torch threads than that for each CPU are a mistake."""
+
+
 def check_machine(plan: Plan, config: RunConfig) -> None:
     """Raise UserError when this machine cannot hold the plan; what a given cluster must hold, Ray is asked later."""
     on_cluster = plan.uses_ray and cluster_address(config) is not None
     _check_machine_gpus(plan, config, on_cluster)
     cpus = os.cpu_count() or 1
+    if plan.role("learner").place == "driver" and config.learner.threads > _THREADS_PER_CPU * cpus:
+        raise UserError(
+            f"learner.threads: {config.learner.threads:,} threads on a machine with {cpus} CPUs would only fight; "
+            f"write {cpus} or fewer"
+        )
     if plan.uses_ray and not on_cluster and plan.total("cpus") > cpus:
         workers = any(role.name == "rollout" for role in plan.roles)
         key, way = (

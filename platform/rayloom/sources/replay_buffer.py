@@ -15,6 +15,7 @@ Rollout workers that run ahead of each other write a block of columns each, with
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rayloom.errors import UserError
+from rayloom.memory import check_fits
 from rayloom.sources.frame_store import FrameStore
 
 Array = npt.NDArray[Any]
@@ -192,8 +194,12 @@ class ReplayBuffer:
 
     def _allocate(self, fields: Mapping[str, tuple[tuple[int, ...], Any]]) -> None:
         """Make the ring; zeros are pages that the system hands out when they are first written."""
-        for key, (shape, dtype) in {**fields, "ends": ((), np.bool_)}.items():
-            stored = np.float32 if dtype == np.float64 else dtype
+        fields = {**fields, "ends": ((), np.bool_)}
+        types = {key: np.dtype(np.float32 if dtype == np.float64 else dtype) for key, (_, dtype) in fields.items()}
+        size = sum(self._slots * math.prod(shape) * types[key].itemsize for key, (shape, _) in fields.items())
+        check_fits(size, "source.capacity", f"{self._slots:,} steps of replay")
+        for key, (shape, _) in fields.items():
+            stored = types[key]
             self._flat[key] = np.zeros((self._slots, *shape), dtype=stored)
             self._arrays[key] = self._flat[key].reshape(self.rows, self.num_envs, *shape)
         self._observed = [key for key in fields if key.partition(".")[0] == "observation"]

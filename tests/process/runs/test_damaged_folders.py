@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import random
 import shutil
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,10 +14,9 @@ import rayloom
 from cases import case
 from damage import ANY, BOOKKEEPING, damage
 from examples import examples
-from rayloom.cli.main import main
+from outcomes import outcome
 
 MUTANTS = examples(full=2000, short=100)
-LONGEST_S = 60
 COMMANDS = ("resume", "evaluate", "sample", "runs", "compare")
 
 
@@ -44,30 +38,6 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (killed / "journal.ack").write_text(json.dumps({"offset": 0, "status": None, "problem": None}))
     shutil.rmtree(max((killed / "checkpoints").glob("step_*")))
     return output
-
-
-@contextmanager
-def within(seconds: int) -> Iterator[None]:
-    """Raise TimeoutError in what takes longer."""
-
-    def late(number: int, frame: Any) -> None:
-        raise TimeoutError(f"not ended within {seconds} s")
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
-
-
-def outcome(*words: str) -> tuple[int, str]:
-    """Return a command's exit code and what it said; a traceback is an error here."""
-    told, result = io.StringIO(), io.StringIO()
-    with within(LONGEST_S), redirect_stderr(told), redirect_stdout(result):
-        code = main(list(words))
-    return code, told.getvalue()
 
 
 def check(output: Path, command: str, name: str, what: str) -> None:
