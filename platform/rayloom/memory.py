@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,11 @@ _NEW = ("aten::empty", "aten::zeros", "aten::ones", "aten::full", "aten::rand", 
 
 
 def available_memory() -> int:
-    """Return the bytes that can still be taken: of the machine, and of its container where that has a limit."""
+    """Return the bytes that can still be taken: of the machine, and of what its container or user is limited to."""
     free = int(psutil.virtual_memory().available)
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY:
+        free = min(free, limit - psutil.Process().memory_info().vms)
     with contextlib.suppress(OSError, ValueError):  # no container, or one without a limit ("max")
         limit = int((_GROUP / "memory.max").read_text())
         free = min(free, limit - int((_GROUP / "memory.current").read_text()))
