@@ -167,10 +167,8 @@ def _continue(config: RunConfig, plan: Plan, folder: Path, observer: Observer, c
         observer.note("the run had no checkpoint yet: it starts from its beginning")
     role = make_role(config, plan, resumed=True, begins=loaded is None)
     try:
-        if changes:
-            read_objectives(config, role.parameter_counts())
-            write_config(folder / RUN, config)
-        return _train(config, plan, role, folder, observer, loaded, resumed=True)
+        read_objectives(config, role.parameter_counts())
+        return _train(config, plan, role, folder, observer, loaded, resumed=True, changed=bool(changes))
     finally:
         role.close()
 
@@ -188,9 +186,12 @@ def _train(
     loaded: Loaded | None,
     resumed: bool = False,
     chaos: Chaos | None = None,
+    changed: bool = False,
 ) -> Result:
     session = Session(config, plan, role, folder, observer, resumed=resumed, chaos=chaos)
     try:
+        if changed:
+            write_config(folder / RUN, config)
         with sigterm_raises():
             if loaded is not None:
                 session.restore(loaded)

@@ -73,12 +73,12 @@ class Session:
         self.folder = folder
         self.role = role
         self._observer = observer or Observer()
+        self._hosting = hosting
+        self.tracker = start_run_tracker(config, folder, resumed, hosting)  # first: it takes the folder, or refuses
         if not plan.uses_ray:
             mark_local(folder)
         forget_result(folder)
         self._observer.started(config, plan, folder)
-        self._hosting = hosting
-        self.tracker = start_run_tracker(config, folder, resumed, hosting)
         if not resumed:
             counts = "\n".join(f"{name}: {count:,}" for name, count in role.parameter_counts().items())
             self.tracker.log_text("plan.txt", f"{plan.describe()}\n\ntrained parameters\n{counts}\n")

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rayloom.errors import UserError
-from rayloom.files import replace_file, write_json
+from rayloom.files import replace_file
 from rayloom.redaction import has_secret, redacted, redacted_tree
 from rayloom.tracking import journal
+from rayloom.tracking.claim import Claim
 from rayloom.tracking.figure_drawing import FigureDrawing
 from rayloom.tracking.figure_store import store_figure
 from rayloom.tracking.journal import Acknowledgement, Journal, read_metrics
@@ -30,7 +31,6 @@ _POLL_S = 0.05
 _RESTART_PAUSE_S = 1.0
 _EXIT_DEADLINE_S = 5.0
 _MOST_RESTARTS = 5
-_CLAIM_DEADLINE_S = 30.0
 _NOWHERE = (-1, 0)
 
 
@@ -53,6 +53,7 @@ class Tracker:
         self._target: int | None = None
         self._leaves_model = False
         self._drawing: FigureDrawing | None = None
+        self._claim: Claim | None = None
         self._uri = ""
 
     @classmethod
@@ -88,8 +89,9 @@ class Tracker:
         """
         run_dir = run_dir.absolute()
         run_dir.mkdir(parents=True, exist_ok=True)
-        _claim(run_dir, enabled, hosted)
+        claim = Claim(run_dir, enabled, hosted)
         tracker = cls(run_dir, drain_s, enabled, hosted, resume)
+        tracker._claim = claim
         tracker._uri = uri
         tracker._write(
             {
@@ -219,6 +221,8 @@ class Tracker:
             self._append({"kind": "finish", "status": status, "time": journal.now_ms()})
             self._target = self._journal.size
             self._journal.close()
+            if self._claim is not None:
+                self._claim.release()
             if self._drawing is not None:
                 self._drawing.finish()
         return self._wait_delivered(time.monotonic() + timeout_s) if self._has_writer else True
@@ -333,28 +337,6 @@ def _write_artifact(run_dir: Path, name: str, content: str | bytes) -> dict[str,
     target.parent.mkdir(parents=True, exist_ok=True)
     replace_file(target, content, journal.NOT_FOR_ALL)
     return {"kind": "file", "name": name}
-
-
-def _claim(run_dir: Path, tracked: bool, hosted: bool) -> None:
-    """Write down that this process trains in the folder.
-
-    A trial waits a while for the process that trained it before: the workers of a killed driver die a moment later.
-    """
-    deadline = time.monotonic() + (_CLAIM_DEADLINE_S if hosted else 0.0)
-    while (other := _other_owner(run_dir, hosted)) is not None and time.monotonic() < deadline:
-        time.sleep(_POLL_S)
-    if other is not None:
-        raise UserError(f"{run_dir.name} is training in process {other['pid']}: wait for it, or stop it, first")
-    owner = {**journal.own_process(), "session": uuid.uuid4().hex, "tracked": tracked, "hosted": hosted}
-    write_json(run_dir / journal.PROCESS, owner)
-
-
-def _other_owner(run_dir: Path, hosted: bool) -> dict[str, Any] | None:
-    """Return the living process that trains in the folder; a process that has ended this trial may live on."""
-    other = journal.read_process(run_dir)
-    if not other or other["pid"] == os.getpid() or not journal.is_alive(other):
-        return None
-    return None if hosted and journal.last_kind(run_dir) == "finish" else other
 
 
 def _journal_id(run_dir: Path) -> str:
