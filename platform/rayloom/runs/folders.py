@@ -129,10 +129,11 @@ def load_run_config(folder: Path, file: str = RUN) -> RunConfig:
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
-    """Return how the run ended; None while it runs or after kill -9."""
-    result = read_record(folder / RESULT, {"status": str, "stopped_by": str})
-    if result and result["status"] == "FINISHED":
-        read_record(folder / RESULT, {"counters": dict, "metrics": dict, "weights_sha256": str})
+    """Return how the run or study ended; None while it runs or after kill -9."""
+    result = read_record(folder / RESULT, {"status": str})
+    if result and not (folder / STUDY).is_file():
+        finished = {"counters": dict, "metrics": dict, "weights_sha256": str} if result["status"] == "FINISHED" else {}
+        read_record(folder / RESULT, {"stopped_by": str, **finished})
     return result
 
 
