@@ -33,7 +33,7 @@ from rayloom.runs.plan import Plan, check_machine, cluster_address, make_plan
 from rayloom.runs.session import Session
 from rayloom.runs.weights import checkpoint_store
 from rayloom.signals import Terminated, sigterm_raises
-from rayloom.tracking.location import resolve_uri
+from rayloom.tracking.location import resolve_experiment, resolve_uri
 from rayloom.tracking.provenance import is_uploaded
 
 
@@ -70,7 +70,8 @@ def run(
     if striker is not None:
         check_plan(striker.faults, typed, plan, local)
     uri = resolve_uri(typed.tracking.uri, Path(typed.output))
-    typed = replace(typed, tracking=replace(typed.tracking, uri=uri))
+    experiment = resolve_experiment(typed.tracking.experiment)
+    typed = replace(typed, tracking=replace(typed.tracking, uri=uri, experiment=experiment))
     observer = observer or Observer()
     if is_uploaded(Path.cwd()) and not Path(typed.output).is_absolute():
         observer.note(f"output: {typed.output} goes with this node; name a folder that all nodes share, as /mnt/runs")

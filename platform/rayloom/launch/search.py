@@ -42,7 +42,7 @@ from rayloom.search.space import Space, apply
 from rayloom.search.study_plan import Study
 from rayloom.search.trials import LocalTrialPool, TrialPool
 from rayloom.signals import Terminated, sigterm_raises
-from rayloom.tracking.location import resolve_uri
+from rayloom.tracking.location import resolve_experiment, resolve_uri
 from rayloom.tracking.tracker import Tracker
 
 _PATIENCE_S = 120.0
@@ -150,7 +150,8 @@ def check_study(config: RunConfig) -> None:
 def _prepare(config: RunConfig, local: bool) -> tuple[Study, Space]:
     """Check everything that can be checked before the first trial."""
     uri = resolve_uri(config.tracking.uri, Path(config.output))
-    config = replace(config, tracking=replace(config.tracking, uri=uri))
+    experiment = resolve_experiment(config.tracking.experiment)
+    config = replace(config, tracking=replace(config.tracking, uri=uri, experiment=experiment))
     if config.search is not None and config.search.storage is not None:
         config = replace(config, search=replace(config.search, storage=whole_storage(config.search.storage)))
     found = _read(config, local)

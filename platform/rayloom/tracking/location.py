@@ -31,6 +31,11 @@ def resolve_uri(config_uri: str | None, output: Path) -> str:
     return whole
 
 
+def resolve_experiment(config_experiment: str | None) -> str | None:
+    """Return the experiment that the config names, else MLFLOW_EXPERIMENT_NAME; None where neither does."""
+    return config_experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or None
+
+
 def _absolute(uri: str) -> str:
     scheme = urlsplit(uri).scheme
     if scheme in ("", "file"):
