@@ -423,10 +423,8 @@ def test_the_ui_serves_the_run_store_on_loopback(tmp_path: Path, no_exec: list[l
     cli.main(["ui", "--output", str(tmp_path), "--port", str(port)])
     assert no_exec == [
         [
-            sys.executable, sys.executable, "-m", "mlflow", "server",
-            "--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db",
-            "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-            "--artifacts-destination", f"file://{tmp_path}/mlartifacts",
+            sys.executable, sys.executable, "-P", "-m", "rayloom.tracking.writer.ui_server",
+            f"sqlite:///{tmp_path}/mlflow.db", f"file://{tmp_path}/mlartifacts", "127.0.0.1", str(port),
         ]
     ]  # fmt: skip
 
@@ -438,10 +436,24 @@ def test_the_ui_follows_the_tracking_uri(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/other.db")
     cli.main(["ui", "--port", str(free_port())])
     assert f"sqlite:///{tmp_path}/other.db" in no_exec[0]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://me:hush@db/runs")
+    cli.main(["ui", "--port", str(free_port())])
+    assert "postgresql://me:***@db/runs" in no_exec.pop()
+    assert os.environ["MLFLOW_TRACKING_URI"] == "postgresql://me:hush@db/runs"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracker:5000")
     assert cli.main(["ui"]) == 2
     assert "open http://tracker:5000 in a browser" in capsys.readouterr().err
     assert len(no_exec) == 1
+
+
+def test_a_ui_for_others_says_what_that_means(
+    tmp_path: Path, no_exec: list[list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mlflow.db").touch()
+    for host, told in (("0.0.0.0", True), ("127.0.0.1", False), ("localhost", False)):
+        cli.main(["ui", "--output", str(tmp_path), "--host", host, "--port", str(free_port())])
+        assert no_exec.pop()[-2] == host
+        assert (f"--host {host}: whoever reaches this address can read" in capsys.readouterr().err) is told
 
 
 def test_a_ui_of_nothing_is_one_sentence(
