@@ -32,11 +32,11 @@ def run(
     return run_config(config, *overrides, local=local, observer=observer, job=job, chaos=chaos)
 
 
-def resume(run_id: str, *, output: str = "rayloom-runs", observer: Observer | None = None) -> Result:
+def resume(run_id: str, *overrides: str, output: str = "rayloom-runs", observer: Observer | None = None) -> Result:
     """Continue an interrupted run exactly; see `rayloom.launch.run.resume`."""
     from rayloom.launch.run import resume as resume_run
 
-    return resume_run(run_id, output=output, observer=observer)
+    return resume_run(run_id, *overrides, output=output, observer=observer)
 
 
 def run_study(

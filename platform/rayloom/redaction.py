@@ -167,7 +167,7 @@ def redacted_output() -> Iterator[None]:
     sys.stdout, sys.stderr = (cast(TextIO, RedactedStream(stream)) for stream in before)
     try:
         yield
-    except BaseException:
+    except Exception:
         sys.excepthook = _print_redacted
         raise
     finally:

@@ -69,7 +69,7 @@ def run(
     striker = Chaos(chaos, typed.seed) if chaos is not None else None
     if striker is not None:
         check_plan(striker.faults, typed, plan, local)
-    uri = resolve_uri(typed.tracking.uri, Path(typed.output))
+    uri = resolve_uri(typed.tracking.uri, Path(typed.output), typed.tracking.enabled)
     experiment = resolve_experiment(typed.tracking.experiment)
     typed = replace(typed, tracking=replace(typed.tracking, uri=uri, experiment=experiment))
     observer = observer or Observer()
@@ -186,7 +186,7 @@ def describe(config: RunConfig, local: bool = False) -> str:
     """Return the resolved config, the plan, parameter counts and this machine's verdict; `survey` asks the cluster."""
     plan = make_plan(config, local)
     check_machine(plan, config)
-    resolve_uri(config.tracking.uri, Path(config.output))
+    resolve_uri(config.tracking.uri, Path(config.output), config.tracking.enabled)
     # The device of the run may be another machine's.
     role = LearnerRole(replace(config, learner=replace(config.learner, device="cpu")))
     try:

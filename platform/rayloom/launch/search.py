@@ -149,7 +149,7 @@ def check_study(config: RunConfig) -> None:
 
 def _prepare(config: RunConfig, local: bool) -> tuple[Study, Space]:
     """Check everything that can be checked before the first trial."""
-    uri = resolve_uri(config.tracking.uri, Path(config.output))
+    uri = resolve_uri(config.tracking.uri, Path(config.output), config.tracking.enabled)
     experiment = resolve_experiment(config.tracking.experiment)
     config = replace(config, tracking=replace(config.tracking, uri=uri, experiment=experiment))
     if config.search is not None and config.search.storage is not None:

@@ -9,20 +9,24 @@ from urllib.parse import unquote, urlsplit
 
 from rayloom.database_urls import is_sqlite, sqlite_path, sqlite_url
 from rayloom.errors import UserError
-from rayloom.redaction import completed, lacks_secret
+from rayloom.redaction import completed, lacks_secret, redacted
 
 TRACKING_URI = "MLFLOW_TRACKING_URI"
 """The variable with the whole URI where the config, or what is recorded of a run, leaves the password out."""
 
 
-def resolve_uri(config_uri: str | None, output: Path) -> str:
+def resolve_uri(config_uri: str | None, output: Path, tracked: bool = True) -> str:
     """Return the absolute tracking URI: the config's, else MLFLOW_TRACKING_URI, else sqlite under `output`.
+
+    Nobody needs the password of a run that is not `tracked`.
 
     UserError for a folder, since MLflow 3.17 has no file store, and for a URI whose password is not known.
     """
     own = os.environ.get(TRACKING_URI)
     uri = _absolute(config_uri or own or sqlite_url(output.absolute() / "mlflow.db"))
     whole = completed(uri, [_absolute(own) if own and lacks_secret(uri) else None])
+    if whole is None and not tracked:
+        return uri
     if whole is None:
         raise UserError(
             f"tracking.uri: {uri} stands here without its password; set {TRACKING_URI} to the whole of it, or give it "
@@ -61,6 +65,11 @@ def known_uri(recorded: str) -> str:
     if whole is None:
         raise UserError(f"{recorded} is recorded without its password, and {TRACKING_URI} does not have it")
     return whole
+
+
+def told_of_store(text: str) -> str:
+    """Return what a library said of the store, without its password, wherever that stands."""
+    return redacted(text, os.environ.get(TRACKING_URI, ""))
 
 
 def artifact_location(uri: str, run_dir: Path) -> str | None:

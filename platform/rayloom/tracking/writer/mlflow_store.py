@@ -14,9 +14,8 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run,
 from mlflow.exceptions import MlflowException
 
 from rayloom.database_urls import sqlite_path, sqlite_url
-from rayloom.redaction import redacted
 from rayloom.tracking.journal import NOT_FOR_ALL, Record, locked
-from rayloom.tracking.location import artifact_location
+from rayloom.tracking.location import artifact_location, told_of_store
 from rayloom.tracking.writer.errors import METRICS_PER_BATCH, RefusedError, UnreachableError
 from rayloom.tracking.writer.keys import hash_of, mlflow_key
 from rayloom.tracking.writer.log import say
@@ -51,7 +50,7 @@ def translated() -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    return redacted((str(error).splitlines() or [type(error).__name__])[0])[:500]
+    return told_of_store((str(error).splitlines() or [type(error).__name__])[0])[:500]
 
 
 class Store:
