@@ -322,7 +322,7 @@ def server_command(output: Path, host: str, port: int) -> list[str]:
     """
     from rayloom.database_urls import is_sqlite, sqlite_path
     from rayloom.errors import UserError
-    from rayloom.redaction import has_secret, redacted
+    from rayloom.redaction import has_secret, redacted_url
     from rayloom.tracking.location import TRACKING_URI, resolve_uri
 
     uri = resolve_uri(None, output)
@@ -335,7 +335,7 @@ def server_command(output: Path, host: str, port: int) -> list[str]:
         os.environ[TRACKING_URI] = uri
     artifacts = (output.absolute() / "mlartifacts").as_uri()
     server = [sys.executable, "-P", "-m", "rayloom.tracking.writer.ui_server"]
-    return [*server, redacted(uri), artifacts, host, str(port)]
+    return [*server, redacted_url(uri), artifacts, host, str(port)]
 
 
 def _tell_who_may_look(host: str) -> None:

@@ -15,7 +15,7 @@ from rayloom.config.search import Direction, SearchConfig
 from rayloom.errors import UserError
 from rayloom.launch.roles import make_role
 from rayloom.launch.run import as_config
-from rayloom.redaction import redacted
+from rayloom.redaction import redacted_url
 from rayloom.runs.folders import (
     LOCAL_MARK,
     STUDY,
@@ -306,7 +306,7 @@ def _end(
         metrics=study.metrics,
         directions=study.directions,
         study_dir=study.folder,
-        tracking_uri=redacted(study.config.tracking.uri or ""),
+        tracking_uri=redacted_url(study.config.tracking.uri or ""),
         pareto=tuple(entry.number for entry in pareto),
         duration_s=time.monotonic() - began,
     )
@@ -342,7 +342,7 @@ def _earlier_result(study: Study, ended: Mapping[str, Any]) -> StudyResult:
         metrics=study.metrics,
         directions=study.directions,
         study_dir=study.folder,
-        tracking_uri=redacted(study.config.tracking.uri or ""),
+        tracking_uri=redacted_url(study.config.tracking.uri or ""),
         pareto=tuple(ended["pareto"]),
         duration_s=ended["duration_s"],
     )

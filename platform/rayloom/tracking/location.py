@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 from rayloom.database_urls import is_sqlite, sqlite_path, sqlite_url
 from rayloom.errors import UserError
-from rayloom.redaction import completed, lacks_secret, redacted
+from rayloom.redaction import completed, lacks_secret, redacted, redacted_url
 
 TRACKING_URI = "MLFLOW_TRACKING_URI"
 """The variable with the whole URI where the config, or what is recorded of a run, leaves the password out."""
@@ -46,13 +46,16 @@ def _absolute(uri: str) -> str:
         folder = unquote(uri.removeprefix("file:")) if scheme else uri
         database = Path("/" + folder.lstrip("/") if folder.startswith("/") else folder).absolute() / "mlflow.db"
         raise UserError(
-            f"tracking.uri: MLflow no longer writes to folders; use {sqlite_url(database)} instead of {uri}"
+            f"tracking.uri: MLflow no longer writes to folders; use {sqlite_url(database)} instead of "
+            f"{redacted_url(uri)}"
         )
     if not is_sqlite(uri):
         return uri
     path = sqlite_path(uri)
     if path is None:
-        raise UserError(f"tracking.uri: {uri} names no database file; write sqlite:////absolute/path/mlflow.db")
+        raise UserError(
+            f"tracking.uri: {redacted_url(uri)} names no database file; write sqlite:////absolute/path/mlflow.db"
+        )
     return sqlite_url(path.absolute(), uri)
 
 

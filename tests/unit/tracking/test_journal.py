@@ -181,9 +181,9 @@ def test_uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", ["", "/x", "a//b", "a/", "../x", "a/../x", ".", "a\0b", "a\nb", "a\ud800", "x" * 201])
 def test_evaluations_name_files_of_the_run_folder_only(name: str, tmp_path: Path) -> None:
     tracker = quiet(tmp_path)
-    with pytest.raises(UserError, match="an evaluation names the file .*give a path inside the run folder"):
+    with pytest.raises(UserError, match=r"an evaluation names the file .*give a path inside the run folder"):
         tracker.log_content(name, "x")
-    with pytest.raises(UserError, match="an evaluation names the file .*give a path inside the run folder"):
+    with pytest.raises(UserError, match=r"an evaluation names the file .*give a path inside the run folder"):
         tracker.log_figure(name, Figure("text", text="x"), 1)
     assert not list(tmp_path.rglob("figures")) and not list(tmp_path.rglob("artifacts"))
 
