@@ -102,7 +102,10 @@ def prepare(
     for override in overrides:
         key, _, value = override.partition("=")
         if has_secret(value):
-            raise UserError(f"{key}: the dashboard shows a job's words to everybody; keep the password in the config")
+            raise UserError(
+                f"{key}: the dashboard shows a job's words to everybody; write *** for the password, and set the "
+                f"variable with the whole URL on the nodes (docs/trust.md), or keep it in the config"
+            )
     if check_study is not None:
         check_study(config)
         storage = config.search.storage if config.search is not None else None
