@@ -139,6 +139,11 @@ def test_a_checkpoint_has_no_passwords_of_the_settings() -> None:
         with_passwords(recorded)
     given = ("source.env_options.url=http://u:hush@h", "source.env_options.all=['http://u:hush@h']")
     assert with_passwords(recorded, given) == config
+    nested = load("ppo_cartpole", ("source.env_options.deep=[{url: 'http://u:hush@h'}]",))
+    recorded = from_tree(redacted_tree(nested.to_tree()))
+    with pytest.raises(UserError, match=r"^source\.env_options\.deep: .* stands here without its password"):
+        with_passwords(recorded)
+    assert with_passwords(recorded, ("source.env_options.deep=[{url: 'http://u:hush@h'}]",)) == nested
 
 
 @pytest.mark.parametrize("override", ["tracking.uri=http://u:hush@elsewhere", "learner.batch_size=1", "seed=3"])
