@@ -43,22 +43,21 @@ _WITHIN, _ALONE = _Patterns(r"\s\""), _Patterns(r"\n")  # a quote ends one in JS
 
 
 def redacted(text: str, *urls: str) -> str:
-    """Return a text in which every URL has the mark for its secrets; those of `urls` are replaced wherever they stand.
-
-    A text that begins with a URL is taken for one, whose password may have spaces.
-    """
+    """Return a text in which every URL has the mark for its secrets; those of `urls` go wherever they stand."""
     for secret in sorted({spelt for url in urls for spelt in _spellings(url)}, key=len, reverse=True):
         text = text.replace(secret, MARK)
-    patterns = _patterns(text)
-    text = patterns.password.sub(_password_marked, text)
-    text = patterns.user.sub(rf"\g<scheme>://{MARK}@", text)
-    return patterns.parameter.sub(_parameter_marked, text)
+    return _marked(text, _WITHIN)
+
+
+def redacted_url(url: str) -> str:
+    """Return a URL with the mark for its secrets, which may have spaces; another text as `redacted` does."""
+    return _marked(url, _patterns(url))
 
 
 def redacted_tree(value: Any) -> Any:
-    """Return plain data in which every string is redacted."""
+    """Return plain data in which every string is redacted; one that begins with a URL is taken for it."""
     if isinstance(value, str):
-        return redacted(value)
+        return redacted_url(value)
     if isinstance(value, Mapping):
         return {key: redacted_tree(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -68,7 +67,7 @@ def redacted_tree(value: Any) -> Any:
 
 def has_secret(text: str) -> bool:
     """Tell whether a URL in the text holds a password or token."""
-    return redacted(text) != text
+    return redacted_url(text) != text
 
 
 def lacks_secret(url: str) -> bool:
@@ -80,7 +79,13 @@ def completed(url: str, known: Iterable[str | None]) -> str | None:
     """Return a recorded URL with its secrets: the first known one that equals it but for them; None without any."""
     if not lacks_secret(url):
         return url
-    return next((other for other in known if other and other != url and redacted(other) == url), None)
+    return next((other for other in known if other and other != url and redacted_url(other) == url), None)
+
+
+def _marked(text: str, patterns: _Patterns) -> str:
+    text = patterns.password.sub(_password_marked, text)
+    text = patterns.user.sub(rf"\g<scheme>://{MARK}@", text)
+    return patterns.parameter.sub(_parameter_marked, text)
 
 
 def _patterns(text: str) -> _Patterns:
@@ -118,7 +123,10 @@ def _password_marked(match: re.Match[str]) -> str:
 
 
 def _parameter_marked(match: re.Match[str]) -> str:
-    return f"{match['head']}{MARK}" if match["value"] and _is_secret_name(match["name"]) else match[0]
+    value = match["value"]
+    if not value or value.startswith(f"{MARK} ") or not _is_secret_name(match["name"]):  # a sentence goes on there
+        return match[0]
+    return f"{match['head']}{MARK}"
 
 
 def _is_port(match: re.Match[str]) -> bool:
@@ -167,7 +175,7 @@ def redacted_output() -> Iterator[None]:
     sys.stdout, sys.stderr = (cast(TextIO, RedactedStream(stream)) for stream in before)
     try:
         yield
-    except BaseException:
+    except Exception:
         sys.excepthook = _print_redacted
         raise
     finally:

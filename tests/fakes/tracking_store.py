@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from places import FAKES
+from rayloom.database_urls import sqlite_url
 from rayloom.tracking.journal import read_binding
 from rayloom.tracking.tracker import Tracker
 
@@ -83,7 +84,7 @@ def wait_for(condition: Callable[[], Any], what: str) -> Any:
 
 def start(output: Path, name: str = "run", *, resume: bool = False, **settings: Any) -> Tracker:
     arguments: dict[str, Any] = {
-        "uri": f"sqlite:///{output / 'mlflow.db'}",
+        "uri": sqlite_url(output / "mlflow.db"),
         "experiment": "agents",
         "run_name": name,
         "params": {},
@@ -101,7 +102,7 @@ def start_study(output: Path, *, resume: bool = False, **settings: Any) -> Track
 
 def start_trial(output: Path, number: int, *, resume: bool = False, **settings: Any) -> Tracker:
     """Start a trial of the study in `output`."""
-    arguments = {"uri": f"sqlite:///{output / 'mlflow.db'}", "hosted": True, **settings}
+    arguments = {"uri": sqlite_url(output / "mlflow.db"), "hosted": True, **settings}
     return start(output / "study" / "trials", f"{number:04d}", resume=resume, **arguments)
 
 

@@ -11,8 +11,9 @@ import pytest
 from rayloom.cli.main import main
 from rayloom.config.load import apply_overrides, from_tree, load
 from rayloom.errors import UserError
-from rayloom.redaction import RedactedStream, completed, has_secret, lacks_secret, redacted, redacted_tree
+from rayloom.redaction import RedactedStream, completed, has_secret, lacks_secret, redacted, redacted_tree, redacted_url
 from rayloom.runs.passwords import with_passwords
+from rayloom.runs.sameness import learnt_from
 
 CONFIG = "softmax_regression_digits"
 
@@ -24,21 +25,38 @@ CONFIG = "softmax_regression_digits"
         ("http://u:p@hush@host:5000/x", "http://u:***@host:5000/x"),
         ("http://u:12345@host:5000", "http://u:***@host:5000"),
         ("http://:hush@host", "http://:***@host"),
-        ("postgresql://u:hush hush@h/d", "postgresql://u:***@h/d"),
         ("postgresql://u:hu/sh@h/d", "postgresql://u:***@h/d"),
         ("https://hush@host/x", "https://***@host/x"),
         ("https://hush:x-oauth-basic@host", "https://***@host"),
         ("https://h/?pass%77ord=hush", "https://h/?pass%77ord=***"),
         ("https://h/?api_key=hush&n=1", "https://h/?api_key=***&n=1"),
         ("mssql+pyodbc://?odbc_connect=Server%3Dh%3BPWD%3Dhush", "mssql+pyodbc://?odbc_connect=***"),
-        ("sqlite:////a/b.db?password=hush hush", "sqlite:////a/b.db?password=***"),
         ("it is (mysql://u:hush@h/d), and a@b", "it is (mysql://u:***@h/d), and a@b"),
         ("two: http://u:hush@h and http://v:hush@i", "two: http://u:***@h and http://v:***@i"),
     ],
 )
 def test_secrets_are_replaced(text: str, shown: str) -> None:
-    assert redacted(text) == shown
+    assert redacted(text) == redacted_url(text) == shown
     assert has_secret(text) and not has_secret(shown)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://u:hush hush@h/d", "postgresql://u:***@h/d"),
+        ('postgresql://u:hu"sh@h/d', "postgresql://u:***@h/d"),
+        ("sqlite:////a/b.db?password=hush hush", "sqlite:////a/b.db?password=***"),
+    ],
+)
+def test_a_secret_of_a_url_that_stands_alone_may_have_spaces(url: str, shown: str) -> None:
+    assert redacted_url(url) == shown and redacted_tree([url]) == [shown]
+    assert completed(shown, [url]) == url
+
+
+def test_a_sentence_that_begins_with_a_url_keeps_its_end() -> None:
+    for url in ("http://u:hush@h", "sqlite:////a/b.db?password=hush", "https://hush@h/x"):
+        sentence = str(UserError(f"{url} does not answer"))
+        assert sentence == f"{redacted_url(url)} does not answer" == redacted_tree(sentence)
 
 
 @pytest.mark.parametrize(
@@ -105,6 +123,27 @@ def test_a_recorded_config_gets_its_passwords_again(monkeypatch: pytest.MonkeyPa
     untracked = from_tree(apply_overrides(recorded.to_tree(), ("tracking.enabled=false",)))
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     assert with_passwords(untracked).tracking.uri == "http://u:***@h"
+
+
+def test_a_checkpoint_has_no_passwords_of_the_settings() -> None:
+    """Those of an environment, say; another password does not make other settings."""
+    config = load("ppo_cartpole", ("source.env_options={url: 'http://u:hush@h', all: ['http://u:hush@h']}",))
+    other = load("ppo_cartpole", ("source.env_options={url: 'http://u:rush@h', all: ['http://u:hush@h']}",))
+    settings = learnt_from(config)
+    assert settings["source.env_options.url"] == "http://u:***@h" and "hush" not in str(settings)
+    assert learnt_from(other) == settings
+    recorded = from_tree(redacted_tree(config.to_tree()))
+    with pytest.raises(
+        UserError, match=r"^source\.env_options\.\w+: .* without its password; give it as source\.env_opt"
+    ):
+        with_passwords(recorded)
+    given = ("source.env_options.url=http://u:hush@h", "source.env_options.all=['http://u:hush@h']")
+    assert with_passwords(recorded, given) == config
+    nested = load("ppo_cartpole", ("source.env_options.deep=[{url: 'http://u:hush@h'}]",))
+    recorded = from_tree(redacted_tree(nested.to_tree()))
+    with pytest.raises(UserError, match=r"^source\.env_options\.deep: .* stands here without its password"):
+        with_passwords(recorded)
+    assert with_passwords(recorded, ("source.env_options.deep=[{url: 'http://u:hush@h'}]",)) == nested
 
 
 @pytest.mark.parametrize("override", ["tracking.uri=http://u:hush@elsewhere", "learner.batch_size=1", "seed=3"])

@@ -309,6 +309,7 @@ def ui_command(options: argparse.Namespace) -> int:
 
     command = server_command(output_folder(options.output), options.host, options.port)
     _check_port(options.host, options.port)
+    _tell_who_may_look(options.host)
     address = f"http://{options.host}:{options.port}"
     print(f"{address} shows the runs; end it with Ctrl-C", flush=True)
     for name, link in _links(Path(options.output), address).items():
@@ -334,7 +335,8 @@ def server_command(output: Path, host: str, port: int) -> list[str]:
     """
     from rayloom.database_urls import is_sqlite, sqlite_path
     from rayloom.errors import UserError
-    from rayloom.tracking.location import resolve_uri
+    from rayloom.redaction import has_secret, redacted_url
+    from rayloom.tracking.location import TRACKING_URI, resolve_uri
 
     uri = resolve_uri(None, output)
     if uri.startswith(("http://", "https://")):
@@ -342,8 +344,23 @@ def server_command(output: Path, host: str, port: int) -> list[str]:
     database = sqlite_path(uri) if is_sqlite(uri) else None
     if database is not None and not database.is_file():
         raise UserError(f"there is no run store {database}: train first, or name the folder with --output")
-    server = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", host, "--port", str(port)]
-    return [*server, "--workers", "1", "--artifacts-destination", (output.absolute() / "mlartifacts").as_uri()]
+    if has_secret(uri):  # the command line is for all to see
+        os.environ[TRACKING_URI] = uri
+    artifacts = (output.absolute() / "mlartifacts").as_uri()
+    server = [sys.executable, "-P", "-m", "rayloom.tracking.writer.ui_server"]
+    return [*server, redacted_url(uri), artifacts, host, str(port)]
+
+
+def _tell_who_may_look(host: str) -> None:
+    """Say what it means to listen elsewhere than on loopback."""
+    if host in ("localhost", "::1") or host.startswith("127."):
+        return
+    print(
+        f"--host {host}: whoever reaches this address can read, change and delete the runs, without a password; "
+        f"better listen on 127.0.0.1 and forward the port through ssh",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def _check_port(host: str, port: int) -> None:

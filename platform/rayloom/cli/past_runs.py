@@ -25,7 +25,7 @@ def list_runs(options: argparse.Namespace) -> int:
     human = human_stream(options)
     print(_columns([["run", "status", "seed", "result"], *map(_row, found)]) if found else "no runs", file=human)
     for line in unreadable:
-        print(f"not readable: {line}", file=human)
+        print(f"not readable: {_shown(line)}", file=human)
     if options.json:
         print_json({"status": "FINISHED", "runs": [_facts(run) for run in found], "unreadable": unreadable})
     return 0
@@ -45,7 +45,7 @@ def compare_runs(options: argparse.Namespace) -> int:
     for name in metrics:
         rows.append([name, *(format_value(run.metrics[name]) if name in run.metrics else "" for run in runs)])
     human = human_stream(options)
-    print("\n".join(f"{letter}  {run.name}" for letter, run in zip(letters, runs, strict=True)), file=human)
+    print("\n".join(f"{letter}  {_shown(run.name)}" for letter, run in zip(letters, runs, strict=True)), file=human)
     print(f"\n{_columns(rows)}", file=human)
     if options.json:
         print_json({"status": "FINISHED", "runs": [_facts(run) for run in runs], "differing": settings})
@@ -58,7 +58,7 @@ def remove_runs(options: argparse.Namespace) -> int:
     folders = [find_any(output, name) for name in options.names]
     for folder in folders:
         remove(folder)
-        print(f"removed {folder}", file=human_stream(options))
+        print(f"removed {_shown(str(folder))}", file=human_stream(options))
     if options.json:
         print_json({"status": "FINISHED", "removed": [str(folder) for folder in folders]})
     return 0
@@ -91,7 +91,13 @@ def _plain(value: Any) -> str:
     return text if len(text) <= _WIDEST else f"{text[:half]}...{text[-half:]}"
 
 
+def _shown(text: str) -> str:
+    """Return a text of files that others may have written without signs that steer a terminal."""
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
+
+
 def _columns(rows: Sequence[Sequence[str]]) -> str:
+    rows = [[_shown(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows

@@ -32,7 +32,7 @@ from rayloom.config.load import load, parse_yaml
 from rayloom.config.schema import RunConfig
 from rayloom.database_urls import sqlite_path
 from rayloom.errors import UserError
-from rayloom.redaction import has_secret, redacted
+from rayloom.redaction import has_secret, redacted_url
 from rayloom.runs.jobs import job_folder
 from rayloom.runs.plan import make_plan
 from rayloom.tracking.provenance import SUBMISSION, submission_text
@@ -102,7 +102,10 @@ def prepare(
     for override in overrides:
         key, _, value = override.partition("=")
         if has_secret(value):
-            raise UserError(f"{key}: the dashboard shows a job's words to everybody; keep the password in the config")
+            raise UserError(
+                f"{key}: the dashboard shows a job's words to everybody; write *** for the password, and set the "
+                f"variable with the whole URL on the nodes (docs/trust.md), or keep it in the config"
+            )
     if check_study is not None:
         check_study(config)
         storage = config.search.storage if config.search is not None else None
@@ -293,7 +296,7 @@ def _pass_tracking_on(config: RunConfig, environment: dict[str, Any]) -> str:
         return ""
     parts = urlsplit(uri)
     if parts.scheme not in ("http", "https"):
-        return f"{_TRACKING}={redacted(uri)} is this machine's own: the job records its run under {config.output}"
+        return f"{_TRACKING}={redacted_url(uri)} is this machine's own: the job records its run under {config.output}"
     if has_secret(uri):
         return f"{_TRACKING} has a password, which the dashboard would show: set it on the cluster's nodes instead"
     environment["env_vars"] = {**(environment.get("env_vars") or {}), _TRACKING: uri}

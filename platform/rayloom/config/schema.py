@@ -153,7 +153,7 @@ class TrackingConfig:
     """MLflow tracking URI; null: MLFLOW_TRACKING_URI, else sqlite under the output folder. Of one with *** in the place
     of its password the rest must equal that variable, which has it."""
     experiment: str | None = None
-    """Experiment; null: the algorithm's family."""
+    """Experiment; null: MLFLOW_EXPERIMENT_NAME, else the algorithm's family."""
     every: str | int | None = None
     """Interval of the metrics; null: about every hundredth of the stopping budget."""
     system_metrics: bool = True

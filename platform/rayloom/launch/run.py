@@ -37,7 +37,7 @@ from rayloom.runs.schedule import Schedule
 from rayloom.runs.session import Session
 from rayloom.runs.weights import checkpoint_store
 from rayloom.signals import Terminated, sigterm_raises
-from rayloom.tracking.location import resolve_uri
+from rayloom.tracking.location import resolve_experiment, resolve_uri
 from rayloom.tracking.provenance import is_uploaded
 
 
@@ -73,8 +73,9 @@ def run(
     striker = Chaos(chaos, typed.seed) if chaos is not None else None
     if striker is not None:
         check_plan(striker.faults, typed, plan, local)
-    uri = resolve_uri(typed.tracking.uri, Path(typed.output))
-    typed = replace(typed, tracking=replace(typed.tracking, uri=uri))
+    uri = resolve_uri(typed.tracking.uri, Path(typed.output), typed.tracking.enabled)
+    experiment = resolve_experiment(typed.tracking.experiment)
+    typed = replace(typed, tracking=replace(typed.tracking, uri=uri, experiment=experiment))
     observer = observer or Observer()
     if is_uploaded(Path.cwd()) and not Path(typed.output).is_absolute():
         observer.note(f"output: {typed.output} goes with this node; name a folder that all nodes share, as /mnt/runs")
@@ -214,7 +215,7 @@ def describe(config: RunConfig, local: bool = False, changed: bool = False) -> s
     """
     plan = make_plan(config, local)
     check_machine(plan, config)
-    resolve_uri(config.tracking.uri, Path(config.output))
+    resolve_uri(config.tracking.uri, Path(config.output), config.tracking.enabled)
     # The device of the run may be another machine's.
     role = LearnerRole(replace(config, learner=replace(config.learner, device="cpu")))
     try:

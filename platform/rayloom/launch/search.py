@@ -15,7 +15,7 @@ from rayloom.config.search import Direction, SearchConfig
 from rayloom.errors import UserError
 from rayloom.launch.roles import make_role
 from rayloom.launch.run import as_config
-from rayloom.redaction import redacted
+from rayloom.redaction import redacted_url
 from rayloom.runs.folders import (
     LOCAL_MARK,
     STUDY,
@@ -43,7 +43,7 @@ from rayloom.search.space import Space, apply
 from rayloom.search.study_plan import Study
 from rayloom.search.trials import LocalTrialPool, TrialPool
 from rayloom.signals import Terminated, sigterm_raises
-from rayloom.tracking.location import resolve_uri
+from rayloom.tracking.location import resolve_experiment, resolve_uri
 from rayloom.tracking.tracker import Tracker
 
 _PATIENCE_S = 120.0
@@ -150,8 +150,9 @@ def check_study(config: RunConfig) -> None:
 
 def _prepare(config: RunConfig, local: bool) -> tuple[Study, Space]:
     """Check everything that can be checked before the first trial."""
-    uri = resolve_uri(config.tracking.uri, Path(config.output))
-    config = replace(config, tracking=replace(config.tracking, uri=uri))
+    uri = resolve_uri(config.tracking.uri, Path(config.output), config.tracking.enabled)
+    experiment = resolve_experiment(config.tracking.experiment)
+    config = replace(config, tracking=replace(config.tracking, uri=uri, experiment=experiment))
     if config.search is not None and config.search.storage is not None:
         config = replace(config, search=replace(config.search, storage=whole_storage(config.search.storage)))
     found = _read(config, local)
@@ -306,7 +307,7 @@ def _end(
         metrics=study.metrics,
         directions=study.directions,
         study_dir=study.folder,
-        tracking_uri=redacted(study.config.tracking.uri or ""),
+        tracking_uri=redacted_url(study.config.tracking.uri or ""),
         pareto=tuple(entry.number for entry in pareto),
         duration_s=time.monotonic() - began,
     )
@@ -342,7 +343,7 @@ def _earlier_result(study: Study, ended: Mapping[str, Any]) -> StudyResult:
         metrics=study.metrics,
         directions=study.directions,
         study_dir=study.folder,
-        tracking_uri=redacted(study.config.tracking.uri or ""),
+        tracking_uri=redacted_url(study.config.tracking.uri or ""),
         pareto=tuple(ended["pareto"]),
         duration_s=ended["duration_s"],
     )

@@ -18,7 +18,7 @@ from typing import Any
 from rayloom.config.schema import RunConfig, flatten
 from rayloom.errors import UserError
 from rayloom.files import DamagedFileError, read_record, write_json
-from rayloom.redaction import redacted, redacted_tree
+from rayloom.redaction import redacted_tree, redacted_url
 from rayloom.runs.folders import (
     LOCAL_MARK,
     RUN,
@@ -141,7 +141,7 @@ def earlier_result(config: RunConfig, folder: Path, ended: Mapping[str, Any]) ->
         counters=ended["counters"],
         weights_sha256=ended["weights_sha256"],
         run_dir=folder,
-        tracking_uri=redacted(config.tracking.uri or ""),
+        tracking_uri=redacted_url(config.tracking.uri or ""),
         stopped_by=ended["stopped_by"],
         advice=ended.get("advice"),
         chaos=ended.get("chaos"),

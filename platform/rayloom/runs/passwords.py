@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rayloom.config.load import apply_overrides, from_tree
@@ -62,6 +62,8 @@ def _needed(config: RunConfig, key: str) -> bool:
 
 
 def _lacks_any(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(_lacks_any(item) for item in value.values())
     if isinstance(value, list | tuple):
         return any(_lacks_any(item) for item in value)
     return isinstance(value, str) and lacks_secret(value)

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from rayloom.checkpoint.store import Loaded
 from rayloom.config.schema import RunConfig
 from rayloom.errors import LearnersLostError, UserError
-from rayloom.redaction import redacted
+from rayloom.redaction import redacted_url
 from rayloom.runs.advice import advise
 from rayloom.runs.folders import forget_result, mark_local, write_result
 from rayloom.runs.inputs import inputs_for
@@ -175,7 +175,7 @@ class Session:
             counters=self.role.counters(),
             weights_sha256=self.role.weights_sha256(),
             run_dir=self.folder,
-            tracking_uri=redacted(self.config.tracking.uri or ""),
+            tracking_uri=redacted_url(self.config.tracking.uri or ""),
             stopped_by=stopped_by,
             advice=advise(self.config, self.loop.timeline.spent()),
             chaos=None if self._chaos is None else self._chaos.report(),

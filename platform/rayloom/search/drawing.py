@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rayloom.files import write_json
-from rayloom.redaction import has_secret, redacted
+from rayloom.redaction import has_secret, redacted_url
 from rayloom.runs.passwords import STORAGE
 from rayloom.tracking.location import private_file
 from rayloom.tracking.tracker import Tracker
@@ -30,7 +30,7 @@ class Drawing:
         self._tracker = tracker
         self._storage = study.settings.storage or str(study.folder / "optuna.journal")
         self._request = {
-            "storage": redacted(self._storage),
+            "storage": redacted_url(self._storage),
             "study_name": study.folder.name,
             "folder": str(study.folder / "artifacts"),
             "metrics": list(study.metrics),

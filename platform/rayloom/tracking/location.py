@@ -9,20 +9,24 @@ from urllib.parse import unquote, urlsplit
 
 from rayloom.database_urls import is_sqlite, sqlite_path, sqlite_url
 from rayloom.errors import UserError
-from rayloom.redaction import completed, lacks_secret
+from rayloom.redaction import completed, lacks_secret, redacted, redacted_url
 
 TRACKING_URI = "MLFLOW_TRACKING_URI"
 """The variable with the whole URI where the config, or what is recorded of a run, leaves the password out."""
 
 
-def resolve_uri(config_uri: str | None, output: Path) -> str:
+def resolve_uri(config_uri: str | None, output: Path, tracked: bool = True) -> str:
     """Return the absolute tracking URI: the config's, else MLFLOW_TRACKING_URI, else sqlite under `output`.
+
+    Nobody needs the password of a run that is not `tracked`.
 
     UserError for a folder, since MLflow 3.17 has no file store, and for a URI whose password is not known.
     """
     own = os.environ.get(TRACKING_URI)
     uri = _absolute(config_uri or own or sqlite_url(output.absolute() / "mlflow.db"))
     whole = completed(uri, [_absolute(own) if own and lacks_secret(uri) else None])
+    if whole is None and not tracked:
+        return uri
     if whole is None:
         raise UserError(
             f"tracking.uri: {uri} stands here without its password; set {TRACKING_URI} to the whole of it, or give it "
@@ -31,19 +35,27 @@ def resolve_uri(config_uri: str | None, output: Path) -> str:
     return whole
 
 
+def resolve_experiment(config_experiment: str | None) -> str | None:
+    """Return the experiment that the config names, else MLFLOW_EXPERIMENT_NAME; None where neither does."""
+    return config_experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or None
+
+
 def _absolute(uri: str) -> str:
     scheme = urlsplit(uri).scheme
     if scheme in ("", "file"):
         folder = unquote(uri.removeprefix("file:")) if scheme else uri
         database = Path("/" + folder.lstrip("/") if folder.startswith("/") else folder).absolute() / "mlflow.db"
         raise UserError(
-            f"tracking.uri: MLflow no longer writes to folders; use {sqlite_url(database)} instead of {uri}"
+            f"tracking.uri: MLflow no longer writes to folders; use {sqlite_url(database)} instead of "
+            f"{redacted_url(uri)}"
         )
     if not is_sqlite(uri):
         return uri
     path = sqlite_path(uri)
     if path is None:
-        raise UserError(f"tracking.uri: {uri} names no database file; write sqlite:////absolute/path/mlflow.db")
+        raise UserError(
+            f"tracking.uri: {redacted_url(uri)} names no database file; write sqlite:////absolute/path/mlflow.db"
+        )
     return sqlite_url(path.absolute(), uri)
 
 
@@ -56,6 +68,11 @@ def known_uri(recorded: str) -> str:
     if whole is None:
         raise UserError(f"{recorded} is recorded without its password, and {TRACKING_URI} does not have it")
     return whole
+
+
+def told_of_store(text: str) -> str:
+    """Return what a library said of the store, without its password, wherever that stands."""
+    return redacted(text, os.environ.get(TRACKING_URI, ""))
 
 
 def artifact_location(uri: str, run_dir: Path) -> str | None:

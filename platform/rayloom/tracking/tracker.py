@@ -32,6 +32,7 @@ _RESTART_PAUSE_S = 1.0
 _EXIT_DEADLINE_S = 5.0
 _MOST_RESTARTS = 5
 _NOWHERE = (-1, 0)
+_LONGEST_PART = 200
 
 
 class Tracker:
@@ -349,8 +350,11 @@ def _journal_id(run_dir: Path) -> str:
 
 def _check_inside(name: str) -> None:
     """Raise UserError for a name of a figure or file that leads out of the run folder."""
-    if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise UserError(f"an evaluation names the file {name!r}; give a path inside the run folder")
+    parts = name.split("/")
+    if not name.isprintable() or {"", ".", ".."}.intersection(parts) or max(map(len, parts)) > _LONGEST_PART:
+        raise UserError(
+            f"an evaluation names the file {name[:200]!r}; give a path inside the run folder, as games/last.sgf"
+        )
 
 
 def _figure_key(name: str) -> str:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from cases import case
 from processes import run_folder, write_config
-from rayloom.tracking.journal import is_delivered
+from rayloom.files import write_json
+from rayloom.tracking.journal import PROCESS, Acknowledgement, is_delivered, owner
 from search_cases import GRID, Forked, kill_when, outcome, search, study, study_folder
 from search_cases import resume as resume_study
 from tracking_servers import free_port, mlflow_server
-from tracking_store import StoreView, empty_store, start, wait_for
+from tracking_store import DEADLINE_S, StoreView, empty_store, start, wait_for
 
 SECRET = "planted5ecret"
 SEARCH = {"space": GRID, "sampler": "grid", "metric": "evaluate/accuracy"}
@@ -75,6 +76,32 @@ def test_a_server_out_of_reach_is_told_of_without_its_password(tmp_path: Path) -
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
 
 
+def test_what_a_dead_run_left_is_delivered_by_the_next_one_that_knows_the_password(tmp_path: Path) -> None:
+    store = empty_store(tmp_path)
+    uri = f"sqlite:///{tmp_path}/mlflow.db?password={SECRET}"
+    dead = start(tmp_path, "dead", uri=uri)
+    assert dead._process is not None
+    dead._process.kill()
+    dead._process.wait(10)
+    process = owner(dead.run_dir)
+    write_json(dead.run_dir / PROCESS, {**process, "created": 0.0})
+    stranger = start(tmp_path, "stranger", uri=f"sqlite:///{tmp_path}/mlflow.db")
+    assert stranger.finish("FINISHED", timeout_s=DEADLINE_S)
+    log = stranger.run_dir / "writer.log"
+    wait_for(
+        lambda: "is recorded without its password" in (log.read_text() + problem(dead.run_dir)), "the reaper's word"
+    )
+    assert not is_delivered(dead.run_dir)
+    friend = start(tmp_path, "friend", uri=uri)
+    wait_for(lambda: is_delivered(dead.run_dir), "the delivery of what the dead run left")
+    assert friend.finish("FINISHED", timeout_s=DEADLINE_S)
+    assert sorted(map(store.status, store.runs())) == ["FINISHED", "FINISHED", "KILLED"]
+
+
+def problem(run_dir: Path) -> str:
+    return Acknowledgement.load(run_dir).problem or ""
+
+
 def test_a_study_with_two_passwords(tmp_path: Path) -> None:
     output = tmp_path / "out"
     output.mkdir()
@@ -89,8 +116,10 @@ def test_a_study_with_two_passwords(tmp_path: Path) -> None:
 
     code, line, _ = outcome(resume_study(output))
     assert code == 2 and "***" in line["error"] and "without its password" in line["error"]
-    whole = {"MLFLOW_TRACKING_URI": uri, "RAYLOOM_SEARCH_STORAGE": storage}
-    code, line, err = outcome(resume_study(output, **whole))
+    other = storage.replace("study.db", "other.db")
+    code, line, _ = outcome(resume_study(output, f"search.storage={other}", MLFLOW_TRACKING_URI=uri))
+    assert code == 2 and line["error"].startswith("search.storage: what goes on keeps its settings")
+    code, line, err = outcome(resume_study(output, f"search.storage={storage}", MLFLOW_TRACKING_URI=uri))
     assert code == 0 and line["trials"]["COMPLETE"] == 4, err
     folder = study_folder(output)
     assert (folder / "artifacts" / "history.png").is_file(), (folder / "pictures.log").read_text()

@@ -126,6 +126,19 @@ def test_the_tracking_server_of_this_shell_is_passed_on_but_never_a_password(
     assert uri is None and "this machine's own" in note and "/mnt/shared/runs" in note
 
 
+@pytest.mark.parametrize("uri", ["http://me:hush@h", "https://hush@h", "http://h/?token=hush"])
+def test_a_jobs_words_hold_no_password_and_may_have_the_mark(uri: str) -> None:
+    with pytest.raises(
+        UserError, match=r"^tracking\.uri: the dashboard shows a job's words to everybody; write \*\*\*"
+    ) as caught:
+        submission.prepare("softmax_regression_digits", [OUTPUT, f"tracking.uri={uri}"])
+    assert "hush" not in str(caught.value)
+    assert (
+        "'tracking.uri=http://me:***@h'"
+        in ready("softmax_regression_digits", OUTPUT, "tracking.uri=http://me:***@h").entrypoint
+    )
+
+
 @pytest.mark.parametrize(
     ("variables", "argument", "expected"),
     [

@@ -21,6 +21,7 @@ from rayloom.errors import UserError
 from rayloom.files import write_json
 from rayloom.tracking import journal
 from rayloom.tracking.journal import is_delivered
+from rayloom.tracking.writer.keys import mlflow_key
 from rayloom.tracking.writer.stale import find_stale
 from tracking_store import DEADLINE_S, StoreView, empty_store, losses, start, start_driver, wait_for
 
@@ -62,17 +63,19 @@ def test_everything_of_a_run_arrives(output: Path, store: StoreView) -> None:
     points = {key: (step, value) for key, step, value in store.points(run_id)}
     assert len(points) == len(store.points(run_id)) - 1 == 2500 + 3  # evaluate/return_mean has two points
     assert all(points[key] == (5, value) for key, value in many.items())
-    assert points["evaluate/return_mean"] == (6, 2.5) and points["bad_name/_/x"] == (6, 1.0)
+    assert points["evaluate/return_mean"] == (6, 2.5) and points[mlflow_key("bad|name//x")] == (6, 1.0)
     assert store.rows("select step, is_nan from metrics where key = 'evaluate/return_mean' order by step") == [
         (5, 1),
         (6, 0),
     ]
     stored = store.params(run_id)
     assert len(stored) == 252
-    assert stored["p249"] == "249" and stored["odd key_1_"] == "None"
+    assert stored["p249"] == "249" and stored[mlflow_key("odd key(1)")] == "None"
     assert stored["long"] == "x" * 5999 + "…"
     tags = store.tags(run_id)
     assert tags["late"] == "1" and tags["family"] == "agents" and tags["rayloom.end"] == "finished"
+    renamed = sorted(told for key, told in tags.items() if key.startswith("rayloom.renamed/"))
+    assert renamed == [f"{mlflow_key(key)} stands for {key}" for key in ("bad|name//x", "odd key(1)")]
     assert len(tags["note"]) == 5000 and "rayloom.refused" not in tags
     assert store.rows("select count(*) from metrics where key like 'system/%cpu_utilization_percentage'")[0][0] >= 1
     assert store.rows("select name from experiments where experiment_id <> 0") == [("agents",)]

@@ -78,6 +78,8 @@ def test_commands_look_into_the_output_folder_only(
     said = capsys.readouterr().err
     assert said.startswith(f"rayloom: {name!r} names no run: write the name of its folder, its MLflow id or")
     assert said.count("\n") == 1 and outside.is_dir()
+    assert main(["search", "--resume", name, f"--output={tmp_path / 'in'}"]) == 2
+    assert capsys.readouterr().err.startswith(f"rayloom: {name!r} names no study: write the name of its folder")
     assert main([command, "x", "--output=a\0b"]) == 2
     assert capsys.readouterr().err.startswith("rayloom: output: 'a\\x00b' is no folder")
 

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from rayloom.contract import Figure
 from rayloom.errors import UserError
 from rayloom.tracking import journal as journals
 from rayloom.tracking.journal import Acknowledgement, Journal, is_alive, own_process, read_metrics, read_records
-from rayloom.tracking.location import resolve_uri
+from rayloom.tracking.location import known_uri, resolve_uri, told_of_store
 from rayloom.tracking.tracker import Tracker
 from rayloom.tracking.writer.stale import find_stale
 
@@ -175,3 +176,33 @@ def test_uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for wrong in ("sqlite://", "sqlite:///:memory:", "sqlite:///"):
         with pytest.raises(UserError, match="names no database file"):
             resolve_uri(wrong, Path("out"))
+
+
+@pytest.mark.parametrize("name", ["", "/x", "a//b", "a/", "../x", "a/../x", ".", "a\0b", "a\nb", "a\ud800", "x" * 201])
+def test_evaluations_name_files_of_the_run_folder_only(name: str, tmp_path: Path) -> None:
+    tracker = quiet(tmp_path)
+    with pytest.raises(UserError, match=r"an evaluation names the file .*give a path inside the run folder"):
+        tracker.log_content(name, "x")
+    with pytest.raises(UserError, match=r"an evaluation names the file .*give a path inside the run folder"):
+        tracker.log_figure(name, Figure("text", text="x"), 1)
+    assert not list(tmp_path.rglob("figures")) and not list(tmp_path.rglob("artifacts"))
+
+
+def test_an_address_without_its_password_is_completed_from_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(
+        UserError, match=r"^tracking\.uri: http://u:\*\*\*@h stands here without its password; set MLFLOW"
+    ):
+        resolve_uri("http://u:***@h", tmp_path)
+    assert resolve_uri("http://u:***@h", tmp_path, tracked=False) == "http://u:***@h"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://u:hush@h")
+    assert resolve_uri("http://u:***@h", tmp_path) == "http://u:hush@h" == known_uri("http://u:***@h")
+    assert told_of_store("for u: hush") == "for u: ***"
+    with pytest.raises(UserError, match=r"^http://v:\*\*\*@h is recorded without its password"):
+        known_uri("http://v:***@h")
+    (tmp_path / "a").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///a/b.db?password=hush")
+    absolute = f"sqlite:///{tmp_path}/a/b.db?password="
+    assert resolve_uri(f"{absolute}***", tmp_path) == f"{absolute}hush"

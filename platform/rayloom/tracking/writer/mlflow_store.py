@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import requests
@@ -15,18 +14,20 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run,
 from mlflow.exceptions import MlflowException
 
 from rayloom.database_urls import sqlite_path, sqlite_url
-from rayloom.redaction import redacted
 from rayloom.tracking.journal import NOT_FOR_ALL, Record, locked
-from rayloom.tracking.location import artifact_location
+from rayloom.tracking.location import artifact_location, told_of_store
 from rayloom.tracking.views import EXPERIMENT_TAGS
 from rayloom.tracking.writer.errors import METRICS_PER_BATCH, RefusedError, UnreachableError
+from rayloom.tracking.writer.keys import hash_of, mlflow_key
+from rayloom.tracking.writer.log import say
 
 ITEMS_PER_BATCH = 100
 LONGEST_PARAM = 6000
 LONGEST_TAG = 5000
-LONGEST_KEY = 250
 LONGEST_DIGEST = 36
 JOURNAL_TAG = "rayloom.journal"
+RENAMED_TAG = "rayloom.renamed/"
+"""Followed by the hash at the end of a key that MLflow has; its value is that key, and the one that the run gave."""
 
 _DATABASE_DEADLINE_S = 120.0
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE")
@@ -48,7 +49,7 @@ def translated() -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    return redacted((str(error).splitlines() or [type(error).__name__])[0])[:500]
+    return told_of_store((str(error).splitlines() or [type(error).__name__])[0])[:500]
 
 
 class Store:
@@ -61,6 +62,7 @@ class Store:
         self.run_dir = run_dir
         self.run_id = ""
         self.experiment_id = ""
+        self._renamed: set[str] = set()
         with translated():
             if client is None:
                 _create_database(uri)
@@ -93,8 +95,11 @@ class Store:
 
     def _experiment(self, name: str) -> str:
         found = self.client.get_experiment_by_name(name)
-        if found is not None and found.lifecycle_stage != "active":
-            self.client.restore_experiment(found.experiment_id)
+        if found is not None and found.lifecycle_stage != "active":  # restoring it would bring back all its runs
+            raise RefusedError(
+                f"the experiment {name!r} was deleted; restore it (mlflow experiments restore --experiment-id "
+                f"{found.experiment_id}), or set tracking.experiment to another"
+            )
         if found is not None:
             return str(found.experiment_id)
         try:
@@ -139,9 +144,10 @@ class Store:
 
     def log_points(self, points: Sequence[MetricPoint]) -> list[str]:
         """Write metric points; a repeated point is stored once. Returns one line per point that MLflow refused."""
+        self._tell_renamed([key for key, *_ in points])
         refused: list[str] = []
         for start in range(0, len(points), METRICS_PER_BATCH):
-            batch = [Metric(_valid_key(k), v, t, s) for k, v, t, s in points[start : start + METRICS_PER_BATCH]]
+            batch = [Metric(mlflow_key(k), v, t, s) for k, v, t, s in points[start : start + METRICS_PER_BATCH]]
             refused += self._log_metrics(batch)
         return refused
 
@@ -163,7 +169,8 @@ class Store:
         """Write params; long values are cut. MLflow cannot change a param: a new value of it becomes a tag."""
         with translated():
             before = self.client.get_run(self.run_id).data.params
-        wanted = {_valid_key(key): _cut(value, LONGEST_PARAM) for key, value in params.items()}
+        self._tell_renamed(params)
+        wanted = {mlflow_key(key): _cut(value, LONGEST_PARAM) for key, value in params.items()}
         new = [Param(key, value) for key, value in wanted.items() if key not in before]
         with translated():
             for start in range(0, len(new), ITEMS_PER_BATCH):
@@ -173,7 +180,21 @@ class Store:
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Write tags; long values are cut."""
-        items = [RunTag(_valid_key(key), _cut(str(value), LONGEST_TAG)) for key, value in tags.items()]
+        self._tell_renamed(tags)
+        self._set_tags(tags)
+
+    def _tell_renamed(self, keys: Iterable[str]) -> None:
+        """Say in tag and log which keys MLflow does not take as they are, each once."""
+        renamed = {mlflow_key(key): key for key in keys if key not in self._renamed and mlflow_key(key) != key}
+        if not renamed:
+            return
+        self._set_tags({RENAMED_TAG + hash_of(ours): f"{ours} stands for {key}" for ours, key in renamed.items()})
+        for ours, key in renamed.items():
+            say(f"MLflow takes no key {key!r}: it is {ours} there")
+        self._renamed.update(renamed.values())
+
+    def _set_tags(self, tags: Mapping[str, str]) -> None:
+        items = [RunTag(mlflow_key(key), _cut(str(value), LONGEST_TAG)) for key, value in tags.items()]
         with translated():
             for start in range(0, len(items), ITEMS_PER_BATCH):
                 self.client.log_batch(self.run_id, tags=items[start : start + ITEMS_PER_BATCH])
@@ -223,13 +244,6 @@ def _create_database(uri: str) -> None:
         with contextlib.suppress(FileExistsError):
             os.link(aside, path)
         aside.unlink()
-
-
-def _valid_key(key: str) -> str:
-    """Return a key that MLflow takes: letters, digits and _-. :/, no empty or dotted path part, 250 characters."""
-    key = re.sub(r"[^\w\-. :/]", "_", key)[:LONGEST_KEY]
-    parts = [part if part not in ("", ".", "..") else "_" for part in key.split("/")]
-    return "/".join(parts)
 
 
 def _cut(value: str, longest: int) -> str:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from rayloom.files import read_record, write_json
-from rayloom.redaction import redacted
+from rayloom.redaction import redacted_url
 from rayloom.tracking.journal import Record
 from rayloom.tracking.writer.errors import UnreachableError
 from rayloom.tracking.writer.log import say
@@ -45,7 +45,7 @@ def log_model(run_dir: Path, store: Store, record: Record, end: int) -> None:
 
 def _export(run_dir: Path, store: Store, loader: str) -> tuple[int, list[str]]:
     """Run the child process; return its exit code and the lines of its standard error."""
-    arguments = [str(run_dir), redacted(store.uri), store.run_id, store.experiment_id, loader]
+    arguments = [str(run_dir), redacted_url(store.uri), store.run_id, store.experiment_id, loader]
     try:
         done = subprocess.run(
             [sys.executable, "-P", "-m", "rayloom.tracking.writer.model", *arguments],

@@ -18,7 +18,7 @@ import psutil
 
 from rayloom.errors import UserError
 from rayloom.files import write_json
-from rayloom.redaction import redacted
+from rayloom.redaction import redacted_url
 from rayloom.tracking import journal
 from rayloom.tracking.journal import Acknowledgement, Record
 from rayloom.tracking.location import known_uri
@@ -98,7 +98,7 @@ class Writer:
             self._serve()
         except RefusedError as error:
             if self._store is None or not self._stop_if_deleted(self._store):
-                self.report(f"the server refused this run: {error}")
+                self.report(f"this run cannot be delivered: {error}")
                 self.exit = journal.GAVE_UP
 
     def _serve(self) -> None:
@@ -133,7 +133,7 @@ class Writer:
             self._acknowledged.offset = 0
         self._acknowledged.status = None
         self._acknowledged.save(self._run_dir)
-        content = {"uri": redacted(store.uri), "experiment_id": store.experiment_id, "run_id": store.run_id}
+        content = {"uri": redacted_url(store.uri), "experiment_id": store.experiment_id, "run_id": store.run_id}
         write_json(self._run_dir / journal.BINDING, content)
         self._store = store
         self._after_attach(store)
@@ -145,13 +145,13 @@ class Writer:
         return Store(self._known_uri(), self._run_dir)
 
     def _known_uri(self) -> str:
-        """Return the store's URI with its password; UnreachableError where nobody has it."""
-        from rayloom.tracking.writer.errors import UnreachableError
+        """Return the store's URI with its password; RefusedError where this process has none, and will have none."""
+        from rayloom.tracking.writer.errors import RefusedError
 
         try:
             return known_uri(self._start["uri"])
         except UserError as error:
-            raise UnreachableError(str(error)) from None
+            raise RefusedError(str(error)) from None
 
     def _may_create_again(self) -> bool:
         """Tell whether a run that was deleted from the store is created once more."""
