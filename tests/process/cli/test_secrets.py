@@ -7,12 +7,13 @@ import stat
 from pathlib import Path
 
 from cases import case
+from loopback import free_port
 from processes import run_folder, write_config
 from rayloom.files import write_json
 from rayloom.tracking.journal import PROCESS, Acknowledgement, is_delivered, owner
 from search_cases import GRID, Forked, kill_when, outcome, search, study, study_folder
 from search_cases import resume as resume_study
-from tracking_servers import free_port, mlflow_server
+from tracking_servers import mlflow_server
 from tracking_store import DEADLINE_S, StoreView, empty_store, start, wait_for
 
 SECRET = "planted5ecret"

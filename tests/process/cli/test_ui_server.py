@@ -17,8 +17,9 @@ import pytest
 from mlflow.server.assistant.api import assistant_router
 from mlflow.server.fastapi_app import app
 
+from loopback import free_port
 from rayloom.tracking.writer.ui_server import without_assistant
-from tracking_servers import answers, free_port
+from tracking_servers import answers
 from tracking_store import DEADLINE_S, empty_store, start, wait_for
 
 
