@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import io
 import json
-from typing import cast
+from pathlib import Path
+from typing import NoReturn, cast
 
 import pytest
 
 from rayloom.cli.main import main
 from rayloom.config.load import apply_overrides, from_tree, load
+from rayloom.config.schema import RunConfig
 from rayloom.errors import UserError
+from rayloom.launch import trained
 from rayloom.redaction import RedactedStream, completed, has_secret, lacks_secret, redacted, redacted_tree, redacted_url
-from rayloom.runs.passwords import with_passwords
+from rayloom.runs.folders import make_run_folder
+from rayloom.runs.passwords import given_passwords, with_passwords
 from rayloom.runs.sameness import learnt_from
 
 CONFIG = "softmax_regression_digits"
@@ -163,3 +167,28 @@ def test_json_stays_json() -> None:
 def test_resume_takes_overrides_in_their_form(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["resume", "f00d", "more"]) == 2
     assert "the override 'more' must have the form KEY=VALUE" in capsys.readouterr().err
+
+
+def test_an_evaluation_is_given_passwords_and_other_overrides() -> None:
+    config = load("ppo_cartpole", ("source.env_options={url: 'http://u:hush@h'}",))
+    recorded = from_tree(redacted_tree(config.to_tree()))
+    words = ("evaluate.episodes=3", "source.env_options.url=http://u:hush@h")
+    assert given_passwords(recorded, words) == (config, ("evaluate.episodes=3",))
+    elsewhere = ("source.env_options.url=http://u:hush@elsewhere",)
+    assert given_passwords(recorded, elsewhere) == (recorded, elsewhere)
+
+
+def test_evaluate_takes_them_from_its_overrides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load("ppo_cartpole", (f"output={tmp_path}", "source.env_options={url: 'http://u:hush@h'}"))
+    folder = make_run_folder(config)
+    assert "hush" not in (folder / "config.yaml").read_text()
+    seen = []
+
+    def build(config: RunConfig, *unused: object) -> NoReturn:
+        seen.append(config)
+        raise UserError("built")
+
+    monkeypatch.setattr(trained, "build_trained", build)
+    with pytest.raises(UserError, match=r"^built$"):
+        trained.evaluate(folder.name, "source.env_options.url=http://u:hush@h", output=str(tmp_path))
+    assert seen == [config]

@@ -30,7 +30,7 @@ from rayloom.runs.learner_role import LearnerRole
 from rayloom.runs.loop import Role
 from rayloom.runs.objectives import read_objectives
 from rayloom.runs.observer import Observer, Result
-from rayloom.runs.passwords import split_passwords, with_passwords
+from rayloom.runs.passwords import given_passwords, with_passwords
 from rayloom.runs.plan import Plan, check_machine, cluster_address, make_plan
 from rayloom.runs.sameness import changed_by
 from rayloom.runs.schedule import Schedule
@@ -134,12 +134,11 @@ def resume(run_id: str, *overrides: str, output: str = "rayloom-runs", observer:
         raise UserError(f"the run {run_id} is still running; wait for it or stop it first")
     with held(folder, observer.note):
         result = read_result(folder)
-        recorded = load_run_config(folder)
-        given, others = split_passwords(recorded, overrides)
-        config, changes = changed_by(recorded, others)
+        config, others = given_passwords(load_run_config(folder), overrides)
+        config, changes = changed_by(config, others)
         if result and result["status"] == "FINISHED":
             _check_goes_on(config, folder, result["stopped_by"])
-        config = with_passwords(config, given)
+        config = with_passwords(config)
         plan = make_plan(config, _was_local(folder))
         check_machine(plan, config)
         return _continue(config, plan, folder, observer, changes)

@@ -25,6 +25,7 @@ from rayloom.launch.export import save_exported
 from rayloom.launch.showing import frames_picture, sample_picture
 from rayloom.runs.evaluator import Evaluator
 from rayloom.runs.folders import find_run_folder, load_run_config
+from rayloom.runs.passwords import given_passwords
 from rayloom.runs.weights import TrainedAlgorithm, Weights, Which, build_trained
 from rayloom.seeding import derive_seed, torch_generator
 from rayloom.tracking.journal import read_metrics
@@ -211,8 +212,13 @@ def load(run_id: str, *, weights: Which | None = None, output: str = "rayloom-ru
 
 
 def evaluate(run_id: str, *overrides: str, weights: Which | None = None, output: str = "rayloom-runs") -> Evaluated:
-    """Evaluate a run's weights anew, those of `load`; overrides as for `Trained.evaluate`."""
-    trained = load(run_id, weights=weights, output=output)
+    """Evaluate a run's weights anew, those of `load`; overrides as for `Trained.evaluate`.
+
+    Besides, they give URLs of the source or algorithm again that were recorded without their passwords.
+    """
+    folder = find_run_folder(output_folder(output), run_id)
+    config, overrides = given_passwords(load_run_config(folder), overrides)
+    trained = Trained(folder, build_trained(config, folder, weights))
     torch.set_num_threads(trained.config.learner.threads)  # as in the run, whose numbers these must equal
     return Evaluated(trained.evaluate(*overrides).metrics, trained.weights)
 

@@ -17,11 +17,17 @@ STORAGE = "RAYLOOM_SEARCH_STORAGE"
 _FROM_ENVIRONMENT = {"tracking.uri": TRACKING_URI, "search.storage": STORAGE}
 
 
-def split_passwords(config: RunConfig, overrides: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the overrides that give a recorded URL its password again, and all others."""
-    recorded = flatten(config.to_tree())
-    given = [override for override in overrides if _lacks_any(recorded.get(override.partition("=")[0]))]
-    return given, [override for override in overrides if override not in given]
+def given_passwords(config: RunConfig, overrides: Sequence[str]) -> tuple[RunConfig, tuple[str, ...]]:
+    """Return a recorded config with the URLs that overrides give again, and the overrides that do something else."""
+    recorded = config.to_tree()
+    tree, others = recorded, []
+    for override in overrides:
+        lacks = _lacks_any(flatten(recorded).get(override.partition("=")[0]))
+        if lacks and redacted_tree(apply_overrides(recorded, [override])) == recorded:
+            tree = apply_overrides(tree, [override])
+        else:
+            others.append(override)
+    return config if tree == recorded else from_tree(tree), tuple(others)
 
 
 def with_passwords(config: RunConfig, overrides: Sequence[str] = ()) -> RunConfig:
@@ -29,24 +35,20 @@ def with_passwords(config: RunConfig, overrides: Sequence[str] = ()) -> RunConfi
 
     UserError for one that is missing, and for an override that changes anything but a password.
     """
-    recorded = config.to_tree()
-    tree = recorded
-    for override in overrides:
-        key = override.partition("=")[0]
-        given = apply_overrides(recorded, [override])
-        if not _lacks_any(flatten(recorded).get(key)) or redacted_tree(given) != recorded:
-            raise UserError(
-                f"{key}: what goes on keeps its settings; only a URL that was recorded without its password is given "
-                f"again, the same but for that"
-            )
-        tree = apply_overrides(tree, [override])
+    given, others = given_passwords(config, overrides)
+    if others:
+        raise UserError(
+            f"{others[0].partition('=')[0]}: what goes on keeps its settings; only a URL that was recorded without its "
+            f"password is given again, the same but for that"
+        )
+    recorded = tree = given.to_tree()
     for key, value in flatten(tree).items():
         if key in _FROM_ENVIRONMENT and isinstance(value, str):
             tree = _put(tree, key, completed(value, [os.environ.get(_FROM_ENVIRONMENT[key])]) or value)
     missing = [key for key, value in flatten(tree).items() if _lacks_any(value) and _needed(config, key)]
     if missing:
         raise UserError(_sentence(missing[0], flatten(tree)[missing[0]]))
-    return config if tree == recorded else from_tree(tree)
+    return given if tree == recorded else from_tree(tree)
 
 
 def whole_storage(url: str) -> str:
