@@ -53,7 +53,7 @@ def light(*words: str, cwd: Path) -> tuple[int, str, str, float]:
         ("list optimizer", 0, "adadelta"),
         ("list network", 0, "lenet5"),
         ("list optimiser", 2, "there is no kind 'optimiser' to list; did you mean 'optimizer'?"),
-        ("explain optimizer.adam", 0, "betas: [float >= 0, float >= 0], default [0.9, 0.999]"),
+        ("explain optimizer.adam", 0, "betas: [float >= 0 and < 1, float >= 0 and < 1], default [0.9, 0.999]"),
         ("explain source.replay", 0, "capacity: int >= 1, default 100000"),
         ("explain learner.batch_size", 0, "int >= 1, default 128"),
         ("explain learner.batchsize", 2, "there is no 'learner.batchsize'; did you mean 'learner.batch_size'?"),
