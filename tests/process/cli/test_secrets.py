@@ -62,7 +62,7 @@ def test_a_run_at_a_server_with_a_password(tmp_path: Path) -> None:
     view = StoreView(store / "mlflow.db")
     (run_id,) = view.runs()
     assert view.status(run_id) == "FINISHED" and len(view.points(run_id)) > 10
-    assert view.params(run_id)["tracking.uri"] == f"http://me:***@127.0.0.1:{port}"
+    assert view.tags(run_id)["rayloom.place/tracking.uri"] == f"http://me:***@127.0.0.1:{port}"
     assert not _files_with_it(tmp_path, given)
     assert not _open_to_all(output)
 
