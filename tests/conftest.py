@@ -14,7 +14,8 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 # A developer's own servers must neither receive the tests' runs nor decide their outcome.
-for variable in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID", "RAY_ADDRESS"):
+_SERVICES = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID", "RAY_ADDRESS")
+for variable in _SERVICES:
     os.environ.pop(variable, None)
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and with them the processes that they start.
@@ -34,6 +35,14 @@ def _fresh_seeds() -> Iterator[None]:
     """Seed the global generators before every test, so that no test depends on those that ran before it."""
     seed_process(0, "tests")
     yield
+
+
+@pytest.fixture(autouse=True)
+def _no_services() -> Iterator[None]:
+    """Forget what a test left in the environment: MLflow writes there which store it was told to use."""
+    yield
+    for variable in _SERVICES:
+        os.environ.pop(variable, None)
 
 
 @pytest.fixture(scope="session")

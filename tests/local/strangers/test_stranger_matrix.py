@@ -78,7 +78,7 @@ STRANGERS = {
         "strangers_sequences/attention.yaml",
         (*UPDATES, "algorithm.cell_size=8"),
         "updates: 600",
-        ("source.dataset.longest", (4, 5)),
+        ("source.dataset.letters", (5, 6)),
         "evaluate/exact_match",
     ),
     "ctc": Stranger(

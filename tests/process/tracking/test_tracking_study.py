@@ -15,10 +15,10 @@ import pytest
 from places import FAKES
 from rayloom.files import write_json
 from rayloom.tracking import journal
-from rayloom.tracking.journal import is_delivered
+from rayloom.tracking.journal import is_delivered, read_binding
 from rayloom.tracking.tracker import Tracker, record_end
 from rayloom.tracking.writer.stale import find_stale
-from tracking_store import DEADLINE_S, StoreView, bound, empty_store, losses, start_study, start_trial, wait_for
+from tracking_store import DEADLINE_S, StoreView, empty_store, losses, start_study, start_trial, wait_for
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def log(tracker: Tracker, first: int, last: int) -> None:
 
 
 def id_of(output: Path, number: int) -> str | None:
-    binding = bound(output / "study" / "trials" / f"{number:04d}")
+    binding = read_binding(output / "study" / "trials" / f"{number:04d}")
     return binding["run_id"] if binding else None
 
 

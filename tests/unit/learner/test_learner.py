@@ -206,9 +206,14 @@ def test_bfloat16_runs_losses_under_autocast_except_where_a_phase_forbids_it(all
             seen.append(hidden.dtype)
             return Loss((algorithm.second(hidden).squeeze(1) - batch["y"]).square())
 
-        return [Phase("all", loss, tuple(algorithm.parameters()), autocast=allowed, compilable=not allowed)]
+        first, second = (tuple(layer.parameters()) for layer in (algorithm.first, algorithm.second))
+        # A precision that no phase at all may have is refused.
+        return [
+            Phase("one", loss, first, autocast=allowed, compilable=not allowed),
+            Phase("other", loss, second, autocast=True),
+        ]
 
     algorithm = _Regression(make)
     Learner(algorithm, LearnerConfig(precision="bfloat16")).update(_batch, lambda loss: None)
-    assert seen == [torch.bfloat16 if allowed else torch.float32]
+    assert seen == [torch.bfloat16 if allowed else torch.float32, torch.bfloat16]
     assert all(parameter.dtype == torch.float32 for parameter in algorithm.parameters())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import subprocess
@@ -12,6 +13,8 @@ import pytest
 
 from rayloom.contract import Figure
 from rayloom.errors import UserError
+from rayloom.files import write_json
+from rayloom.tracking import claim
 from rayloom.tracking import journal as journals
 from rayloom.tracking.journal import Acknowledgement, Journal, is_alive, own_process, read_metrics, read_records
 from rayloom.tracking.location import known_uri, resolve_uri, told_of_store
@@ -124,17 +127,23 @@ def test_a_process_is_known_by_more_than_its_number(tmp_path: Path) -> None:
     assert is_alive(described) is False
 
 
-def test_a_folder_where_another_process_trains_is_refused(tmp_path: Path) -> None:
+def test_without_locks_a_folder_where_a_living_process_trains_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(*arguments: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(claim.fcntl, "lockf", no_locks)
     quiet(tmp_path / "run")
     process = journals.owner(tmp_path / "run")
     parent = os.getppid()
     import psutil
 
     other = {**process, "pid": parent, "created": psutil.Process(parent).create_time()}
-    journals.write_json(tmp_path / "run" / "process.json", other)
+    write_json(tmp_path / "run" / "process.json", other)
     with pytest.raises(UserError, match=f"training in process {parent}"):
         quiet(tmp_path / "run", resume=True)
-    journals.write_json(tmp_path / "run" / "process.json", {**other, "created": 0.0})
+    write_json(tmp_path / "run" / "process.json", {**other, "created": 0.0})
     quiet(tmp_path / "run", resume=True)
 
 
@@ -143,8 +152,8 @@ def test_stale_runs_are_those_of_dead_drivers_on_this_machine(tmp_path: Path) ->
         run_dir = tmp_path / name
         run_dir.mkdir(parents=True)
         journal = Journal(run_dir)
-        journal.append({"kind": "start", "journal": name})
-        journals.write_json(run_dir / "process.json", process)
+        journal.append({"kind": "start", "journal": name, "experiment": "e", "name": "n", "params": {}, "tags": {}})
+        write_json(run_dir / "process.json", process)
         Acknowledgement(journal.size if acknowledged else 3, status).save(run_dir)
 
     own = {**own_process(), "session": "s", "tracked": True}
