@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,8 +39,8 @@ def replace_file(path: Path, content: str | bytes, mode: int = 0o666) -> None:
 
     OSError leaves the old one.
     """
-    aside = path.with_name(f"{path.name}.{os.getpid()}.new")
-    aside.unlink(missing_ok=True)
+    # By chance, not by process: another container with these files may have processes of the same numbers.
+    aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
     try:
         with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
             file.write(content.encode("utf-8") if isinstance(content, str) else content)

@@ -60,12 +60,15 @@ def take_room(pool: Any, victims: list[int], occupants: list[Any], start_s: floa
     """
     pool._supervisor._start_s = start_s
     occupants += [Occupant.options(num_cpus=1).remote() for _ in range(2 + len(victims))]
-    standing, _ = ray.wait([actor.ready.remote() for actor in occupants], num_returns=2, timeout=60)
+    answers = [actor.ready.remote() for actor in occupants]
+    standing, _ = ray.wait(answers, num_returns=2, timeout=60)
     assert len(standing) == 2
-    time.sleep(2.0)  # the others are in the queue by now, before any successor
     for process in pool.processes():
         if process.index in victims:
             os.kill(process.pid, signal.SIGKILL)
+    # The pool asks for successors when it is used next: until then the others have all the room that there is.
+    standing, missing = ray.wait(answers, num_returns=len(answers), timeout=120)
+    assert not missing, "room is free that the test should have taken"
 
 
 @pytest.mark.parametrize("inference", ["worker", "central"])

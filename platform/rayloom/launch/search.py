@@ -13,6 +13,7 @@ from rayloom.config.names import output_folder
 from rayloom.config.schema import UNITS, Interval, RunConfig
 from rayloom.config.search import Direction, SearchConfig
 from rayloom.errors import UserError
+from rayloom.files import replace_file
 from rayloom.launch.roles import make_role
 from rayloom.launch.run import as_config
 from rayloom.redaction import redacted_url
@@ -291,7 +292,7 @@ def _end(
     summary = {"rayloom.trials": ", ".join(f"{count} {name.lower()}" for name, count in counts.items() if count)}
     if best is not None:
         summary["rayloom.best_trial"] = str(best.number)
-        (study.folder / BEST).write_text(best_config(study, best).to_yaml(), encoding="utf-8")
+        replace_file(study.folder / BEST, best_config(study, best).to_yaml())
     tracker.set_tags(summary)
     delivered = tracker.finish(status, timeout_s=_PATIENCE_S if tracker.problem is None else 5.0)
     if not delivered and study.config.tracking.enabled:

@@ -9,7 +9,6 @@ finds its inputs in its own folder, and learners on other nodes get them from th
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from rayloom.config.names import output_folder
 from rayloom.config.schema import RunConfig
 from rayloom.contract import Input
 from rayloom.errors import UserError
-from rayloom.files import DamagedFileError, read_record, write_json
+from rayloom.files import DamagedFileError, read_record, replace_file, write_json
 from rayloom.runs.folders import find_run_folder, load_run_config
 from rayloom.runs.jobs import known_id
 from rayloom.runs.starting import START
@@ -64,10 +63,8 @@ def keep_inputs(folder: Path, inputs: Inputs) -> None:
         (folder / _FOLDER).mkdir(exist_ok=True)
         for name, each in inputs.items():
             path = _path(folder, name)
-            aside = path.with_suffix(".new")
             weights = {key: value.contiguous().clone() for key, value in each.weights.items()}
-            safetensors.torch.save_file(weights, aside)
-            os.replace(aside, path)
+            replace_file(path, safetensors.torch.save(weights))
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(f"inputs: {folder} cannot take the earlier runs' weights ({error}); free some space") from None
     write_json(folder / _FOLDER / _RECORD, record)  # last: what it names is there
