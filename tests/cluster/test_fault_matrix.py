@@ -17,7 +17,7 @@ from ray.cluster_utils import Cluster
 
 import rayloom
 from cases import case
-from fault_checks import Notes, assert_nothing_left, assert_points_once, assert_survived
+from fault_checks import assert_nothing_left, assert_points_once, assert_survived
 from loopback import free_port
 from places import FAKES
 from processes import finish, kill_after, run_folder, start, write_config
@@ -26,6 +26,7 @@ from rayloom.errors import RoleDiedError, UserError
 from rayloom.launch.chaos import parse
 from rayloom.runs.folders import read_result
 from rayloom.runs.observer import Result
+from remarks import Notes
 from tracking_servers import mlflow_server
 from tracking_store import StoreView, empty_store, wait_for
 

@@ -12,22 +12,12 @@ import psutil
 
 from rayloom.config.schema import RunConfig
 from rayloom.runs.folders import read_result
-from rayloom.runs.observer import Observer, Result
+from rayloom.runs.observer import Result
 from rayloom.tracking.journal import read_metrics
 from tracking_store import StoreView
 
 ACTORS = ("ray::RolloutActor", "ray::EnvironmentActor", "ray::LearnerActor", "ray::EvaluatorActor")
 _DEADLINE_S = 60.0
-
-
-class Notes(Observer):
-    """Keeps the remarks of a run."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.lines.append(text)
 
 
 def wait_until(condition: Callable[[], Any], what: Callable[[], str]) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from rayloom.runs.observer import Observer
 
 
-class Remarks(Observer):
-    """Keeps remarks."""
+class Notes(Observer):
+    """Keeps what a person would read."""
 
     def __init__(self) -> None:
-        self.notes: list[str] = []
+        self.lines: list[str] = []
 
     def note(self, text: str) -> None:
         """Keep it."""
-        self.notes.append(text)
+        self.lines.append(text)

@@ -307,12 +307,13 @@ def rm_command(options: argparse.Namespace) -> int:
 def ui_command(options: argparse.Namespace) -> int:
     from rayloom.config.names import output_folder
 
-    command = server_command(output_folder(options.output), options.host, options.port)
+    output = output_folder(options.output)
+    command = server_command(output, options.host, options.port)
     _check_port(options.host, options.port)
     _tell_who_may_look(options.host)
     address = f"http://{options.host}:{options.port}"
     print(f"{address} shows the runs; end it with Ctrl-C", flush=True)
-    for name, link in _links(Path(options.output), address).items():
+    for name, link in _links(output, address).items():
         print(f"  {name}: {link}", flush=True)
     # The server's background jobs (evaluation of language models) would start processes of their own.
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
@@ -321,11 +322,12 @@ def ui_command(options: argparse.Namespace) -> int:
 
 def _links(output: Path, address: str) -> dict[str, str]:
     """Return a link to the runs of each experiment, where the store is a file."""
+    from rayloom.database_urls import sqlite_path
     from rayloom.tracking.location import resolve_uri
     from rayloom.tracking.views import experiment_links
 
-    uri = resolve_uri(None, output)
-    return experiment_links(Path(uri.removeprefix("sqlite:///")), address) if uri.startswith("sqlite:") else {}
+    database = sqlite_path(resolve_uri(None, output))
+    return {} if database is None else experiment_links(database, address)
 
 
 def server_command(output: Path, host: str, port: int) -> list[str]:

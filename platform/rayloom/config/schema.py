@@ -257,7 +257,6 @@ class RunConfig:
 
     def _written(self, write: Callable[[Any], Any]) -> dict[str, Any]:
         tree = cast(dict[str, Any], write(self))
-        tree["algorithm"], tree["source"] = write(self.algorithm), write(self.source)
         tree["algorithm"] = {"import": tree.pop("algorithm_path"), **tree["algorithm"]}
         path = tree.pop("source_path")
         kind = next((kind for kind, shipped in SOURCES.shipped.items() if shipped.path == path), None)

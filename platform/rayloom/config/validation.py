@@ -101,7 +101,8 @@ def changed(value: Any) -> Any:
             default = field.default_factory()
         if own == default:
             continue
-        nested = isinstance(own, Component) or (dataclasses.is_dataclass(own) and type(own) is type(default))
+        alike = default is dataclasses.MISSING or type(own) is type(default)
+        nested = isinstance(own, Component) or (dataclasses.is_dataclass(own) and alike)
         found[field.name] = changed(own) if nested else plain(own)
     return found
 

@@ -150,11 +150,11 @@ def _check_goes_on(config: RunConfig, folder: Path, stopped_by: str) -> None:
     if loaded is None:
         return
     exhausted = Schedule({}, config.budget()).exhausted(loaded.metadata["counters"])
-    if exhausted or read_objectives(config).reached(loaded.state["evaluated"]):
-        key, _, limit = (exhausted or stopped_by).replace(">=", " ").replace("<=", " ").partition(" ")
+    ends = exhausted or read_objectives(config).reached(loaded.state["evaluated"])
+    if ends:
         raise UserError(
-            f"the run {folder.name} has finished ({stopped_by}); to go on, give it another limit than "
-            f"{key} {limit.strip()}, as in rayloom resume {folder.name} stop.{key}=LIMIT"
+            f"the run {folder.name} has finished ({stopped_by}); to go on, give it another limit than {ends}, "
+            f"as in rayloom resume {folder.name} stop.{ends.split()[0]}=LIMIT"
         )
 
 

@@ -8,7 +8,6 @@ two attempts apart.
 from __future__ import annotations
 
 import contextlib
-import errno
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -30,13 +29,13 @@ from rayloom.runs.folders import (
     write_config,
 )
 from rayloom.runs.observer import Result
+from rayloom.tracking.claim import NO_LOCKS
 from rayloom.tracking.journal import last_start, locked, read_binding, read_process
 
 JOB = "job.json"
 _JOB = {"job": str, "file": str, "uses_ray": bool}
 _LOCK = "job.lock"
 _LOCK_DEADLINE_S = 120.0  # a file server lets a dead machine's locks go after its lease, which is 90 s for NFS
-_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
 _OF_THE_PLACE = {"output", "cluster.address"}  # where a run takes place may change from one attempt to the next
 
 
@@ -158,7 +157,7 @@ def _locked(folder: Path, job: str, note: Callable[[str], None]) -> Iterator[Non
                 note(f"another attempt still holds job {job}: waiting up to {_LOCK_DEADLINE_S:g} s for it")
                 held = stack.enter_context(locked(folder / _LOCK, _LOCK_DEADLINE_S))
         except OSError as error:
-            if error.errno not in _NO_LOCKS:
+            if error.errno not in NO_LOCKS:
                 raise
             held = True
             note(f"{folder.parent} has no file locks: start no second attempt of job {job} on another machine")

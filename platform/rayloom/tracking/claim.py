@@ -23,7 +23,8 @@ from rayloom.tracking import journal
 LOCK = "process.lock"
 _DEADLINE_S = 30.0
 _POLL_S = 0.1
-_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
+"""Errors of a file system that has no locks."""
 
 
 class Claim:
@@ -64,7 +65,7 @@ class Claim:
         except (BlockingIOError, PermissionError):
             return False
         except OSError as error:
-            if error.errno not in _NO_LOCKS:
+            if error.errno not in NO_LOCKS:
                 raise
             return None
         return True

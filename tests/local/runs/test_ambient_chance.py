@@ -14,7 +14,7 @@ from cut_runs import without_its_end
 from processes import history
 from rayloom.config.schema import RunConfig
 from rayloom.rollouts.making import make_environment
-from remarks import Remarks
+from remarks import Notes
 
 OPTIONS = {"layout": {"made": 0, "places": []}}
 
@@ -48,9 +48,9 @@ def test_what_an_environment_does_to_its_options_stays_with_it(tmp_path: Path) -
 
 @pytest.mark.parametrize(("length", "told"), [(10_000, 1), (10, 0)])
 def test_episodes_that_no_checkpoint_lets_end_are_told_once(length: int, told: int, tmp_path: Path) -> None:
-    remarks = Remarks()
+    remarks = Notes()
     source = {"env_options": {"length": length}}
     config = ambient("ppo", tmp_path, source=source, checkpoint={"every": "256 env_steps"}, tracking={"every": 1})
     short = rayloom.run(config, "evaluate.max_episode_steps=20", local=True, observer=remarks)
     assert (short.counters["episodes"] == 0) == bool(told)
-    assert sum("environments start anew at every checkpoint" in note for note in remarks.notes) == told
+    assert sum("environments start anew at every checkpoint" in note for note in remarks.lines) == told

@@ -14,7 +14,7 @@ from rayloom.errors import UserError
 from rayloom.runs.learner_role import LearnerRole
 from rayloom.runs.objectives import declaration, declared_metrics
 from rayloom_supervised.tasks.classification import Classifier
-from remarks import Remarks
+from remarks import Notes
 
 SHORT = {"ppo": {"env_steps": 256}, "dqn": {"env_steps": 300}, "impala": {"env_steps": 500}}
 
@@ -85,10 +85,10 @@ def test_a_declared_metric_that_never_comes_is_told_once(where: str, tmp_path: P
         stop=sections[where],
         checkpoint={"best": "evaluate/calibration"} if where == "best" else {},
     )
-    remarks = Remarks()
+    remarks = Notes()
     rayloom.run(config, local=True, observer=remarks)
-    told = [note for note in remarks.notes if note.startswith("evaluate/calibration ")]
+    told = [note for note in remarks.lines if note.startswith("evaluate/calibration ")]
     assert len(told) == 1 and "nothing has returned it" in told[0]
-    remarks.notes.clear()
+    remarks.lines.clear()
     rayloom.run(config, "checkpoint.best=evaluate/accuracy", "stop={epochs: 1}", local=True, observer=remarks)
-    assert not any("nothing has returned it" in note for note in remarks.notes)
+    assert not any("nothing has returned it" in note for note in remarks.lines)

@@ -16,20 +16,10 @@ from rayloom.errors import UserError
 from rayloom.launch.run import resume
 from rayloom.runs import jobs
 from rayloom.runs.folders import read_result
-from rayloom.runs.observer import Observer
 from rayloom.tracking import journal
+from remarks import Notes
 
 TINY: dict[str, Any] = {"stop": {"epochs": 1}}
-
-
-class Notes(Observer):
-    """Keeps what a person would read."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.lines.append(text)
 
 
 def tiny(output: Path, **sections: dict[str, Any]) -> RunConfig:

@@ -14,7 +14,7 @@ from processes import history
 from rayloom.cli.main import main
 from rayloom.errors import UserError
 from rayloom.runs.folders import read_result
-from remarks import Remarks
+from remarks import Notes
 
 EACH = {"checkpoint": {"every": "1 epochs"}, "tracking": {"every": "1 epochs"}}
 STEPS = {part: {"every": "256 env_steps"} for part in ("checkpoint", "tracking", "evaluate")}
@@ -34,13 +34,13 @@ def test_a_finished_run_goes_on_as_the_longer_run_would_have(
     config = case(name, str(tmp_path), **sections, stop={**short, "updates": 10**6})
     first = rayloom.run(config, local=True)
     assert first.counters["updates"] < whole.counters["updates"]
-    remarks = Remarks()
+    remarks = Notes()
     ((unit, limit),) = long.items()
     more = rayloom.resume(first.run_dir.name, f"stop.{unit}={limit}", output=str(tmp_path), observer=remarks)
     assert more.run_dir == first.run_dir
     assert (more.weights_sha256, more.counters) == (whole.weights_sha256, whole.counters)
     assert history(more.run_dir) == history(whole.run_dir)
-    assert [note for note in remarks.notes if "from here on" in note] == [
+    assert [note for note in remarks.lines if "from here on" in note] == [
         f"stop.{unit} is {float(limit)} from here on (it was {float(short[unit])})"
     ]
     recorded = yaml.safe_load((more.run_dir / "config.yaml").read_text())
@@ -61,7 +61,7 @@ def test_a_run_that_is_interrupted_again_keeps_what_was_changed(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ((), r"has finished \(epochs >= 2\); to go on, give it another limit than epochs 2, as in rayloom resume "),
+        ((), r"has finished \(epochs >= 2\); to go on, give it another limit than epochs >= 2, as in rayloom resume "),
         (("stop.epochs=2",), "has finished"),
         (("checkpoint.every=1 updates",), "has finished"),
         (("learner.batch_size=3",), r"^learner\.batch_size: a run that goes on keeps its settings"),
@@ -89,7 +89,7 @@ def test_a_goal_that_was_reached_can_be_raised(tmp_path: Path) -> None:
     stop = {"epochs": 30, "evaluate/accuracy": 0.3}
     first = rayloom.run(case("softmax_regression", str(tmp_path), **EACH, stop=stop), local=True)
     assert first.stopped_by == "evaluate/accuracy >= 0.3"
-    with pytest.raises(UserError, match=r"another limit than evaluate/accuracy 0\.3"):
+    with pytest.raises(UserError, match=r"another limit than evaluate/accuracy >= 0\.3"):
         rayloom.resume(first.run_dir.name, "stop.epochs=31", output=str(tmp_path))
     more = rayloom.resume(first.run_dir.name, "stop.evaluate/accuracy=0.8", output=str(tmp_path))
     assert more.stopped_by == "evaluate/accuracy >= 0.8" and more.metrics["evaluate/accuracy"] >= 0.8

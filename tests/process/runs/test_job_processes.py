@@ -24,22 +24,13 @@ from rayloom.runs import jobs
 from rayloom.runs.folders import load_run_config
 from rayloom.runs.observer import Observer
 from rayloom.tracking import journal
+from remarks import Notes
 from tracking_store import empty_store
 
 TINY: dict[str, Any] = {"stop": {"epochs": 1}}
 
 
 LONG: dict[str, Any] = {"stop": {"env_steps": 20_000}, "checkpoint": {"every": "1_000 env_steps"}}
-
-
-class Notes(Observer):
-    """Keeps what a person would read."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.lines.append(text)
 
 
 def tiny(output: Path, **sections: dict[str, Any]) -> RunConfig:

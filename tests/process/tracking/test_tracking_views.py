@@ -18,6 +18,7 @@ from rayloom.tracking.views import experiment_links
 def test_an_experiment_has_a_view_with_what_one_compares(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    tmp_path /= "runs 100% c?d"  # signs that mean something in a URL
     store = tmp_path / "mlflow.db"
     assert experiment_links(store, "http://here") == {} and not store.exists()
     result = rayloom.run(case("softmax_regression", str(tmp_path), tracking={"enabled": True}), local=True)
