@@ -6,6 +6,26 @@ from typing import Any
 
 from rayloom.config.load import from_tree
 from rayloom.config.schema import RunConfig
+from systems import (
+    adversarial,
+    alphago,
+    autoencoders,
+    continuous,
+    energy,
+    finite_mdp,
+    graphical,
+    mixtures,
+    policy_gradient,
+    sequences,
+    supervised,
+    value_based,
+)
+
+CHAPTERS = (
+    adversarial, alphago, autoencoders, continuous, energy, finite_mdp, graphical, mixtures, policy_gradient, sequences,
+    supervised, value_based,
+)  # fmt: skip
+"""Where the systems of each chapter have their small runs."""
 
 _PPO: dict[str, Any] = {
     "algorithm": {"import": "rayloom_agents.policy_gradient.ppo:PPO", "hidden_sizes": [16]},
@@ -89,6 +109,7 @@ TREES: dict[str, dict[str, Any]] = {
     ),
     "vae": _VAE,
     "wgan_gp": _WGAN,
+    **{name: tree for chapter in CHAPTERS for name, tree in chapter.TREES.items()},
 }
 
 
