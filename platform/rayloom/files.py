@@ -16,6 +16,8 @@ from typing import Any
 
 from rayloom.errors import UserError
 
+INTERNAL = "internal"
+"""Folder in that of a run or study for what rayloom alone reads."""
 _LARGEST = 64 * 2**20
 """No small file of ours is larger (bytes)."""
 Fields = Mapping[str, type | tuple[type, ...]]
@@ -112,3 +114,11 @@ def read_record(path: Path, fields: Fields) -> dict[str, Any] | None:
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise DamagedFileError(path, f"{name} is missing or wrong")
     return content
+
+
+def make_internal(folder: Path) -> None:
+    """Make the folder for what rayloom alone reads in a run's folder, which is there."""
+    try:
+        (folder / INTERNAL).mkdir(exist_ok=True)
+    except FileExistsError:
+        raise DamagedFileError(folder / INTERNAL, "a file where a folder belongs") from None

@@ -31,7 +31,7 @@ def _first_step(*options: str) -> float:
         command = [sys.executable, "-m", "rayloom", "run", "ppo_cartpole", *options]
         command += [f"output={folder}", "tracking.every=1 updates", "stop.updates=20", "evaluate.every=null"]
         subprocess.run(command, check=True, capture_output=True, timeout=300)
-        journal = next(Path(folder).glob("*/journal.jsonl"))
+        journal = next(Path(folder).glob("*/internal/journal.jsonl"))
         for line in journal.read_text().splitlines():
             record: dict[str, Any] = json.loads(line)
             if record["kind"] == "metrics":

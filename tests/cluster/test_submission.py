@@ -331,4 +331,4 @@ def test_the_slurm_script_trains_on_a_ray_of_its_own_nodes(checkout: Path, tmp_p
     result = read_result(folder)
     assert result is not None and result["status"] == "FINISHED" and result["counters"]["updates"] >= 2
     assert "Running command on head node" in done.stdout and folder.name in done.stdout
-    assert not (folder / "local").exists()
+    assert not (folder / "internal/local").exists()

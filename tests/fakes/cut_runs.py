@@ -14,8 +14,8 @@ def without_its_end(result: Result, output: Path) -> str:
     folder = output / result.run_dir.name
     shutil.copytree(result.run_dir, folder)
     (folder / "result.json").unlink()
-    process = json.loads((folder / "process.json").read_text(encoding="utf-8"))
-    (folder / "process.json").write_text(json.dumps({**process, "pid": 2**22 + 1}), encoding="utf-8")
+    process = json.loads((folder / "internal/process.json").read_text(encoding="utf-8"))
+    (folder / "internal/process.json").write_text(json.dumps({**process, "pid": 2**22 + 1}), encoding="utf-8")
     kept = sorted((folder / "checkpoints").glob("step_*"))
     assert len(kept) > 1, "there is nothing to go on from"
     shutil.rmtree(kept[-1])

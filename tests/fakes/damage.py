@@ -10,7 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 Mutation = Callable[[Path, random.Random], None]
-BOOKKEEPING = ("config.yaml", "process.json", "result.json", "journal.jsonl", "journal.ack", "mlflow.json", "local")
+BOOKKEEPING = (
+    "config.yaml", "result.json", "internal/process.json", "internal/journal.jsonl", "internal/journal.ack",
+    "internal/mlflow.json", "internal/local",
+)  # fmt: skip
 
 
 def _remove(path: Path) -> None:

@@ -53,7 +53,7 @@ def run_folder(output: Path) -> Path:
 
 def journal_lines(output: Path) -> int:
     """Return the number of metric records that the run has journaled."""
-    journal = run_folder(output) / "journal.jsonl"
+    journal = run_folder(output) / "internal/journal.jsonl"
     return journal.read_bytes().count(b'"metrics"') if journal.exists() else 0
 
 

@@ -227,7 +227,7 @@ def trial_folders(output: Path) -> list[Path]:
 
 def facts(output: Path) -> int:
     """Return how many facts the study has written down: records of Optuna's journal and points of the trials'."""
-    paths = [study_folder(output) / "optuna.journal", *study_folder(output).glob("trials/*/journal.jsonl")]
+    paths = [study_folder(output) / "optuna.journal", *study_folder(output).glob("trials/*/internal/journal.jsonl")]
     return sum(path.read_bytes().count(b"\n") for path in paths if path.exists())
 
 

@@ -77,6 +77,6 @@ def check_advice(result: Result, advised: str | None) -> None:
     assert result.advice is None if advised is None else re.match(advised, result.advice or ""), result.advice
     written = json.loads((result.run_dir / "result.json").read_text())
     assert written["advice"] == result.advice
-    journal = [json.loads(line) for line in (result.run_dir / "journal.jsonl").read_text().splitlines()]
+    journal = [json.loads(line) for line in (result.run_dir / "internal/journal.jsonl").read_text().splitlines()]
     tags = {key: value for record in journal for key, value in record.get("tags", {}).items()}
     assert tags.get("rayloom.runs.advice") == result.advice and tags["rayloom.stopped_by"] == result.stopped_by

@@ -32,10 +32,9 @@ def _check_config(name: str, words: Sequence[str]) -> None:
 
 def run_command(options: argparse.Namespace) -> int:
     _check_config(options.config, options.overrides)
-    from rayloom.cli.run_display import make_observer
     from rayloom.launch.run import run
 
-    observer = make_observer(human_stream(options), json=options.json, quiet=options.quiet)
+    observer = _run_observer(options)
     return _train(
         options,
         observer,
@@ -51,18 +50,23 @@ def run_command(options: argparse.Namespace) -> int:
 
 
 def resume_command(options: argparse.Namespace) -> int:
-    from rayloom.cli.run_display import make_observer
     from rayloom.config.load import apply_overrides
 
     apply_overrides({}, options.overrides)  # before torch: a mistake in their form is told at once
     from rayloom.launch.run import resume
 
-    observer = make_observer(human_stream(options), json=options.json, quiet=options.quiet)
+    observer = _run_observer(options)
     return _train(
         options,
         observer,
         lambda: resume(options.run_id, *options.overrides, output=options.output, observer=observer),
     )
+
+
+def _run_observer(options: argparse.Namespace) -> Display:
+    from rayloom.cli.run_display import make_observer
+
+    return make_observer(human_stream(options), json=options.json, quiet=options.quiet, verbose=options.verbose)
 
 
 def _train(options: argparse.Namespace, observer: Display, train: Callable[[], Result]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -12,12 +13,14 @@ from typing import NoReturn
 from rayloom.cli import commands as do
 from rayloom.cli.check import check_command
 from rayloom.cli.run_display import DEFAULT_OUTPUT
-from rayloom.cli.terminal import flush, print_failure
+from rayloom.cli.terminal import flush, print_failure, tolerate_any_sign
 from rayloom.errors import UserError
 from rayloom.redaction import redacted_output
 from rayloom.signals import Terminated
 
 _USER_ERROR = 2
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE}
+"""Errors of a machine that has no room, or no file handles, left."""
 _INTERRUPTED = 130  # what a shell reports for a process that SIGINT ended
 
 
@@ -27,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 success, 1 our bug (with its traceback), 2 a mistake of the user (one sentence), 130 interrupted, 143 terminated,
     129 when the terminal was closed.
     """
+    tolerate_any_sign(sys.stdout)
     with redacted_output():
         return _run(_parse(sys.argv[1:] if arguments is None else arguments))
 
@@ -49,6 +53,14 @@ def _run(options: argparse.Namespace) -> int:
         code = ended.exit_code if isinstance(ended, Terminated) else _INTERRUPTED
     except BrokenPipeError:
         code = 1
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            print_failure(options, "FAILED", f"{type(error).__name__}: {error}")
+            raise
+        told = f"{error.strerror}: {error.filename or 'a file'} cannot be written or opened"
+        print(f"rayloom: {told}; free some room, or name another folder with output=FOLDER", file=sys.stderr)
+        print_failure(options, "FAILED", told)
+        code = _USER_ERROR
     except Exception as error:
         print_failure(options, "FAILED", f"{type(error).__name__}: {error}")
         raise
@@ -88,7 +100,7 @@ def build_parser() -> argparse.ArgumentParser:
         if name == "show":
             command.add_argument("--changed", action="store_true", help="only the keys that are not as by default")
         if name == "run":
-            _add_quiet(command)
+            _add_loudness(command)
             command.add_argument("--job", metavar="ID", help="go on with the run of this job, if it has begun one")
             command.add_argument("--chaos", metavar="FAULTS", help="inject faults, as rollout=6/min,learner=1,node=1")
         _add_json(command)
@@ -109,7 +121,7 @@ def build_parser() -> argparse.ArgumentParser:
         "as stop.epochs=20 or learner.device=cpu, nothing that it learns from; a URL whose password was not recorded, "
         "as tracking.uri=http://me:PASSWORD@host",
     )
-    _add_quiet(resume)
+    _add_loudness(resume)
     evaluate = add("evaluate", do.evaluate_command, "evaluate a run's weights anew")
     _add_run_arguments(evaluate)
     _add_weights(evaluate)
@@ -176,8 +188,14 @@ def _add_json(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="end with one JSON line on standard output")
 
 
-def _add_quiet(command: argparse.ArgumentParser) -> None:
+def _add_quiet(command: argparse._ActionsContainer) -> None:
     command.add_argument("--quiet", action="store_true", help="no progress: the name, remarks and the result")
+
+
+def _add_loudness(command: argparse.ArgumentParser) -> None:
+    how_loud = command.add_mutually_exclusive_group()
+    _add_quiet(how_loud)
+    how_loud.add_argument("--verbose", action="store_true", help="the changed settings, and all metrics at every step")
 
 
 def _add_submit(command: argparse.ArgumentParser) -> None:

@@ -313,8 +313,27 @@ class QuietDisplay(Display):
         """Print nothing."""
 
 
-def make_observer(stream: TextIO, *, json: bool = False, quiet: bool = False) -> Display:
+class VerboseDisplay(Display):
+    """Plain lines: at the start the settings that are not as by default, then every metric at every log step."""
+
+    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+        """Write to `stream`, which stays open."""
+        super().__init__(stream, interval_s=0.0, clock=clock)
+
+    def started(self, config: RunConfig, plan: Plan, run_dir: Path) -> None:
+        """Show what will run, where, and by which settings."""
+        super().started(config, plan, run_dir)
+        self._write(config.to_yaml(changed=True).rstrip("\n"))
+
+    def _print_report(self) -> None:
+        report = self._unprinted
+        super()._print_report()
+        if report is not None and report.metrics:
+            self._write(format_table({name: format_value(value) for name, value in sorted(report.metrics.items())}))
+
+
+def make_observer(stream: TextIO, *, json: bool = False, quiet: bool = False, verbose: bool = False) -> Display:
     """Return a live display where `stream` is a terminal that nobody parses, and plain lines elsewhere."""
-    if quiet:
-        return QuietDisplay(stream)
+    if quiet or verbose:
+        return QuietDisplay(stream) if quiet else VerboseDisplay(stream)
     return LiveDisplay(stream) if stream.isatty() and not json else Display(stream)

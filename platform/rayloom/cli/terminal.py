@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
 import math
 import os
@@ -12,6 +13,12 @@ from collections.abc import Mapping
 from typing import Any, TextIO
 
 from rayloom.redaction import redacted_tree
+
+
+def tolerate_any_sign(stream: TextIO) -> None:
+    """Write what the terminal's encoding lacks as an escape: no name or metric may end a run."""
+    if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+        stream.reconfigure(errors="backslashreplace")
 
 
 def human_stream(options: argparse.Namespace) -> TextIO:

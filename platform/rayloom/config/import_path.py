@@ -22,17 +22,21 @@ ALGORITHMS = Kinds(
     "algorithm", {}, own="a subclass of rayloom.contract.Algorithm", base="rayloom.contract.algorithm:Algorithm"
 )
 """What trains; all are imported."""
+_MOST_CHOICES = 10
 _RESERVED = ("kind", "import")
 """Keys that choose a component, and so can be no setting of one."""
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """Return "; did you mean X?", "; the choices are ..." or nothing."""
+    """Return "; did you mean X?", "; the choices are ..." with ten of them at most, or nothing."""
     names = list(known)
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
     if close:
         return f"; did you mean {close[0]!r}?"
-    return f"; the choices are {', '.join(names)}" if names and len(names) <= 30 else ""
+    if not names:
+        return ""
+    more = f" and {len(names) - _MOST_CHOICES} more" if len(names) > _MOST_CHOICES else ""
+    return f"; the choices are {', '.join(names[:_MOST_CHOICES])}{more}"
 
 
 def import_object(path: str, key: str) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from rayloom.errors import UserError
@@ -19,7 +18,7 @@ def check_name(name: str, key: str) -> None:
         or not name
         or name.startswith("-")
         or any(sign in name for sign in "/\\")
-        or len(os.fsencode(name)) > LONGEST_NAME
+        or len(name.encode()) > LONGEST_NAME
     )
     if wrong:
         shown = repr(name) if len(name) <= 60 else f"{name[:40]!r}... ({len(name)} letters)"
@@ -31,7 +30,7 @@ def check_name(name: str, key: str) -> None:
 
 def derived_name(name: str, suffix: str) -> str:
     """Return a name with something at its end, shortened before it where it would be too long."""
-    kept = os.fsencode(name)[: LONGEST_NAME - len(os.fsencode(suffix))].decode(errors="ignore")
+    kept = name.encode()[: LONGEST_NAME - len(suffix.encode())].decode(errors="ignore")
     return kept + suffix
 
 

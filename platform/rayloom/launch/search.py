@@ -44,6 +44,7 @@ from rayloom.search.space import Space, apply
 from rayloom.search.study_plan import Study
 from rayloom.search.trials import LocalTrialPool, TrialPool
 from rayloom.signals import Terminated, sigterm_raises
+from rayloom.tracking.journal import JOURNAL
 from rayloom.tracking.location import resolve_experiment, resolve_uri
 from rayloom.tracking.tracker import Tracker
 
@@ -249,7 +250,7 @@ def _drive(study: Study, space: Space, observer: StudyObserver, resumed: bool) -
             raise UserError(
                 f"search.storage: the database has trials of a study {study.folder.name} already: give another --job"
             )
-        if resumed and not ledger.entries and any(study.folder.glob("trials/*/journal.jsonl")):
+        if resumed and not ledger.entries and any(study.folder.glob(f"trials/*/{JOURNAL}")):
             raise UserError("search.storage: the study's trials are not there any more; bring the database back")
         pool = _make_pool(study)
         try:

@@ -9,6 +9,7 @@ at all (DISABLED). `Environment` hides the difference: `Step.next_observation` i
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, cast
 
@@ -18,6 +19,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 
 from rayloom.contract import Spec
 from rayloom.errors import EnvironmentFault, UserError, mark_environment
+from rayloom.rollouts import standstill
 from rayloom.rollouts.spaces import Array, Guard, Part, Values, copy_values, nest, parts_of
 from rayloom.seeding import derive_seed
 
@@ -127,6 +129,7 @@ class Environment:
         self.first_index = first_index
         self.worker = worker
         self.steps = 0  # vector steps since construction
+        self.entered = self.left = self.thread = 0
         parts = parts_of(self.observation_space, "observation")
         self._actions = parts_of(self.action_space, "action")
         self.spec: Spec = {part.label: part.spec() for part in (*parts, *self._actions)}
@@ -147,6 +150,7 @@ class Environment:
         self._all_valid.flags.writeable = False
         self._dead: Array | None = None
         self._all_names = f"environments {first_index} to {first_index + self.num_envs - 1} of rollout worker {worker}"
+        standstill.watch(self)
         if not self._nested:
             self._batch_shape, self._dtype = (self.num_envs, *parts[0].shape), parts[0].dtype
         self._plain_action = not (self._actions and self._actions[0].path)
@@ -164,11 +168,14 @@ class Environment:
     def step(self, action: Values) -> Step:
         """Apply actions [N, ...] (categories count from 0) and return the true transitions."""
         self.steps += 1
+        self.entered += 1
         try:
             observation, reward, terminated, truncated, infos = self._vector_env.step(self._told(action))
         except Exception as error:
             mark_environment(error, f"{self._all_names} raised at step {self.steps}")
             raise
+        finally:
+            self.left = self.entered
         observation = self._admit(observation)
         if reward.dtype != np.float32:
             reward = reward.astype(np.float32)
@@ -207,6 +214,10 @@ class Environment:
         ]
         value = faults[0] if faults else f"the reward {rewards.reshape(-1)[first]}"
         raise EnvironmentFault(f"{name} returned at its step {step} {value}")
+
+    def describe(self) -> str:
+        """Return how messages call these environments."""
+        return self._all_names
 
     def close(self) -> None:
         """Release the environments. Idempotent."""
@@ -287,11 +298,14 @@ class Environment:
         return values.copy() if self._copy else values
 
     def _reset(self, indices: Array, **arguments: Any) -> Values:
+        self.entered, self.thread = self.entered + 1, threading.get_ident()
         try:
             observation, _ = self._vector_env.reset(**arguments)
         except Exception as error:
             mark_environment(error, f"{self._all_names} raised at the reset after step {self.steps}")
             raise
+        finally:
+            self.left = self.entered
         observation = self._admit(observation)
         self._check_reset(observation, indices)
         return observation

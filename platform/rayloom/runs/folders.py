@@ -14,20 +14,21 @@ from rayloom.config.load import from_tree, read_mapping
 from rayloom.config.names import output_folder
 from rayloom.config.schema import RunConfig
 from rayloom.errors import MissingModule, UserError
-from rayloom.files import DamagedFileError, read_record, replace_file, write_json
+from rayloom.files import INTERNAL, DamagedFileError, make_internal, read_record, replace_file, write_json
 from rayloom.redaction import redacted_tree
 from rayloom.tracking.journal import NOT_FOR_ALL, is_alive, read_binding, read_process
 
 RESULT = "result.json"
 RUN = "config.yaml"
 STUDY = "study.yaml"
-LOCAL_MARK = "local"
+LOCAL_MARK = f"{INTERNAL}/local"
 """A file in the folder of a run or study that was started without Ray."""
 
 
 def mark_local(folder: Path) -> None:
     """Remember that what lies in the folder was started without Ray."""
     try:
+        make_internal(folder)
         (folder / LOCAL_MARK).touch()
     except OSError as error:
         raise DamagedFileError(folder / LOCAL_MARK, error.strerror or "not writable") from None
@@ -42,6 +43,11 @@ def make_run_folder(config: RunConfig, file: str = RUN) -> Path:
         write_config(folder / file, config)
     except OSError as error:
         raise UserError(f"output: the folder {folder} cannot be written ({error.strerror}); choose another") from None
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"name: the encoding of file names here, {error.encoding}, lacks {error.object[error.start]!r}; "
+            "write other letters, or set PYTHONUTF8=1"
+        ) from None
     return folder
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from rayloom.config.schema import RunConfig, flatten
 from rayloom.errors import UserError
-from rayloom.files import DamagedFileError, read_record, write_json
+from rayloom.files import INTERNAL, DamagedFileError, read_record, write_json
 from rayloom.redaction import redacted_tree, redacted_url
 from rayloom.runs.folders import (
     LOCAL_MARK,
@@ -32,9 +32,9 @@ from rayloom.runs.observer import Result
 from rayloom.tracking.claim import NO_LOCKS
 from rayloom.tracking.journal import last_start, locked, read_binding, read_process
 
-JOB = "job.json"
+JOB = f"{INTERNAL}/job.json"
 _JOB = {"job": str, "file": str, "uses_ray": bool}
-_LOCK = "job.lock"
+_LOCK = f"{INTERNAL}/job.lock"
 _LOCK_DEADLINE_S = 120.0  # a file server lets a dead machine's locks go after its lease, which is 90 s for NFS
 _OF_THE_PLACE = {"output", "cluster.address"}  # where a run takes place may change from one attempt to the next
 
@@ -84,7 +84,7 @@ def attempt(
     moment, or began with another config.
     """
     folder = job_folder(Path(config.output), job)
-    make_folder(folder)
+    make_folder(folder / INTERNAL)
     ended = _ended(config, folder, file, uses_ray, changeable)
     if ended is not None:
         yield Attempt(folder, True, ended)

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rayloom.files import write_json
+from rayloom.files import INTERNAL, write_json
 from rayloom.redaction import has_secret, redacted_url
 from rayloom.runs.passwords import STORAGE
 from rayloom.tracking.location import private_file
@@ -65,7 +65,7 @@ class Drawing:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders), "OMP_NUM_THREADS": "1"}
         if has_secret(self._storage):  # the request has it without
             environment[STORAGE] = self._storage
-        with private_file(self._folder / "pictures.log") as log:
+        with private_file(self._folder / INTERNAL / "pictures.log") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "rayloom.search.pictures", str(path)],
                 stdin=subprocess.DEVNULL,

@@ -22,6 +22,7 @@ from rayloom.search.ledger import EndState, Ledger, TrialEntry
 from rayloom.search.observer import StudyObserver, TrialView, short_names
 from rayloom.search.study_plan import Study
 from rayloom.search.trials import Event, Order, TrialPool
+from rayloom.tracking.journal import JOURNAL
 from rayloom.tracking.tracker import Tracker, record_end
 
 _WAIT_S = 0.5
@@ -271,7 +272,7 @@ class Driver:
     def _record_end(self, number: int, status: str, reason: str, failure: str | None = None) -> None:
         """Write the end of a trial whose process is gone into the trial's own journal."""
         folder = self._study.trial_folder(number)
-        if (folder / RESULT).exists() or not (folder / "journal.jsonl").exists():
+        if (folder / RESULT).exists() or not (folder / JOURNAL).exists():
             return
         state = self._ledger.entries[number].state or ("FAILED" if status == "FAILED" else None)
         tags = {"rayloom.trial_state": state, "rayloom.stopped_by": reason} if state else {}

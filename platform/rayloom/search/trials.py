@@ -29,9 +29,9 @@ from rayloom.runs.record import Hosting, record_failed_start
 from rayloom.runs.session import Session
 from rayloom.runs.weights import checkpoint_store
 from rayloom.search.population import Population
+from rayloom.tracking.journal import JOURNAL
 
 EventKind = Literal["report", "finished", "failed"]
-JOURNAL = "journal.jsonl"
 
 
 @dataclass(frozen=True)

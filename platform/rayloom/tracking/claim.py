@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from rayloom.errors import UserError
-from rayloom.files import write_json
+from rayloom.files import INTERNAL, make_internal, write_json
 from rayloom.tracking import journal
 
-LOCK = "process.lock"
+LOCK = f"{INTERNAL}/process.lock"
 _DEADLINE_S = 30.0
 _POLL_S = 0.1
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
@@ -37,6 +37,7 @@ class Claim:
         moment later.
         """
         self._file = -1
+        make_internal(run_dir)
         deadline = time.monotonic() + (_DEADLINE_S if hosted else 0.0)
         while (other := self._hinderer(run_dir)) is not None:
             if time.monotonic() >= deadline:

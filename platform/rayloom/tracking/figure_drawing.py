@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+from rayloom.files import INTERNAL
+
 _INTERVAL_S = 30.0
 
 
@@ -32,7 +34,7 @@ class FigureDrawing:
     def _start(self, *more: str) -> None:
         folders = [str(Path(entry).absolute()) for entry in sys.path]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders), "OMP_NUM_THREADS": "1"}
-        with open(self._run_dir / "drawing.log", "ab") as log:
+        with open(self._run_dir / INTERNAL / "drawing.log", "ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "rayloom.tracking.drawing", str(self._run_dir), *more],
                 stdin=subprocess.DEVNULL,

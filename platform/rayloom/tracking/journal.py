@@ -1,7 +1,8 @@
 """The journal of a run: append-only JSON lines, the acknowledgement of its reader, and who owns the run folder.
 
-Files in a run folder: `journal.jsonl` (one record a line), `journal.ack` (how far MLflow has it), `mlflow.json` (which
-MLflow run it became), `process.json` (the process that trains), `writer.lock` (held by the one writer).
+Files in `internal/` of a run folder: `journal.jsonl` (one record a line), `journal.ack` (how far MLflow has it),
+`mlflow.json` (which MLflow run it became), `process.json` (the process that trains), `writer.lock` (held by the one
+writer), `writer.log` (what the writer has to say).
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ from typing import IO, Any
 
 import psutil
 
-from rayloom.files import NUMBER, DamagedFileError, Fields, is_there, read_record, write_json
+from rayloom.files import INTERNAL, NUMBER, DamagedFileError, Fields, is_there, make_internal, read_record, write_json
 
-JOURNAL = "journal.jsonl"
-ACKNOWLEDGEMENT = "journal.ack"
-BINDING = "mlflow.json"
-PROCESS = "process.json"
-LOCK = "writer.lock"
+JOURNAL = f"{INTERNAL}/journal.jsonl"
+ACKNOWLEDGEMENT = f"{INTERNAL}/journal.ack"
+BINDING = f"{INTERNAL}/mlflow.json"
+PROCESS = f"{INTERNAL}/process.json"
+LOCK = f"{INTERNAL}/writer.lock"
+WRITER_LOG = f"{INTERNAL}/writer.log"
 
 GAVE_UP = 3
 """Exit code of a writer that did not reach the server in time."""
@@ -86,6 +88,7 @@ class Journal:
 
     def __init__(self, run_dir: Path) -> None:
         self._path = run_dir / JOURNAL
+        make_internal(run_dir)
         is_there(self._path, _LARGEST_JOURNAL)
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, NOT_FOR_ALL)
         self.size = _complete_size(self._file)

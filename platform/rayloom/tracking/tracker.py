@@ -19,7 +19,7 @@ from rayloom.tracking import journal
 from rayloom.tracking.claim import Claim
 from rayloom.tracking.figure_drawing import FigureDrawing
 from rayloom.tracking.figure_store import store_figure
-from rayloom.tracking.journal import Acknowledgement, Journal, read_metrics
+from rayloom.tracking.journal import WRITER_LOG, Acknowledgement, Journal, read_metrics
 from rayloom.tracking.location import TRACKING_URI, private_file
 
 if TYPE_CHECKING:
@@ -134,9 +134,8 @@ class Tracker:
             return None
         if self._restarts == _MOST_RESTARTS and self._process is not None and self._process.poll() is not None:
             code = self._process.returncode
-            return (
-                f"the process that writes to it ended {1 + _MOST_RESTARTS} times, the last time with {code}: writer.log"
-            )
+            ends = f"the process that writes to it ended {1 + _MOST_RESTARTS} times"
+            return f"{ends}, the last time with {code}: {WRITER_LOG}"
         return Acknowledgement.load(self.run_dir).problem
 
     def writer(self) -> int | None:
@@ -296,7 +295,7 @@ class Tracker:
             str(os.getpid()),
             str(self._drain_s),
         ]
-        with private_file(self.run_dir / "writer.log") as log:
+        with private_file(self.run_dir / WRITER_LOG) as log:
             self._process = subprocess.Popen(
                 [sys.executable, *command],
                 stdin=subprocess.DEVNULL,

@@ -141,7 +141,7 @@ def _checkpointed(output: Path, number: int) -> Callable[[], bool]:
 
     def reached() -> bool:
         folder = study_folder(output) / "trials" / f"{number:04d}"
-        journal = folder / "journal.jsonl"
+        journal = folder / "internal/journal.jsonl"
         return (
             any(folder.glob("checkpoints/step_*"))
             and journal.read_bytes().count(b'"metrics"') > 45
@@ -152,7 +152,7 @@ def _checkpointed(output: Path, number: int) -> Callable[[], bool]:
 
 
 def _actor(output: Path, number: int) -> int:
-    process = study_folder(output) / "trials" / f"{number:04d}" / "process.json"
+    process = study_folder(output) / "trials" / f"{number:04d}" / "internal/process.json"
     return int(json.loads(process.read_text())["pid"])
 
 

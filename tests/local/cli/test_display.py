@@ -225,6 +225,20 @@ def test_quiet_is_the_name_remarks_and_the_result(tmp_path: Path) -> None:
     assert display.continuation is not None
 
 
+def test_verbose_is_the_settings_and_every_metric_of_every_report(tmp_path: Path) -> None:
+    stream = io.StringIO()
+    display = make_observer(stream, verbose=True)
+    config = loader(tmp_path)()
+    display.started(config, make_plan(config, local=True), Path("/runs/here"))
+    assert config.to_yaml(changed=True) in stream.getvalue()
+    display.report(Report({"updates": 1}, {"train/loss": 0.5, "train/odd": 7.0}, 0.1, 1.0))
+    display.report(Report({"updates": 2}, {"train/loss": 0.25, "train/odd": 7.5}, 0.2, 1.1))
+    table = stream.getvalue().splitlines()[-6:]
+    assert table[0].startswith(" 10%") and table[3].startswith(" 20%")
+    assert table[1:3] == ["  train/loss  0.5", "  train/odd   7"]
+    assert table[4:] == ["  train/loss  0.25", "  train/odd   7.5"]
+
+
 def test_the_closing_table_says_everything() -> None:
     assert closing_table(result(), 185.0, "rayloom ui") == "\n".join(
         [

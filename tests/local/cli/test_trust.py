@@ -60,7 +60,7 @@ def test_what_a_strangers_files_say_cannot_steer_a_terminal(output: Path, capsys
     (first / RESULT).write_text(
         json.dumps({**result, "stopped_by": "\x1b[2J\r\x07", "metrics": {}, "status": "A\x1bB"})
     )
-    (first / "journal.jsonl").write_text("")
+    (first / "internal/journal.jsonl").write_text("")
     second = second.rename(second.with_name("x\x1b[31m\u202ey"))
     (second / "config.yaml").write_text('name: ["\\e[31m": {')
     assert main(["runs", f"--output={output}"]) == 0

@@ -18,7 +18,7 @@ from rayloom_supervised.tasks.classification import Classifier
 
 def records(folder: Path) -> list[dict[str, Any]]:
     """Return what the journal says."""
-    return [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (folder / "internal/journal.jsonl").read_text().splitlines()]
 
 
 def told(folder: Path) -> dict[str, str]:

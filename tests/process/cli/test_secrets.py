@@ -29,7 +29,7 @@ def _files_with_it(folder: Path, given: Path) -> list[Path]:
 
 
 def _open_to_all(folder: Path) -> list[str]:
-    names = ("journal.jsonl", "optuna.journal", "study.db", "writer.log", "config.yaml", "study.yaml")
+    names = ("internal/journal.jsonl", "optuna.journal", "study.db", "internal/writer.log", "config.yaml", "study.yaml")
     found = [path for name in names for path in folder.rglob(name)]
     assert found
     return [path.name for path in found if stat.S_IMODE(path.stat().st_mode) & stat.S_IROTH]
@@ -70,7 +70,7 @@ def test_a_run_at_a_server_with_a_password(tmp_path: Path) -> None:
 def test_a_server_out_of_reach_is_told_of_without_its_password(tmp_path: Path) -> None:
     tracker = start(tmp_path, uri=f"http://me:{SECRET}@127.0.0.1:{free_port()}", drain_s=0.0)
     tracker.log_text("traceback.txt", f"at http://me:{SECRET}@127.0.0.1")
-    log = tracker.run_dir / "writer.log"
+    log = tracker.run_dir / "internal/writer.log"
     wait_for(lambda: "not delivered" in log.read_text(), "the writer's word")
     assert "me:***@127.0.0.1" in (tracker.problem or "")
     tracker.finish("FAILED", timeout_s=0.0)
@@ -88,7 +88,7 @@ def test_what_a_dead_run_left_is_delivered_by_the_next_one_that_knows_the_passwo
     write_json(dead.run_dir / PROCESS, {**process, "created": 0.0})
     stranger = start(tmp_path, "stranger", uri=f"sqlite:///{tmp_path}/mlflow.db")
     assert stranger.finish("FINISHED", timeout_s=DEADLINE_S)
-    log = stranger.run_dir / "writer.log"
+    log = stranger.run_dir / "internal/writer.log"
     wait_for(
         lambda: "is recorded without its password" in (log.read_text() + problem(dead.run_dir)), "the reaper's word"
     )
@@ -123,7 +123,7 @@ def test_a_study_with_two_passwords(tmp_path: Path) -> None:
     code, line, err = outcome(resume_study(output, f"search.storage={storage}", MLFLOW_TRACKING_URI=uri))
     assert code == 0 and line["trials"]["COMPLETE"] == 4, err
     folder = study_folder(output)
-    assert (folder / "artifacts" / "history.png").is_file(), (folder / "pictures.log").read_text()
+    assert (folder / "artifacts" / "history.png").is_file(), (folder / "internal/pictures.log").read_text()
     wait_for(lambda: is_delivered(folder), "the delivery")
     assert len(StoreView(output / "mlflow.db").runs()) == 5
     assert not _files_with_it(tmp_path, given)

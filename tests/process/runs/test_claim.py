@@ -28,9 +28,9 @@ def test_a_run_that_lives_elsewhere_is_left_alone_until_it_is_dead(tmp_path: Pat
             assert time.monotonic() < deadline and process.poll() is None
             time.sleep(0.05)
         folder = run_folder(output)
-        known = json.loads((folder / "process.json").read_text())
+        known = json.loads((folder / "internal/process.json").read_text())
         # As another container or machine with the same files sees it: another host, whose process ids mean nothing.
-        (folder / "process.json").write_text(json.dumps({**known, "host": "elsewhere"}))
+        (folder / "internal/process.json").write_text(json.dumps({**known, "host": "elsewhere"}))
         config = (folder / "config.yaml").read_bytes()
         sentence = rf"is training in process {process.pid} on elsewhere: wait for it, or stop it, first"
         for words in ((), ("stop.epochs=30000",)):

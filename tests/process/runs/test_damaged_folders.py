@@ -32,10 +32,10 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     whole.rename(output / "20260101-000001-whole-000000")
     killed = output / "20260101-000000-killed-000000"
     (killed / "result.json").unlink()
-    process = json.loads((killed / "process.json").read_text())
-    (killed / "process.json").write_text(json.dumps({**process, "pid": 2**22 + 1}))
-    (killed / "mlflow.json").write_text(json.dumps({"run_id": "1" * 32, "uri": "", "experiment_id": "1"}))
-    (killed / "journal.ack").write_text(json.dumps({"offset": 0, "status": None, "problem": None}))
+    process = json.loads((killed / "internal/process.json").read_text())
+    (killed / "internal/process.json").write_text(json.dumps({**process, "pid": 2**22 + 1}))
+    (killed / "internal/mlflow.json").write_text(json.dumps({"run_id": "1" * 32, "uri": "", "experiment_id": "1"}))
+    (killed / "internal/journal.ack").write_text(json.dumps({"offset": 0, "status": None, "problem": None}))
     shutil.rmtree(max((killed / "checkpoints").glob("step_*")))
     return output
 

@@ -44,10 +44,10 @@ def test_a_killed_job_goes_on_with_its_own_run_and_ends_as_if_nothing_had_happen
     command = ("run", str(path), "--local", "--job", "4711_0.a")
     assert kill_after(start(*command, cwd=tmp_path), tmp_path / "runs", 12)
     folder = tmp_path / "runs" / "job-4711_0.a"
-    before = (folder / "journal.jsonl").read_bytes()
+    before = (folder / "internal/journal.jsonl").read_bytes()
     result = finish(start(*command, cwd=tmp_path))
     assert [path.parent for path in (tmp_path / "runs").glob("*/config.yaml")] == [folder]
-    assert (folder / "journal.jsonl").read_bytes().startswith(before[: before.rindex(b"\n") + 1])
+    assert (folder / "internal/journal.jsonl").read_bytes().startswith(before[: before.rindex(b"\n") + 1])
     undisturbed = rayloom.run(case("ppo", str(tmp_path / "other"), **LONG), local=True)
     assert result["weights_sha256"] == undisturbed.weights_sha256
     assert result["counters"] == undisturbed.counters
@@ -71,7 +71,7 @@ def test_other_settings_are_refused_before_an_unfinished_run_is_touched(tmp_path
     config = case("ppo", str(tmp_path / "runs"), **LONG)
     path = write_config(config, tmp_path)
     assert kill_after(start("run", str(path), "--local", "--job", "j", cwd=tmp_path), tmp_path / "runs", 3)
-    files = {path: path.read_bytes() for path in (tmp_path / "runs" / "job-j").glob("*.*") if path.name != "job.lock"}
+    files = {path: path.read_bytes() for path in (tmp_path / "runs" / "job-j").rglob("*.*") if path.suffix != ".lock"}
     with pytest.raises(UserError, match="other seed"):
         rayloom.run(config, "seed=9", local=True, job="j")
     assert {path: path.read_bytes() for path in files} == files
@@ -109,8 +109,8 @@ with locked(Path(sys.argv[1]), 0.0) as held:
 
 def hold(folder: Path, seconds: float) -> subprocess.Popen[str]:
     """Hold a job's lock in another process, as an attempt on another machine does."""
-    folder.mkdir(parents=True)
-    command = [sys.executable, "-c", HOLDER, str(folder / "job.lock"), str(seconds)]
+    (folder / "internal").mkdir(parents=True)
+    command = [sys.executable, "-c", HOLDER, str(folder / "internal/job.lock"), str(seconds)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline() == "True\n"
     return process
@@ -151,13 +151,13 @@ class Finisher(Observer):
 
 def test_an_attempt_that_waited_reports_the_result_of_the_one_before(tmp_path: Path) -> None:
     before = rayloom.run(tiny(tmp_path / "a"), f"tracking.uri=sqlite:///{tmp_path}/m.db", local=True, job="j")
-    (before.run_dir / "job.lock").unlink()
+    (before.run_dir / "internal/job.lock").unlink()
     holder = hold(tmp_path / "b" / "job-j", 1.0)
     config = load_run_config(before.run_dir)
     config = replace(config, output=str(tmp_path / "b"))
     observer = Finisher(before.run_dir, tmp_path / "b" / "job-j")
-    lines = (before.run_dir / "journal.jsonl").read_bytes()
+    lines = (before.run_dir / "internal/journal.jsonl").read_bytes()
     result = rayloom.run(config, local=True, job="j", observer=observer)
     assert holder.wait(30) == 0
     assert result.weights_sha256 == before.weights_sha256 and result.run_dir == tmp_path / "b" / "job-j"
-    assert (result.run_dir / "journal.jsonl").read_bytes() == lines  # and has not trained
+    assert (result.run_dir / "internal/journal.jsonl").read_bytes() == lines  # and has not trained

@@ -105,8 +105,8 @@ def test_a_run_killed_after_its_last_checkpoint_does_nothing_more(stop: dict[str
     whole = run(case("softmax_regression", str(tmp_path), stop=stop))
     before = history(whole.run_dir)
     (whole.run_dir / "result.json").unlink()  # what a kill while the tracker finishes leaves behind
-    process = json.loads((whole.run_dir / "process.json").read_text())
-    (whole.run_dir / "process.json").write_text(json.dumps({**process, "pid": 2**22 + 1}))
+    process = json.loads((whole.run_dir / "internal/process.json").read_text())
+    (whole.run_dir / "internal/process.json").write_text(json.dumps({**process, "pid": 2**22 + 1}))
     resumed = resume(whole.run_dir.name, output=str(tmp_path))
     assert resumed.weights_sha256 == whole.weights_sha256
     assert resumed.counters == whole.counters and resumed.stopped_by == whole.stopped_by

@@ -246,7 +246,7 @@ def test_mlflow_has_a_resumed_study_once(tmp_path: Path) -> None:
     part = {**TPE, "trials": 6, "space": {**TPE["space"], "algorithm.l2": [0.0, 0.01, 1.0]}}
     config = study("s", output, part, tracking={"enabled": True}, algorithm={"fault": "raise", "fault_above": 0.5})
     process = search(config, tmp_path, "--local")
-    assert kill_when(process, lambda: len(trial_folders(output)) >= 3 and list(output.glob("*/mlflow.json")))
+    assert kill_when(process, lambda: len(trial_folders(output)) >= 3 and list(output.glob("*/internal/mlflow.json")))
     code, line, err = outcome(resume(output))
     assert code == 0 and line["status"] == "FINISHED", err
     runs = store.rows("select run_uuid, name, status from runs where lifecycle_stage = 'active' order by name")

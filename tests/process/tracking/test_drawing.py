@@ -43,11 +43,11 @@ def test_figures_and_curves_are_drawn_without_mlflow(tmp_path: Path) -> None:
     assert stored
     for path in stored:
         assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
-    assert (folder / "drawing.log").read_text() == ""
+    assert (folder / "internal/drawing.log").read_text() == ""
 
 
 def test_pictures_can_be_turned_off(tmp_path: Path) -> None:
     assert case("softmax_regression").tracking.pictures is False
     folder = train(tmp_path, "no")
     assert list((folder / "figures").rglob("*.npz"))
-    assert not (folder / "drawing.log").exists()
+    assert not (folder / "internal/drawing.log").exists()

@@ -34,7 +34,7 @@ def test_a_run_and_a_study_in_a_folder_with_signs_of_urls(tmp_path: Path) -> Non
     wait_for(lambda: is_delivered(folder), "the delivery")
     view = StoreView(output / "mlflow.db")
     assert view.runs() == [line["run_id"]] and view.status(line["run_id"]) == "FINISHED"
-    assert view.tags(line["run_id"])["rayloom.model"].startswith("m-"), (folder / "writer.log").read_text()
+    assert view.tags(line["run_id"])["rayloom.model"].startswith("m-"), (folder / "internal/writer.log").read_text()
     ((location,),) = view.rows("select artifact_uri from runs where lifecycle_stage = 'active'")
     artifacts = Path(unquote(urlsplit(location).path))
     assert artifacts.is_relative_to(output / "mlartifacts") and (artifacts / "config.yaml").is_file()

@@ -213,7 +213,7 @@ def test_kill_9_of_driver_and_writer_is_reaped_by_the_next_run(output: Path, sto
         appended.append(
             {"kind": "metrics", "time": journal.now_ms(), "step": step, "values": {"train/loss": 1 / (step + 1)}}
         )
-    with open(output / "dead" / "journal.jsonl", "ab") as file:
+    with open(output / "dead" / "internal/journal.jsonl", "ab") as file:
         file.write(b'{"kind":"metrics","st')
     # The acknowledgement of the first points is lost too: they are sent again and must not double.
     journal.Acknowledgement().save(output / "dead")

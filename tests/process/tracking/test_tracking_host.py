@@ -378,7 +378,7 @@ def test_the_end_of_a_dead_trial_is_recorded_once(output: Path) -> None:
 def test_trials_are_found_and_a_study_is_named(tmp_path: Path) -> None:
     def folder(path: str, name: str, run_id: str | None) -> Path:
         made = tmp_path / path
-        made.mkdir(parents=True)
+        (made / "internal").mkdir(parents=True)
         (made / name).write_text("")
         if run_id:
             write_json(made / journal.BINDING, {"run_id": run_id})

@@ -70,7 +70,7 @@ def test_a_failing_export_shows_and_harms_nothing(tmp_path: Path, loaders: str) 
     assert (name, source) == ("model", run_id) and int(status) == 2  # READY
     assert store.tags(run_id)["rayloom.model"] == model_id
     assert store.points(run_id) == losses(0, 3) and store.status(run_id) == "FINISHED"
-    assert "ValueError: no weights in run" in (tmp_path / "out" / "run" / "writer.log").read_text()
+    assert "ValueError: no weights in run" in (tmp_path / "out" / "run" / "internal/writer.log").read_text()
 
 
 def test_a_frozen_batch_dimension_is_refused(loaders: str) -> None:
@@ -100,7 +100,7 @@ def test_the_model_has_an_open_batch_and_an_interrupted_upload_is_completed(tmp_
     run_journal = journal.Journal(tmp_path)
     run_journal.append({"kind": "metrics", "step": 7, "values": {"evaluate/accuracy": 0.5}})
     begun = client.create_logged_model(experiment, name="model", source_run_id=run_id)
-    write_json(tmp_path / "model.json", {"end": 9, "attempts": 1, "model_id": begun.model_id})
+    write_json(tmp_path / "internal/model.json", {"end": 9, "attempts": 1, "model_id": begun.model_id})
     for _ in range(2):
         assert load_and_log(tmp_path, uri, run_id, experiment, f"{loaders}:good") == begun.model_id
 

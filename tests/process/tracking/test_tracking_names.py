@@ -52,7 +52,7 @@ def test_keys_that_look_alike_stay_apart_after_a_resume_too(output: Path, store:
     renamed = {told for key, told in tags.items() if key.startswith("rayloom.renamed/")}
     assert renamed == {f"{mlflow_key(key)} stands for {key}" for key in keys if mlflow_key(key) != key}
     assert len(renamed) == 4 and not [key for key in tags if "changed" in key]
-    assert "MLflow takes no key 'recall@1'" in (output / "run/writer.log").read_text()
+    assert "MLflow takes no key 'recall@1'" in (output / "run/internal/writer.log").read_text()
 
 
 def test_a_deleted_experiment_stays_deleted_with_its_runs(output: Path, store: StoreView) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from rayloom.contract import Figure
 from rayloom.errors import UserError
-from rayloom.files import write_json
+from rayloom.files import make_internal, write_json
 from rayloom.tracking import claim
 from rayloom.tracking import journal as journals
 from rayloom.tracking.journal import Acknowledgement, Journal, is_alive, own_process, read_metrics, read_records
@@ -31,8 +31,8 @@ def test_a_torn_last_line_is_invisible_and_cut_off_at_reopening(tmp_path: Path) 
     journal = Journal(tmp_path)
     journal.append({"kind": "tags", "tags": {"a": "1"}})
     journal.close()
-    whole = (tmp_path / "journal.jsonl").stat().st_size
-    with open(tmp_path / "journal.jsonl", "ab") as file:
+    whole = (tmp_path / "internal/journal.jsonl").stat().st_size
+    with open(tmp_path / "internal/journal.jsonl", "ab") as file:
         file.write(b'{"kind":"metrics","step":3,"val')
     assert [end for _, end in read_records(tmp_path)] == [whole]
     journal = Journal(tmp_path)
@@ -43,9 +43,10 @@ def test_a_torn_last_line_is_invisible_and_cut_off_at_reopening(tmp_path: Path) 
 
 
 def test_a_torn_line_longer_than_the_search_window_is_cut_off(tmp_path: Path) -> None:
-    (tmp_path / "journal.jsonl").write_bytes(b'{"kind":"x"}\n' + b"y" * 200_000)
+    make_internal(tmp_path)
+    (tmp_path / "internal/journal.jsonl").write_bytes(b'{"kind":"x"}\n' + b"y" * 200_000)
     assert Journal(tmp_path).size == 13
-    (tmp_path / "journal.jsonl").write_bytes(b"y" * 200_000)
+    (tmp_path / "internal/journal.jsonl").write_bytes(b"y" * 200_000)
     assert Journal(tmp_path).size == 0
 
 
@@ -62,7 +63,8 @@ def test_a_full_disk_leaves_no_half_record(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_damage_in_the_middle_costs_one_line(tmp_path: Path) -> None:
-    (tmp_path / "journal.jsonl").write_bytes(b'{"kind":"a"}\n\0\0\0\n[1]\n{"kind":"b"}\n')
+    make_internal(tmp_path)
+    (tmp_path / "internal/journal.jsonl").write_bytes(b'{"kind":"a"}\n\0\0\0\n[1]\n{"kind":"b"}\n')
     assert [record["kind"] for record, _ in read_records(tmp_path)] == ["a", "unreadable", "unreadable", "b"]
     assert journals.last_kind(tmp_path) == "b"
 
@@ -104,10 +106,11 @@ def test_resume_leaves_out_what_the_journal_has(tmp_path: Path) -> None:
 
 
 def test_acknowledgement_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    make_internal(tmp_path)
     assert Acknowledgement.load(tmp_path) == Acknowledgement(0, None, None)
     Acknowledgement(12, "FINISHED", "slow").save(tmp_path)
     assert Acknowledgement.load(tmp_path) == Acknowledgement(12, "FINISHED", "slow")
-    assert [path.name for path in tmp_path.iterdir()] == ["journal.ack"]
+    assert [path.name for path in (tmp_path / "internal").iterdir()] == ["journal.ack"]
 
 
 def test_a_process_is_known_by_more_than_its_number(tmp_path: Path) -> None:
@@ -140,10 +143,10 @@ def test_without_locks_a_folder_where_a_living_process_trains_is_refused(
     import psutil
 
     other = {**process, "pid": parent, "created": psutil.Process(parent).create_time()}
-    write_json(tmp_path / "run" / "process.json", other)
+    write_json(tmp_path / "run" / "internal/process.json", other)
     with pytest.raises(UserError, match=f"training in process {parent}"):
         quiet(tmp_path / "run", resume=True)
-    write_json(tmp_path / "run" / "process.json", {**other, "created": 0.0})
+    write_json(tmp_path / "run" / "internal/process.json", {**other, "created": 0.0})
     quiet(tmp_path / "run", resume=True)
 
 
@@ -153,7 +156,7 @@ def test_stale_runs_are_those_of_dead_drivers_on_this_machine(tmp_path: Path) ->
         run_dir.mkdir(parents=True)
         journal = Journal(run_dir)
         journal.append({"kind": "start", "journal": name, "experiment": "e", "name": "n", "params": {}, "tags": {}})
-        write_json(run_dir / "process.json", process)
+        write_json(run_dir / "internal/process.json", process)
         Acknowledgement(journal.size if acknowledged else 3, status).save(run_dir)
 
     own = {**own_process(), "session": "s", "tracked": True}

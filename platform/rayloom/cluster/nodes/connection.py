@@ -78,9 +78,27 @@ def start_ray(config: RunConfig) -> bool:
             connect(address, config.cluster.deadline_s)
         else:
             options: dict[str, Any] = {"include_dashboard": False, "num_cpus": os.cpu_count()}
+            _start_own(options)
+    return started
+
+
+def _start_own(options: dict[str, Any]) -> None:
+    """Start a Ray on this machine, with a second try; UserError in one sentence when it does not come up."""
+    for tries_left in (1, 0):
+        try:
             # "local": without it Ray would join whatever cluster was started on this machine last.
             ray.init(address="local", log_to_driver=False, logging_level=logging.ERROR, **options)
-    return started
+            return
+        except Exception as error:  # noqa: BLE001  Ray raises whatever the part raised that did not start
+            ray.shutdown()
+            if tries_left:
+                continue
+            text = str(error).strip()
+            reason = text.splitlines()[0][:200] if text else type(error).__name__
+            raise UserError(
+                f"cluster: Ray did not start on this machine, twice ({reason}); free memory, room in /dev/shm and on "
+                "the disk, or name a folder that can be written in RAY_TMPDIR; --local does without Ray"
+            ) from None
 
 
 def connect(address: str, deadline_s: float) -> None:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from rayloom.tracking import journal
+from rayloom.tracking.writer.log import say
 from rayloom.tracking.writer.stale import find_stale, is_stale
 
 _DRAIN_S = 60.0
@@ -29,7 +30,7 @@ def reap(runs_root: Path, drain_s: float = _DRAIN_S) -> list[Path]:
 def _settle(run_dir: Path, drain_s: float) -> bool:
     from rayloom.tracking.writer.process import make_writer
 
-    print(f"reaping {run_dir}", flush=True)
+    say(f"reaping {run_dir}")
     return make_writer(run_dir, driver_pid=None, drain_s=drain_s).run() == 0
 
 

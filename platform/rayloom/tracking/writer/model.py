@@ -29,8 +29,7 @@ from rayloom.tracking.journal import read_metrics
 from rayloom.tracking.location import known_uri
 from rayloom.tracking.writer.errors import UnreachableError
 from rayloom.tracking.writer.mlflow_store import translated
-
-MODEL_STATE = "model.json"
+from rayloom.tracking.writer.model_export import MODEL_STATE
 
 Array = np.ndarray[Any, Any]
 Inference = tuple[nn.Module, Array, Any]

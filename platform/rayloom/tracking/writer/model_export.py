@@ -7,9 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from rayloom.files import read_record, write_json
+from rayloom.files import INTERNAL, read_record, write_json
 from rayloom.redaction import redacted_url
-from rayloom.tracking.journal import Record
+from rayloom.tracking.journal import WRITER_LOG, Record
 from rayloom.tracking.writer.errors import UnreachableError
 from rayloom.tracking.writer.log import say
 from rayloom.tracking.writer.mlflow_store import Store
@@ -17,18 +17,21 @@ from rayloom.tracking.writer.mlflow_store import Store
 _DEADLINE_S = 300.0
 _ATTEMPTS = 2
 
+MODEL_STATE = f"{INTERNAL}/model.json"
+"""How far the export of the model is."""
+
 
 def log_model(run_dir: Path, store: Store, record: Record, end: int) -> None:
     """Log the model of the record that ends at byte `end`, in a child process and twice at most.
 
     A failure becomes a tag; UnreachableError when the server does not answer.
     """
-    path = run_dir / "model.json"
+    path = run_dir / MODEL_STATE
     state = read_record(path, {}) or {}
     if state.get("end") != end:
         state = {"end": end, "attempts": 0}
     if state["attempts"] >= _ATTEMPTS:
-        store.set_tags({"rayloom.model": "failed: the writer died twice during the export: see writer.log"})
+        store.set_tags({"rayloom.model": f"failed: the writer died twice during the export: see {WRITER_LOG}"})
         return
     write_json(path, {**state, "attempts": state["attempts"] + 1})
     code, errors = _export(run_dir, store, record["loader"])

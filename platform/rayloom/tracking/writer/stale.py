@@ -12,7 +12,7 @@ from rayloom.tracking.writer.log import say
 def find_stale(runs_root: Path) -> list[Path]:
     """Return the run folders, one or two levels down, that nobody serves and that MLflow does not have whole."""
     found = sorted({*runs_root.glob(f"*/{journal.PROCESS}"), *runs_root.glob(f"*/*/{journal.PROCESS}")})
-    return [path.parent for path in found if is_stale(path.parent)]
+    return [run_dir for run_dir in (path.parents[1] for path in found) if is_stale(run_dir)]
 
 
 def is_stale(run_dir: Path) -> bool:
