@@ -123,7 +123,7 @@ def test_what_an_attempt_left_that_had_not_begun_is_forgotten(tmp_path: Path) ->
     config = study("s", tmp_path, {**SMALL, "storage": "sqlite:////nowhere/at/all/study.db"}, **SHORT)
     with pytest.raises(UserError, match=r"search\.storage"):
         run_study(config, local=True, job="j")
-    assert (tmp_path / "job-j/study.yaml").exists() and (tmp_path / "job-j/local").exists()
+    assert (tmp_path / "job-j/study.yaml").exists() and (tmp_path / "job-j/internal/local").exists()
     run(replace(config, search=None), local=True, job="j")
     with pytest.raises(UserError, match="has finished"):  # and not: it is a study
         resume("job-j", output=str(tmp_path))
