@@ -1,4 +1,4 @@
-"""PPO, DQN, IMPALA and Ape-X solve CartPole-v1 from five of five seeds, with the shipped configs; one in short."""
+"""PPO, A2C, REINFORCE, DQN, IMPALA and Ape-X solve CartPole-v1 from five of five seeds, with the shipped configs; one in short."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ import rayloom
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.full) for seed in range(1, 5))])
-@pytest.mark.parametrize("name", ["ppo_cartpole", "dqn_cartpole", "impala_cartpole", "apex_dqn_cartpole"])
+@pytest.mark.parametrize(
+    "name",
+    ["ppo_cartpole", "a2c_cartpole", "reinforce_cartpole", "dqn_cartpole", "impala_cartpole", "apex_dqn_cartpole"],
+)
 def test_the_mean_return_of_twenty_episodes_reaches_475(name: str, seed: int, tmp_path: Path) -> None:
     result = rayloom.run(
         name, f"seed={seed}", "tracking.enabled=false", "tracking.pictures=false", f"output={tmp_path}", local=True

@@ -33,6 +33,20 @@ AGENTS: dict[str, dict[str, Any]] = {
         "learner": {"batch_size": 16, "optimizer": _ADAM, "schedule": {"kind": "linear"}},
         "stop": {"updates": 500},
     },
+    "a2c": {
+        "algorithm": {"import": "rayloom_agents.policy_gradient.a2c:A2C", "gamma": GAMMA, "hidden_sizes": [32]},
+        "source": {"kind": "on_policy", "num_envs": 16, "rollout_steps": 16, "epochs": 1},
+        "learner": {"batch_size": 256, "optimizer": _ADAM, "schedule": {"kind": "linear"}},
+        "stop": {"updates": 500},
+    },
+    "reinforce": {
+        "algorithm": {
+            "import": "rayloom_agents.policy_gradient.reinforce:REINFORCE", "gamma": GAMMA, "hidden_sizes": [32],
+        },
+        "source": {"kind": "on_policy", "num_envs": 16, "rollout_steps": 16, "epochs": 1},
+        "learner": {"batch_size": 256, "optimizer": _ADAM, "schedule": {"kind": "linear"}},
+        "stop": {"updates": 500},
+    },
     "dqn": {
         "algorithm": {
             "import": "rayloom_agents.value_based.dqn:DQN",
@@ -95,15 +109,29 @@ def test_dqn_learns_exact_action_values(probe: str) -> None:
     np.testing.assert_allclose(found, made.action_values(GAMMA), atol=0.05)
 
 
-@pytest.mark.parametrize("probe", VALUES)
-@pytest.mark.parametrize("agent", ["ppo", "impala"])
+def pairs(agents: list[str], probes: list[str], quick: set[tuple[str, str]]) -> list[Any]:
+    """Return all pairs; of agents that share what the others have only some are quick."""
+    return [
+        pytest.param(
+            agent, probe, marks=() if agent in ("ppo", "impala") or (agent, probe) in quick else pytest.mark.full
+        )
+        for agent in agents
+        for probe in probes
+    ]
+
+
+ACTOR_CRITICS = ["ppo", "impala", "a2c", "reinforce"]
+
+
+@pytest.mark.parametrize(("agent", "probe"), pairs(ACTOR_CRITICS, VALUES, {("reinforce", "TruncationProbe")}))
 def test_actor_critics_learn_exact_values(agent: str, probe: str) -> None:
     algorithm, made = train(agent, probe)
     np.testing.assert_allclose(state_values(algorithm, made), made.values(GAMMA), atol=0.05)
 
 
-@pytest.mark.parametrize("probe", CHOICES)
-@pytest.mark.parametrize("agent", ["ppo", "impala"])
+@pytest.mark.parametrize(
+    ("agent", "probe"), pairs(ACTOR_CRITICS, CHOICES, {("reinforce", "DelayedCreditProbe"), ("a2c", "ActionProbe")})
+)
 def test_actor_critics_choose_the_better_action(agent: str, probe: str) -> None:
     algorithm, made = train(agent, probe)
     best = made.best_actions()

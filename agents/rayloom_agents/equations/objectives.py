@@ -23,3 +23,13 @@ def huber(error: Tensor, threshold: float = 1.0) -> Tensor:
     size = error.abs()
     quadratic = size.clamp(max=threshold)
     return 0.5 * quadratic.square() + threshold * (size - quadratic)
+
+
+def clipped_squared_error(value: Tensor, old_value: Tensor, target: Tensor, clip_range: float) -> Tensor:
+    """Return the larger one of the squared errors [B] of a value and of the value held near the old one.
+
+    max((V - R)^2, (clip(V, V_old - eps, V_old + eps) - R)^2): Engstrom et al. 2020, "Implementation matters in deep
+    policy gradients", section 3. Nothing is gained by moving a value further than eps in one rollout.
+    """
+    held = old_value + (value - old_value).clamp(-clip_range, clip_range)
+    return torch.maximum((value - target).square(), (held - target).square())

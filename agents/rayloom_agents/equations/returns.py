@@ -35,6 +35,25 @@ def generalized_advantages(
     return torch.stack(advantages)
 
 
+def rewards_to_go(rewards: Tensor, discounts: Tensor, next_values: Tensor, ended: Tensor) -> tuple[Tensor, Tensor]:
+    """Return discounted returns [T, N] to the end of each episode, and whether that end is among the rows [T, N].
+
+    G_t = r_t + discount_t * (V(s'_t) where the episode ends at t or the rows do, else G_{t+1}).
+
+    `ended` [T, N] marks the last step of an episode, whether it terminated or was cut off; there a `discount` of 0, or
+    not, decides whether the successor's value counts (Sutton & Barto 2018, equation 3.9).
+    """
+    following, known, returns, complete = next_values[-1], ended[-1], [], []
+    for reward, discount, value, end in zip(
+        rewards.flip(0), discounts.flip(0), next_values.flip(0), ended.flip(0), strict=True
+    ):
+        following = reward + discount * torch.where(end, value, following)
+        known = known | end
+        returns.append(following)
+        complete.append(known)
+    return torch.stack(returns[::-1]), torch.stack(complete[::-1])
+
+
 def n_step_targets(
     rewards: Tensor, lengths: Tensor, terminated: Tensor, bootstrap_values: Tensor, gamma: float
 ) -> Tensor:

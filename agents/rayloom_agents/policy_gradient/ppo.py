@@ -16,33 +16,18 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import torch
-from annotated_types import Ge, Gt, Le
+from annotated_types import Gt
 from torch import Tensor
 
-from rayloom.contract import (
-    AlgorithmConfig,
-    Batch,
-    Loss,
-    Metric,
-    Phase,
-    Spec,
-    Trajectory,
-    UserError,
-    gather_parts,
-    spread_parts,
-)
-from rayloom_agents.equations.objectives import clipped_surrogate
-from rayloom_agents.equations.returns import generalized_advantages
-from rayloom_agents.networks.feed_forward import Activation
-from rayloom_agents.policies.actor_critic import ActorCritic
-
-_LEARNT = ("action", "log_probability", "advantage", "return")
+from rayloom.contract import Batch, Metric
+from rayloom_agents.equations.objectives import clipped_squared_error, clipped_surrogate
+from rayloom_agents.policies.advantages import ENTROPY_WEIGHT, AdvantageActorCritic, AdvantageConfig
 
 
-class PPO(ActorCritic):
+class PPO(AdvantageActorCritic):
     """Proximal policy optimisation with a clipped surrogate."""
 
-    sources = frozenset({"on_policy"})
+    learnt = ("action", "log_probability", "advantage", "return", "value")
     metrics: ClassVar[Mapping[str, Metric]] = {
         "surrogate": Metric(meaning="clipped surrogate of the advantage"),
         "value_loss": Metric(better="min", unit="squared return"),
@@ -52,138 +37,20 @@ class PPO(ActorCritic):
     }
 
     @dataclass(frozen=True, kw_only=True)
-    class Config(AlgorithmConfig):
+    class Config(AdvantageConfig):
         """Settings of PPO."""
 
-        gamma: Annotated[float, Ge(0), Le(1)] = 0.99
-        """Discount per step."""
-        lambda_: Annotated[float, Ge(0), Le(1)] = 0.95
-        """Decay of GAE."""
         clip_range: Annotated[float, Gt(0)] = 0.2
         """Largest useful change of a probability ratio."""
-        value_coefficient: Annotated[float, Ge(0)] = 0.5
-        """Weight of the squared value error."""
-        entropy_coefficient: Annotated[float, Ge(0)] = 0.0
-        """Weight of the entropy bonus (per nat)."""
-        hidden_sizes: tuple[Annotated[int, Ge(1)], ...] = (64, 64)
-        """Units of the hidden layers of both networks."""
-        activation: Activation = "tanh"
-        """Activation of the hidden layers."""
-        normalize_advantages: bool = True
-        """Scale the advantages of each rollout to mean 0 and standard deviation 1."""
-        memory_size: Annotated[int, Ge(0)] = 0
-        """Units of an LSTM between observations and both networks; 0: no memory."""
-        sequence_length: Annotated[int, Ge(1)] = 16
-        """With memory: steps through which its gradient flows. `learner.batch_size` then counts such sequences."""
+        value_clip_range: Annotated[float, Gt(0)] | None = None
+        """Largest useful change of a value since the rollout (unit: return); null: values are not held back."""
 
     config: Config
 
-    def __init__(self, config: Config, spec: Spec) -> None:
-        """Build a policy and a value network for the environment's spec."""
-        super().__init__(config, spec, config.hidden_sizes, config.activation, config.memory_size)
-
-    def phases(self) -> list[Phase]:
-        """Return the one phase of policy and value together."""
-        return [Phase("policy_and_value", self.loss, tuple(self.parameters()))]
-
-    def prepare(self, trajectory: Trajectory) -> Batch:
-        """Turn a rollout [T, N, ...] into rows with advantages, returns and behaviour log-probabilities.
-
-        With memory a row is a sequence of `sequence_length` steps [L, ...] and the memory before it.
-        """
-        steps, number = trajectory["reward"].shape
-        observation, successor = (self._steps(trajectory, name) for name in ("observation", "next_observation"))
-        action = trajectory.get("unclipped_action", trajectory["action"]).flatten(0, 1)
-        memory = None
-        if self.memory is None:
-            values = self._values(join_parts(observation, successor)).reshape(2, steps, number)
-        else:
-            memory, after = self._remember(trajectory, observation, successor)
-            values = self._values(None, torch.cat((memory, after))).reshape(2, steps, number)
-        advantage = self._advantages(trajectory, values)
-        valid = trajectory["valid"].flatten()
-        dead = not bool(valid.all())
-        rows = {
-            **spread_parts("observation", observation),
-            "action": action,
-            "log_probability": self._distribution(observation, action, memory)[0],
-            "advantage": advantage.flatten(),
-            "return": (advantage + values[0]).flatten(),
-        }
-        if self.memory is not None:
-            if self.config.normalize_advantages:
-                rows["advantage"][valid] = self._normalize(rows["advantage"][valid])
-            return self._sequences(trajectory, rows)
-        if dead:
-            rows = {name: value[valid] for name, value in rows.items()}
-        if self.config.normalize_advantages:
-            rows["advantage"] = self._normalize(rows["advantage"])
-        return rows
-
-    def _advantages(self, trajectory: Trajectory, values: Tensor) -> Tensor:
-        """Return the advantages [T, N] for the values [2, T, N] of observations and successors."""
-        config = self.config
-        ended = trajectory["terminated"] | trajectory["truncated"]
-        # A dead step of NEXT_STEP autoreset belongs to no episode: nothing flows through it.
-        return generalized_advantages(
-            trajectory["reward"],
-            config.gamma * (~trajectory["terminated"]).float(),
-            values[0],
-            values[1],
-            (~ended & trajectory["valid"]).float(),
-            config.lambda_,
-        )
-
-    def _remember(self, trajectory: Trajectory, observation: Any, successor: Any) -> tuple[Tensor, Tensor]:
-        """Return the memory [T * N, ...] after each step, and after its successor if the episode went on."""
-        assert self.memory is not None
-        shape = trajectory["reward"].shape
-        features = self.encoder(observation).unflatten(0, shape)
-        memory = self.memory.unroll(features, trajectory["memory"][0], trajectory["first"]).flatten(0, 1)
-        return memory, self.memory.step(self.encoder(successor), memory)
-
-    def _sequences(self, trajectory: Trajectory, rows: Batch) -> Batch:
-        """Cut rows of steps [T * N, ...] into sequences [T / L * N, L, ...]."""
-        steps, number = trajectory["reward"].shape
-        length = self.config.sequence_length
-        if steps % length:
-            raise UserError(
-                f"algorithm.sequence_length: {length} does not divide the {steps} steps of a rollout "
-                "(source.rollout_steps)"
-            )
-        rows |= {name: trajectory[name].flatten() for name in ("valid", "first")}
-        cut = {
-            name: value.reshape(-1, length, number, *value.shape[1:]).transpose(1, 2).flatten(0, 1).contiguous()
-            for name, value in rows.items()
-        }
-        return {**cut, "memory": trajectory["memory"][::length].flatten(0, 1)}
-
-    def _normalize(self, advantage: Tensor) -> Tensor:
-        """Give the advantages of the whole rollout, over all learners, mean 0 and standard deviation 1."""
-        totals = torch.stack((torch.full_like(advantage.sum(), len(advantage)), advantage.sum()))
-        count, total = self.sum_over_learners(totals)
-        centered = advantage - total / count
-        variance = self.sum_over_learners(centered.square().sum()) / (count - 1)
-        normalized: Tensor = centered / (variance.sqrt() + 1e-8)
-        return normalized
-
-    def loss(self, batch: Batch) -> Loss:
-        """Return the negative surrogate plus value error minus entropy bonus, per example [B].
-
-        With memory an example is a sequence, and its loss the mean over its steps; dead ones weigh nothing.
-        """
-        if self.memory is None:
-            return Loss(*self._terms(batch, gather_parts(batch, "observation"), None))
-        shape = batch["return"].shape  # [B, L]
-        observation = self._steps(batch, "observation")
-        features = self.encoder(observation).unflatten(0, shape).transpose(0, 1)
-        memory = self.memory.unroll(features, batch["memory"], batch["first"].t()).transpose(0, 1).flatten(0, 1)
-        per_step, metrics = self._terms({name: batch[name].flatten(0, 1) for name in _LEARNT}, observation, memory)
-
-        def mean(values: Tensor) -> Tensor:
-            return torch.where(batch["valid"], values.reshape(shape), 0.0).mean(dim=1)
-
-        return Loss(mean(per_step), {name: mean(values) for name, values in metrics.items()})
+    def _behaviour(self, observation: Any, action: Tensor, memory: Tensor | None, values: Tensor) -> Batch:
+        """Return the log-probabilities, and the values where they are held back."""
+        rows = {"log_probability": self._distribution(observation, action, memory)[0]}
+        return rows if self.config.value_clip_range is None else {**rows, "value": values}
 
     def _terms(self, rows: Batch, observation: Any, memory: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of each row and the metrics."""
@@ -192,8 +59,14 @@ class PPO(ActorCritic):
         surrogate, ratio = clipped_surrogate(
             log_probability, rows["log_probability"], rows["advantage"], config.clip_range
         )
-        value_error = (self._values(observation, memory).squeeze(1) - rows["return"]).square()
-        per_example = config.value_coefficient * value_error - surrogate - config.entropy_coefficient * entropy
+        value = self._values(observation, memory).squeeze(1)
+        value_error = (
+            (value - rows["return"]).square()
+            if config.value_clip_range is None
+            else clipped_squared_error(value, rows["value"], rows["return"], config.value_clip_range)
+        )
+        bonus = rows.get(ENTROPY_WEIGHT, config.entropy_coefficient) * entropy
+        per_example = config.value_coefficient * value_error - surrogate - bonus
         with torch.no_grad():
             metrics = {
                 "surrogate": surrogate.detach(),
@@ -203,10 +76,3 @@ class PPO(ActorCritic):
                 "clip_fraction": ((ratio - 1.0).abs() > config.clip_range).float(),
             }
         return per_example, metrics
-
-
-def join_parts(one: Any, other: Any) -> Any:
-    """Return two observations [B, ...], nested or not, as one [2 * B, ...]."""
-    if isinstance(one, Mapping):
-        return {name: torch.cat((value, other[name])) for name, value in one.items()}
-    return torch.cat((one, other))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, MinLen
 
 from rayloom.components import Component, Kinds, Shipped
 from rayloom.source_settings import SourceConfig, StreamConfig, WorkerConfig
@@ -60,11 +60,43 @@ class ClipRewardConfig:
     """Largest reward."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class SelectObservationConfig:
+    """Show only some elements of a vector observation: positions without velocities."""
+
+    __pydantic_config__ = STRICT
+    elements: Annotated[tuple[Annotated[int, Ge(0)], ...], MinLen(1)]
+    """Which ones, counted from 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RescaleActionConfig:
+    """Give real actions another range, which is stretched to the environment's own."""
+
+    __pydantic_config__ = STRICT
+    low: float = -1.0
+    """Least action."""
+    high: float = 1.0
+    """Largest action."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimeFeatureConfig:
+    """Add the share of its time that an episode has left to a vector observation (Pardo et al. 2018)."""
+
+    __pydantic_config__ = STRICT
+    max_episode_steps: Annotated[int, Ge(1)]
+    """Steps after which nothing is left; the environment's own limit, or that of a `time_limit` (unit: env_steps)."""
+
+
 WRAPPERS = Kinds(
     "wrapper",
     {
         "time_limit": Shipped("rayloom.rollouts.wrappers:TimeLimit", TimeLimitConfig),
         "clip_reward": Shipped("rayloom.rollouts.wrappers:ClipReward", ClipRewardConfig),
+        "rescale_action": Shipped("rayloom.rollouts.wrappers:RescaleAction", RescaleActionConfig),
+        "select_observation": Shipped("rayloom.rollouts.wrappers:SelectObservation", SelectObservationConfig),
+        "time_feature": Shipped("rayloom.rollouts.wrappers:TimeFeature", TimeFeatureConfig),
     },
     own="a subclass of gymnasium.Wrapper",
     base="gymnasium:Wrapper",

@@ -9,7 +9,13 @@ import gymnasium as gym
 import numpy as np
 
 from rayloom.config.import_path import suggest
-from rayloom.config.sources import ClipRewardConfig, TimeLimitConfig
+from rayloom.config.sources import (
+    ClipRewardConfig,
+    RescaleActionConfig,
+    SelectObservationConfig,
+    TimeFeatureConfig,
+    TimeLimitConfig,
+)
 from rayloom.errors import EnvironmentFault, UserError
 
 
@@ -34,6 +40,84 @@ class ClipReward(gym.RewardWrapper[Any, Any]):
     def reward(self, reward: Any) -> float:
         """Return the clipped reward."""
         return float(min(max(reward, self._config.low), self._config.high))
+
+
+class RescaleAction(gym.wrappers.RescaleAction[Any, Any, Any]):
+    """Give real actions another range."""
+
+    Config = RescaleActionConfig
+
+    def __init__(self, config: RescaleActionConfig, env: gym.Env[Any, Any]) -> None:
+        space = env.action_space
+        if not isinstance(space, gym.spaces.Box) or not space.is_bounded():
+            raise UserError(f"source.wrappers: rescale_action needs real actions with bounds, not {space}")
+        if not config.low < config.high:
+            raise UserError(f"source.wrappers: rescale_action needs low < high, not {config.low:g} and {config.high:g}")
+        super().__init__(env, np.float32(config.low), np.float32(config.high))
+
+
+class SelectObservation(gym.ObservationWrapper[Any, Any, Any]):
+    """Show only some elements of a vector observation."""
+
+    Config = SelectObservationConfig
+
+    def __init__(self, config: SelectObservationConfig, env: gym.Env[Any, Any]) -> None:
+        super().__init__(env)
+        space = _vector_space(env, "select_observation")
+        if max(config.elements) >= space.shape[0]:
+            raise UserError(
+                f"source.wrappers: select_observation asks for element {max(config.elements)} of an observation with "
+                f"the elements 0 to {space.shape[0] - 1}"
+            )
+        self._elements = list(config.elements)
+        self.observation_space = gym.spaces.Box(
+            space.low[self._elements], space.high[self._elements], dtype=_type(space)
+        )
+
+    def observation(self, observation: Any) -> Any:
+        """Return what is shown."""
+        return np.asarray(observation)[self._elements]
+
+
+class TimeFeature(gym.Wrapper[Any, Any, Any, Any]):
+    """Add the share of its time that an episode has left as the last element of a vector observation."""
+
+    Config = TimeFeatureConfig
+
+    def __init__(self, config: TimeFeatureConfig, env: gym.Env[Any, Any]) -> None:
+        super().__init__(env)
+        space = _vector_space(env, "time_feature")
+        self._longest, self._steps = config.max_episode_steps, 0
+        low, high = np.append(space.low, 0), np.append(space.high, 1)
+        self.observation_space = gym.spaces.Box(low.astype(space.dtype), high.astype(space.dtype), dtype=_type(space))
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Begin with all the time."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        self._steps = 0
+        return self._with_time(observation), info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Step the environment."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        self._steps += 1
+        return self._with_time(observation), reward, terminated, truncated, info
+
+    def _with_time(self, observation: Any) -> Any:
+        left = max(0.0, 1.0 - self._steps / self._longest)
+        return np.append(observation, left).astype(self.observation_space.dtype)
+
+
+def _vector_space(env: gym.Env[Any, Any], wrapper: str) -> gym.spaces.Box:
+    """Return the observation space of real vectors that a wrapper needs."""
+    space = env.observation_space
+    if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1 or np.dtype(space.dtype).kind != "f":
+        raise UserError(f"source.wrappers: {wrapper} needs observations that are real vectors, not {space}")
+    return space
+
+
+def _type(space: gym.spaces.Box) -> Any:
+    return space.dtype
 
 
 class InfoFields(gym.Wrapper[Any, Any, Any, Any]):

@@ -118,7 +118,7 @@ def test_a_native_environment_becomes_a_loop_to_be_wrapped() -> None:
 @pytest.mark.parametrize(
     ("wrapper", "sentence"),
     [
-        ({}, r"source\.wrappers\.0\.kind: None is no wrapper; the choices are time_limit, clip_reward"),
+        ({}, r"source\.wrappers\.0\.kind: None is no wrapper; the choices are time_limit, clip_reward, rescale_action"),
         ({"kind": "time_limits"}, r"source\.wrappers\.0\.kind: .*did you mean 'time_limit'"),
         ({"kind": "time_limit"}, r"source\.wrappers\.0\.max_episode_steps: this key is required"),
         (
