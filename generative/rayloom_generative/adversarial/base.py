@@ -37,9 +37,9 @@ from rayloom_generative.evaluation.judge import Judge, JudgeConfig
 from rayloom_generative.evaluation.known_modes import KnownModes, known_modes
 from rayloom_generative.evaluation.mode_quality import mode_quality
 from rayloom_generative.fields import data_field, drawn, shown_latents, unit_range
-from rayloom_generative.layers.batch_norm import GlobalBatchNorm, couples_examples
 from rayloom_generative.layers.spectral_norm import add_spectral_norm, iterate_spectral_norms
 from rayloom_generative.networks.adversarial import CRITICS, GENERATORS, build_part
+from rayloom_supervised.layers.batch_norm import GlobalBatchNorm, couples_examples
 
 Size = Annotated[int, Ge(1)]
 Rate = Annotated[float, Gt(0)]

@@ -13,8 +13,8 @@ from torch import nn
 
 from rayloom.contract import Component
 from rayloom_generative.adversarial.gan import GAN, GANConfig
-from rayloom_generative.layers.batch_norm import GlobalBatchNorm
 from rayloom_generative.networks.adversarial import CRITICS, GENERATORS
+from rayloom_supervised.layers.batch_norm import GlobalBatchNorm
 
 _DEVIATION = 0.02
 

@@ -14,7 +14,7 @@ from rayloom.contract import Batch, Loss, Metric, Spec, UserError
 from rayloom_generative.adversarial.alarms import Alarm, dead_penalty
 from rayloom_generative.adversarial.wgan import WassersteinConfig, WassersteinModel
 from rayloom_generative.equations.adversarial import interpolate
-from rayloom_generative.layers.batch_norm import couples_examples
+from rayloom_supervised.layers.batch_norm import couples_examples
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from rayloom.contract import Component, Kinds, Shipped, TensorSpec, UserError, component
 from rayloom_generative.fields import size_of
-from rayloom_generative.layers.batch_norm import GlobalBatchNorm
 from rayloom_supervised.layers.activations import Activation
+from rayloom_supervised.layers.batch_norm import GlobalBatchNorm
 from rayloom_supervised.networks.perceptrons import MLP
 
 Size = Annotated[int, Ge(1)]

@@ -14,5 +14,9 @@ TABLES: dict[str, Kinds] = {
     "schedule": SCHEDULES, "evaluation": EVALUATIONS,
 }  # fmt: skip
 """The engine's own tables."""
-FAMILY_TABLES: dict[str, str] = {"network": "rayloom_supervised.networks.kinds"}
+FAMILY_TABLES: dict[str, str] = {
+    "network": "rayloom_supervised.networks.kinds",
+    "generator": "rayloom_generative.networks.adversarial",
+    "critic": "rayloom_generative.networks.adversarial",
+}
 """Tables of the families, by the module whose marked functions they list."""

@@ -25,6 +25,8 @@ DATASETS = Kinds(
         "fashion-mnist": Shipped("rayloom.datasets.idx:load_fashion_mnist"),
         "mnist": Shipped("rayloom.datasets.idx:load_mnist"),
         "cifar10": Shipped("rayloom.datasets.cifar:load_cifar10"),
+        "diabetes": Shipped("rayloom.datasets.small_tables:load_diabetes"),
+        "breast-cancer": Shipped("rayloom.datasets.small_tables:load_breast_cancer"),
         "gaussian-grid": Shipped("rayloom.datasets.gaussian:load_grid"),
         "gaussian-ring": Shipped("rayloom.datasets.gaussian:load_ring"),
         "gaussian": Shipped("rayloom.datasets.gaussian:load_gaussian"),

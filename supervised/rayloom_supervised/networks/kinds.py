@@ -15,9 +15,13 @@ from torch import nn
 
 from rayloom.contract import Component, Kinds, Shipped, TensorSpec, UserError, component
 from rayloom_supervised.layers.activations import Activation
+from rayloom_supervised.networks.alexnet import AlexNet
 from rayloom_supervised.networks.convolutional import ConvolutionalNetwork, LeNet5
+from rayloom_supervised.networks.inception import InceptionNetwork
+from rayloom_supervised.networks.lenet_1998 import LeNet51998
 from rayloom_supervised.networks.perceptrons import MLP, Linear
 from rayloom_supervised.networks.recurrent import Cell, RecurrentNetwork
+from rayloom_supervised.networks.residual import ResidualNetwork
 
 Size = Annotated[int, Ge(1)]
 Share = Annotated[float, Ge(0), Lt(1)]
@@ -89,6 +93,68 @@ def cnn(config: CNNConfig, spec: TensorSpec, outputs: int) -> nn.Module:
     return ConvolutionalNetwork(shape, outputs, config.channels, config.hidden_sizes, config.activation, config.dropout)
 
 
+@component("network")
+def lenet5_1998(config: object, spec: TensorSpec, outputs: int) -> nn.Module:
+    """LeNet-5 as published: connection table, trainable pooling, radial basis functions; 60,000 parameters."""
+    return LeNet51998(_image_shape("lenet5_1998", spec, 4), outputs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlexNetConfig:
+    """AlexNet for small images (Krizhevsky et al. 2012)."""
+
+    channels: Annotated[tuple[Size, ...], MinLen(3)] = (48, 96, 128, 128, 96)
+    """Feature maps of the convolutions."""
+    hidden_sizes: tuple[Size, ...] = (512, 512)
+    """Units of the fully connected hidden layers."""
+    dropout: Share = 0.5
+    """Probability of dropping a unit of a fully connected hidden layer."""
+
+
+@component("network", AlexNetConfig)
+def alexnet(config: AlexNetConfig, spec: TensorSpec, outputs: int) -> nn.Module:
+    """Return the network."""
+    shape = _image_shape("alexnet", spec, 8)
+    return AlexNet(shape, outputs, config.channels, config.hidden_sizes, config.dropout)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InceptionConfig:
+    """Inception modules for small images (Szegedy et al. 2015)."""
+
+    width: Size = 1
+    """Multiplies all feature maps."""
+    dropout: Share = 0.2
+    """Probability of dropping a feature before the linear layer."""
+
+
+@component("network", InceptionConfig)
+def inception(config: InceptionConfig, spec: TensorSpec, outputs: int) -> nn.Module:
+    """Return the network."""
+    return InceptionNetwork(_image_shape("inception", spec, 4), outputs, config.width, config.dropout)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResNetConfig:
+    """A residual network for small images (He et al. 2016); three blocks in each of three stages: ResNet-20."""
+
+    blocks: Size = 3
+    """Residual blocks in each stage."""
+    channels: Annotated[tuple[Size, ...], MinLen(1)] = (16, 32, 64)
+    """Feature maps of each stage, not fewer from one to the next."""
+
+    def __post_init__(self) -> None:
+        """Refuse stages that lose maps, since the shortcut can only add some."""
+        if list(self.channels) != sorted(self.channels):
+            raise ValueError("a stage of a resnet may not have fewer channels than the one before it")
+
+
+@component("network", ResNetConfig)
+def resnet(config: ResNetConfig, spec: TensorSpec, outputs: int) -> nn.Module:
+    """Return the network."""
+    return ResidualNetwork(_image_shape("resnet", spec, 4), outputs, config.blocks, config.channels)
+
+
 @dataclass(frozen=True, kw_only=True)
 class RNNConfig:
     """A recurrent network that reads an image row by row."""
@@ -124,7 +190,7 @@ NETWORKS = Kinds(
     "network",
     {
         function.__name__: Shipped(f"{__name__}:{function.__name__}")
-        for function in (softmax_regression, mlp, lenet5, cnn, rnn)
+        for function in (softmax_regression, mlp, lenet5, lenet5_1998, cnn, alexnet, inception, resnet, rnn)
     },
     own="a torch.nn.Module built from (config, spec, outputs), or a function marked @component('network', Config) that "
     "returns one",

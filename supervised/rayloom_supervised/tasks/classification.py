@@ -1,7 +1,8 @@
-"""Classification of images, trained by cross-entropy."""
+"""Classification of images and of tables, trained by cross-entropy."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
@@ -21,8 +22,11 @@ from rayloom.contract import (
     Metric,
     Phase,
     Spec,
+    Table,
     UserError,
 )
+from rayloom_supervised.layers.batch_norm import couples_examples, share_statistics
+from rayloom_supervised.layers.standardization import StandardizeColumns
 from rayloom_supervised.metrics import classification as metrics
 from rayloom_supervised.networks.kinds import NETWORKS, build_network
 
@@ -91,29 +95,49 @@ class Classifier(Algorithm):
     }
 
     def __init__(self, config: ClassifierConfig, spec: Spec) -> None:
-        """Build the network for the fields `image` ([C, H, W], or what its network takes) and `label`."""
+        """Build the network for `image` ([C, H, W], or what it takes), else the columns `features` [D], and `label`."""
         super().__init__(config, spec)
-        if "image" not in spec or "label" not in spec or spec["label"].num_values is None:
-            raise UserError(f"source.dataset: a classifier needs the fields image and label, not {sorted(spec)}")
+        self.field = "image" if "image" in spec else "features"
+        if self.field not in spec or "label" not in spec or spec["label"].num_values is None:
+            raise UserError(
+                f"source.dataset: a classifier needs the fields image or features, and label, not {sorted(spec)}"
+            )
         self.num_classes = spec["label"].categories
-        scale = 255.0 if spec["image"].dtype == torch.uint8 else 1.0
-        self.standardize = Standardize(scale, config.input_mean, config.input_std)
-        self.network = build_network(config.network, spec["image"], self.num_classes)
+        if self.field == "features" and (config.input_mean, config.input_std) != (0.0, 1.0):
+            raise UserError(
+                "algorithm.input_mean: columns of a table are standardised by themselves; leave input_mean and "
+                "input_std out"
+            )
+        scale = 255.0 if spec[self.field].dtype == torch.uint8 else 1.0
+        self.standardize = (
+            Standardize(scale, config.input_mean, config.input_std)
+            if self.field == "image"
+            else StandardizeColumns(math.prod(spec["features"].shape))
+        )
+        self.network = build_network(config.network, spec[self.field], self.num_classes)
+
+    def initialize(self, data: Table | None) -> None:
+        """Take means and deviations of a table's columns."""
+        if isinstance(self.standardize, StandardizeColumns):
+            assert data is not None
+            self.standardize.fit(data, self.field)
 
     def phases(self) -> list[Phase]:
         """Return the one phase that descends the cross-entropy."""
-        # A compiled graph cannot see the penalties set in later, and would unroll a recurrent layer for a minute.
+        # A compiled graph cannot see the penalties set in later, would unroll a recurrent layer for a minute, and must
+        # not change the running averages of batch norm.
         recurrent = any(isinstance(module, nn.RNNBase) for module in self.network.modules())
-        fixed = not self.config.penalty_start and not recurrent
+        share_statistics(self.network, self.sum_over_learners)
+        fixed = not self.config.penalty_start and not recurrent and not couples_examples(self.network)
         return [Phase("classify", self.loss, tuple(self.network.parameters()), compilable=fixed)]
 
     def prepare(self, trajectory: dict[str, Tensor]) -> Batch:
-        """Scale and standardise the images; other fields stay."""
-        return {**trajectory, "image": self.standardize(trajectory["image"])}
+        """Scale and standardise the inputs; other fields stay."""
+        return {**trajectory, self.field: self.standardize(trajectory[self.field])}
 
     def loss(self, batch: Batch) -> Loss:
         """Return the cross-entropy [B] plus the penalties, and the accuracy [B]."""
-        logits, label = self.network(batch["image"]), batch["label"]
+        logits, label = self.network(batch[self.field]), batch["label"]
         losses = self._cross_entropy(logits, label)
         measured = {"accuracy": metrics.accuracy(logits.detach().argmax(dim=1), label)}
         if (_is_on(self.config.l1) or _is_on(self.config.l2)) and self.progress.epochs >= self.config.penalty_start:
@@ -144,7 +168,7 @@ class Classifier(Algorithm):
 
     def evaluate(self, batch: Batch) -> dict[str, Tensor]:
         """Return cross-entropy (nats), accuracy and error of each example [B], and what `summarize` needs."""
-        logits, label = self.network(batch["image"]), batch["label"]
+        logits, label = self.network(batch[self.field]), batch["label"]
         prediction = logits.argmax(dim=1)
         hit = metrics.accuracy(prediction, label)
         return {
@@ -169,15 +193,15 @@ class Classifier(Algorithm):
         return scores, {"confusion_matrix": Figure("matrix", confusion.float(), labels=names, column_labels=names)}
 
     def inference_module(self) -> nn.Module:
-        """Return the module that maps raw images [B, ...], in the data set's own range, to logits [B, K].
+        """Return the module that maps raw images or rows [B, ...], in the data set's own range, to logits [B, K].
 
         It shares the weights and the mode (training or not) of this algorithm: call `eval` before use.
         """
         return nn.Sequential(self.standardize, self.network)
 
     def inference_input(self) -> str:
-        """Return `image`."""
-        return "image"
+        """Return `image`, or `features` of a table."""
+        return self.field
 
 
 def _is_on(coefficient: float | Tensor) -> bool:

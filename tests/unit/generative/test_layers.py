@@ -14,8 +14,8 @@ from cases import case
 from rayloom.runs.learner_role import LearnerRole
 from rayloom.testing import CHECKS, small
 from rayloom.testing.learners import SimulatedGroup, simulate
-from rayloom_generative.layers.batch_norm import GlobalBatchNorm, couples_examples
 from rayloom_generative.layers.spectral_norm import SpectralNorm, add_spectral_norm, iterate_spectral_norms
+from rayloom_supervised.layers.batch_norm import GlobalBatchNorm, couples_examples
 
 PARTS = (5, 1, 6)
 

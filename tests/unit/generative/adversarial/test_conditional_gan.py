@@ -14,8 +14,8 @@ from rayloom.errors import UserError
 from rayloom_generative.adversarial.conditional_gan import ConditionalGAN
 from rayloom_generative.adversarial.dcgan import DCGAN, DCGANConfig
 from rayloom_generative.adversarial.gan import GANConfig
-from rayloom_generative.layers.batch_norm import GlobalBatchNorm
 from rayloom_generative.networks.adversarial import CRITICS, GENERATORS
+from rayloom_supervised.layers.batch_norm import GlobalBatchNorm
 
 LABEL = TensorSpec(shape=(), dtype=torch.int64, num_values=3, labels=("a", "b", "c"))
 IMAGES = {"image": TensorSpec(shape=(1, 8, 8), dtype=torch.uint8), "label": LABEL}

@@ -268,7 +268,7 @@ def test_ones_own_network_trains() -> None:
 
 
 def test_data_that_do_not_fit() -> None:
-    with pytest.raises(UserError, match="needs the fields image and label"):
+    with pytest.raises(UserError, match="needs the fields image or features, and label"):
         Classifier(ClassifierConfig(), {"point": TensorSpec(shape=(2,), dtype=torch.float32)})
     flat = {**SPEC, "image": TensorSpec(shape=(64,), dtype=torch.uint8)}
     Classifier(ClassifierConfig(network=NETWORKS.component("mlp")), flat)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 Total = Callable[[Tensor], Tensor]
@@ -52,6 +53,17 @@ class GlobalBatchNorm(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Map [B, C, ...] to the same shape."""
+        if self.total is _same:  # one learner: torch's own layer computes the same in one pass
+            return F.batch_norm(
+                inputs,
+                self.running_mean,
+                self.running_variance,
+                self.weight,
+                self.bias,
+                self.training,
+                self.momentum,
+                self.epsilon,
+            )
         shape = (1, -1, *[1] * (inputs.ndim - 2))
         mean, variance = self._moments(inputs) if self.training else (self.running_mean, self.running_variance)
         scale = self.weight * (variance + self.epsilon).rsqrt()
@@ -75,6 +87,18 @@ class GlobalBatchNorm(nn.Module):
     def _sum(self, own: Tensor) -> Tensor:
         total: Tensor = _SumOverLearners.apply(own, self.total)  # type: ignore[no-untyped-call]
         return total
+
+
+def share_statistics(network: nn.Module, total: Total) -> None:
+    """Let all batch norms of a network use the batches of all learners; `total` sums over them."""
+
+    # A closure and no bound method, which a copy of the network would take its owner with.
+    def summed(tensor: Tensor) -> Tensor:
+        return total(tensor)
+
+    for layer in network.modules():
+        if isinstance(layer, GlobalBatchNorm):
+            layer.total = summed
 
 
 def couples_examples(network: nn.Module) -> bool:
