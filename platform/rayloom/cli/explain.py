@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, get_args, get_type_hints
 
 from rayloom.components import Kinds
-from rayloom.config.documentation import first_line, marked, settings, summary
+from rayloom.config.documentation import first_line, marked, marked_path, settings, summary
 from rayloom.config.import_path import import_object, settings_of, suggest
 from rayloom.config.kinds import FAMILY_TABLES, TABLES
 from rayloom.config.schema import RunConfig
@@ -114,8 +114,8 @@ def explain(name: str) -> Explanation:
     if name in known_kinds() and name != "config" and name not in RunConfig.__dataclass_fields__:
         return Explanation(name, _meaning_of(of), kinds=kinds_with_summaries(of))
     if of in FAMILY_TABLES and kind in marked(FAMILY_TABLES[of], of):
-        found = import_object(f"{FAMILY_TABLES[of]}:{kind}", name)
-        return Explanation(name, summary(f"{FAMILY_TABLES[of]}:{kind}"), settings=_settings(found.Config))
+        path = marked_path(FAMILY_TABLES[of], of, kind)
+        return Explanation(name, summary(path), settings=_settings(import_object(path, name).Config))
     if of in TABLES and kind in TABLES[of].shipped:
         return Explanation(name, _summary(TABLES[of], kind), settings=_settings(TABLES[of].config(kind)))
     return _explain_key(name)

@@ -76,9 +76,21 @@ def summary(path: str) -> str:
 
 
 def marked(module: str, of: str) -> dict[str, str]:
-    """Return one line about each function or class of a module that is marked as a component of this kind."""
+    """Return one line about each function or class of a module that is marked as a component of this kind.
+
+    Where two kinds of a module have a component of one name, the function's says the kind too: mlp_critic is mlp.
+    """
+    return {name.removesuffix(f"_{of}"): summary(f"{module}:{name}") for name in _marked_names(module, of)}
+
+
+def marked_path(module: str, of: str, kind: str) -> str:
+    """Return where a component of `marked` lies, "module:name"."""
+    return f"{module}:{next(name for name in _marked_names(module, of) if name.removesuffix(f'_{of}') == kind)}"
+
+
+def _marked_names(module: str, of: str) -> list[str]:
     marks = {name: _mark(node) for name, node in _definitions(module).items()}
-    return {name: summary(f"{module}:{name}") for name, mark in marks.items() if mark and mark[0] == of}
+    return [name for name, mark in marks.items() if mark and mark[0] == of]
 
 
 def settings(cls: type[Any]) -> dict[str, Setting]:
