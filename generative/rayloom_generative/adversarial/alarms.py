@@ -56,7 +56,8 @@ def mode_collapse(diversity: float, covered: float | None = None, modes: int = 0
     return Alarm(
         "mode_collapse",
         reason,
-        "try WGANGP, more critic_steps, a larger batch_size or a lower generator_learning_rate",
+        "try WGANGP, more algorithm.critic_steps, a larger learner.batch_size or a lower "
+        "algorithm.generator_learning_rate",
     )
 
 
@@ -69,7 +70,8 @@ def dead_critic(real: Tensor, fake: Tensor) -> Alarm:
     return Alarm(
         "dead_critic",
         reason,
-        "its units are dead or its weights clipped away: begin anew with a lower critic_learning_rate or a larger clip",
+        "its units are dead or its weights clipped away: begin anew with a lower algorithm.critic_learning_rate or a "
+        "larger algorithm.clip",
     )
 
 
@@ -80,15 +82,17 @@ def critic_has_won(real_probability: float, fake_probability: float) -> Alarm:
     return Alarm(
         "critic_has_won",
         reason if won else None,
-        "the generator has hardly a gradient: try loss: non_saturating, spectral_norm: true, fewer critic_steps or a "
-        "lower critic_learning_rate",
+        "the generator has hardly a gradient: try algorithm.loss: non_saturating, algorithm.spectral_norm: true, fewer "
+        "algorithm.critic_steps or a lower algorithm.critic_learning_rate",
     )
 
 
 def dead_penalty(slope: float) -> Alarm:
     """Look at the mean slope of a critic that a penalty is to hold at 1."""
     held = SLOPES[0] <= slope <= SLOPES[1]
-    remedy = "raise penalty_weight" if not slope < SLOPES[0] else "lower penalty_weight or critic_learning_rate"
+    remedy = "raise algorithm.penalty_weight"
+    if slope < SLOPES[0]:
+        remedy = "lower algorithm.penalty_weight or algorithm.critic_learning_rate"
     return Alarm(
         "dead_penalty",
         None if held else f"the critic's slope between data and samples is {slope:.3g} and not about 1",
@@ -110,5 +114,5 @@ def divergence(diversity: float, real: Tensor, fake: Tensor) -> Alarm:
         "divergence",
         reason,
         "lower learner.optimizer.learning_rate, set learner.max_grad_norm or hold the critic by a penalty or by "
-        "spectral_norm: true",
+        "algorithm.spectral_norm: true",
     )

@@ -38,8 +38,10 @@ class DCGANConfig(GANConfig):
 
 
 class DCGAN(GAN):
-    """The GAN with strided convolutions, batch norm (not at the generator's output and the discriminator's input),
-    rectifiers, leaky ones in the discriminator, tanh, and all weights drawn from N(0, 0.02^2).
+    """The GAN with strided convolutions and batch norm.
+
+    Batch norm is not at the generator's output and the discriminator's input; the generator has rectifiers and tanh,
+    the discriminator leaky rectifiers; all weights are drawn from N(0, 0.02^2).
 
     The paper's optimiser is Adam with a learning rate of 2e-4. Departures: two convolutions in each network instead of
     four, for images of 8 to 32 pixels; normal codes instead of uniform ones.
