@@ -4,4 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-TREES: dict[str, dict[str, Any]] = {}
+
+def _tree(
+    path: str, dataset: Any, every: str, stop: dict[str, int], rate: float = 0.01, **algorithm: Any
+) -> dict[str, Any]:
+    return {
+        "algorithm": {"import": f"rayloom_generative.graphical.{path}", **algorithm},
+        "source": {"kind": "dataset", "dataset": dataset},
+        "learner": {"batch_size": 64, "optimizer": {"kind": "adam", "learning_rate": rate}},
+        "evaluate": {"every": every},
+        "stop": stop,
+    }
+
+
+_FEW = {"train_size": 320, "validation_size": 64, "test_size": 64}
+
+TREES: dict[str, dict[str, Any]] = {
+    "naive_bayes": _tree("naive_bayes:NaiveBayes", "digits", "1 epochs", {"epochs": 3}),
+}
