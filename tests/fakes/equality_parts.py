@@ -85,14 +85,14 @@ def config_of(name: str, count: int) -> RunConfig:
             learner |= {"schedule": {"kind": "cosine", "warmup": 5}}
             return case("vae", algorithm=algorithm, learner=learner)
         case "wgan_gp":
-            algorithm = {"betas": None, **smooth}
+            algorithm = {"betas": None, "generator": smooth, "critic": smooth}
             learner |= {"batch_size": 65, "optimizer": {**sgd, "learning_rate": 5e-3}, "max_grad_norm": 2.8}
             return case("wgan_gp", algorithm=algorithm, learner=learner)
         case "wgan_gp_adam":
             # Some biases of a critic have the gradient 0, real examples against fakes. Adam divides by its size: with a
             # small eps the rounding would decide where they go.
             learner |= {"optimizer": {"learning_rate": 1e-3, "eps": 1e-4}}
-            return case("wgan_gp", algorithm=smooth, learner=learner)
+            return case("wgan_gp", algorithm={"generator": smooth, "critic": smooth}, learner=learner)
         case "ppo":
             # One batch is a whole rollout, so that the order of its rows, which is each learner's own, does not matter.
             source = {"env": "equality_parts:SameStepCartPole-v0", "rollout_steps": 64, "epochs": 4}

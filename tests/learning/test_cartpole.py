@@ -1,4 +1,4 @@
-"""PPO, A2C, REINFORCE, DQN, IMPALA and Ape-X solve CartPole-v1 from five of five seeds, with the shipped configs; one in short."""
+"""PPO, A2C, REINFORCE, DQN, IMPALA and Ape-X solve CartPole-v1 from five of five seeds by the shipped configs."""
 
 from __future__ import annotations
 

@@ -20,7 +20,8 @@ def test_the_promised_configs_are_there() -> None:
         "ppo_cartpole", "ppo_cartpole_ray", "dqn_cartpole", "impala_cartpole", "impala_cartpole_ray",
         "apex_dqn_cartpole", "softmax_regression_fashion_mnist",
         "softmax_regression_digits", "lenet5_fashion_mnist", "lenet5_digits", "vae_fashion_mnist", "vae_digits",
-        "wgan_gp_gaussian_grid", "wgan_gp_digits", "grid_softmax_regression_digits", "tpe_ppo_cartpole",
+        "wgan_gp_gaussian_grid", "wgan_gp_digits", "gan_gaussian_ring", "wgan_gaussian_grid", "dcgan_digits",
+        "dcgan_fashion_mnist", "conditional_gan_digits", "grid_softmax_regression_digits", "tpe_ppo_cartpole",
         "gp_lenet5_digits", "architecture_digits", "population_mlp_digits",
     }  # fmt: skip
     assert promised <= set(NAMES)

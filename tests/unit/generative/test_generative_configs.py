@@ -17,7 +17,17 @@ FASHION = {"image": TensorSpec(shape=(1, 28, 28), dtype=torch.uint8)}
 
 
 def test_every_shipped_run_is_tested() -> None:
-    assert {"vae_digits", "vae_fashion_mnist", "wgan_gp_digits", "wgan_gp_gaussian_grid"} <= set(NAMES)
+    assert {
+        "conditional_gan_digits",
+        "dcgan_digits",
+        "dcgan_fashion_mnist",
+        "gan_gaussian_ring",
+        "vae_digits",
+        "vae_fashion_mnist",
+        "wgan_gaussian_grid",
+        "wgan_gp_digits",
+        "wgan_gp_gaussian_grid",
+    } <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)

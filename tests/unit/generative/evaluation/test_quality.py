@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rayloom import datasets
-from rayloom_generative.adversarial.wgan_gp import known_modes
+from rayloom_generative.evaluation.known_modes import known_modes
 from rayloom_generative.evaluation.mode_quality import mode_quality
 
 MODES = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0], [10.0, 10.0]])

@@ -1,0 +1,135 @@
+"""Judges a model's samples in the features of a classifier that the platform has trained: distances and coverage.
+
+    data, samples, noise --policy.judge--> features --> Fréchet and kernel distance, precision and recall
+
+Every distance stands beside its floor (training against held-out data) and its ceiling (noise against held-out data).
+The judge's hash is part of every name, because numbers of different judges cannot be compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from annotated_types import Ge
+from torch import Tensor
+
+from rayloom.contract import (
+    Algorithm,
+    Budget,
+    Evaluation,
+    EvaluationConfig,
+    EvaluationContext,
+    Findings,
+    Metric,
+    Spec,
+    Table,
+    UserError,
+)
+from rayloom_generative.evaluation.distances import frechet_distance, kernel_distance, nearest, precision_and_recall
+from rayloom_generative.evaluation.judge import Judge
+from rayloom_generative.fields import originals_above, unit_range
+
+_BATCH = 500
+_SHOWN = 32
+_FEWEST = 50  # features of fewer examples say nothing
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleQualityConfig(EvaluationConfig):
+    """Settings of the comparison of samples with data."""
+
+    samples: Annotated[int, Ge(50)] = 2_000
+    """Most examples of each kind that are compared: samples, training data, held-out data, noise."""
+    split: Literal["validation", "test"] = "validation"
+    """Held-out data; the test set is for the last word only."""
+    neighbors: Annotated[int, Ge(1)] = 3
+    """k of precision and recall."""
+
+
+class SampleQuality(Evaluation):
+    """Fréchet and kernel distance of samples to held-out images, precision and recall, and nearest training images.
+
+    For a model of images that has a judge (`algorithm.judge`, `inputs.judge`). The features are not those of an
+    Inception network: the numbers are no FID and no KID, and compare models under one judge only.
+    """
+
+    Config = SampleQualityConfig
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        "frechet_*_floor": Metric(meaning="of training data to held-out data"),
+        "frechet_*_ceiling": Metric(meaning="of noise to held-out data"),
+        "frechet_*": Metric(better="min", meaning="squared Fréchet distance in the judge's features"),
+        "kernel_*_floor": Metric(meaning="of training data to held-out data"),
+        "kernel_*_ceiling": Metric(meaning="of noise to held-out data"),
+        "kernel_*": Metric(better="min", meaning="squared kernel distance in the judge's features"),
+        "precision_*": Metric(better="max", meaning="share of the samples among the data"),
+        "recall_*": Metric(better="max", meaning="share of the data among the samples"),
+    }
+
+    def __init__(self, config: SampleQualityConfig, context: EvaluationContext) -> None:
+        super().__init__(config, context)
+        spec: Spec = {} if context.data is None else context.data.spec
+        if "image" not in spec or len(spec["image"].shape) != 3:
+            raise UserError("evaluate.import: SampleQuality judges images, and this run's data have none")
+
+    def run(self, policy: Algorithm, seed: int, budget: Budget) -> Findings:
+        """Compare as many samples as the settings or the budget say."""
+        judge = getattr(policy, "judge", None)
+        if not isinstance(judge, Judge):
+            raise UserError(
+                f"evaluate.import: SampleQuality needs a judge, and this {type(policy).__name__} has none; "
+                "train it with algorithm.judge and inputs.judge"
+            )
+        data, device = self.context.data, judge.weights_hash.device
+        wanted = self.config.samples if budget.count is None else max(_FEWEST, budget.count)
+        count = min(wanted, len(getattr(data, self.config.split)))
+        generator = torch.Generator().manual_seed(seed)
+        samples = _samples(policy, count, generator).to(device)
+        train = _images(data.train, self.config.samples).to(device)
+        held_out = _images(getattr(data, self.config.split), count).to(device)
+        noise = torch.rand(held_out.shape, generator=generator).to(device)
+        features = {
+            name: _features(judge, images, budget)
+            for name, images in (("samples", samples), ("train", train), ("held_out", held_out), ("noise", noise))
+        }
+        closest = nearest(features["samples"][:_SHOWN], features["train"])
+        picture = originals_above(samples[:_SHOWN].cpu(), train[closest].cpu())
+        return Findings(self._compare(features, judge.name), {"nearest_training_images": picture})
+
+    def _compare(self, features: Mapping[str, Tensor], judge: str) -> dict[str, float]:
+        held_out, samples = features["held_out"], features["samples"]
+        # As many as there are of the others: the fewer examples, the larger the distance.
+        train = features["train"][:: max(1, len(features["train"]) // len(held_out))][: len(held_out)]
+        found: dict[str, float] = {}
+        for name, distance in (("frechet", frechet_distance), ("kernel", kernel_distance)):
+            found[f"{name}_{judge}"] = float(distance(samples, held_out))
+            found[f"{name}_{judge}_floor"] = float(distance(train, held_out))
+            found[f"{name}_{judge}_ceiling"] = float(distance(features["noise"], held_out))
+        coverage = precision_and_recall(held_out, samples, self.config.neighbors)
+        found |= {f"{name}_{judge}": float(value) for name, value in coverage._asdict().items()}
+        return found
+
+
+def _samples(policy: Algorithm, count: int, generator: torch.Generator) -> Tensor:
+    """Return samples [count, C, H, W] in 0..1."""
+    figure = policy.sample(count, generator)
+    if figure.kind != "images" or figure.data is None:
+        raise UserError(f"{type(policy).__name__}.sample draws no images, which SampleQuality compares")
+    return figure.data.detach()
+
+
+def _images(table: Table, count: int) -> Tensor:
+    """Return images [N, C, H, W] in 0..1 of a split, evenly spread over it, `count` at most."""
+    rows = torch.linspace(0, len(table) - 1, min(count, len(table))).long()
+    return unit_range(table.rows(rows)["image"])
+
+
+def _features(judge: Judge, images: Tensor, budget: Budget) -> Tensor:
+    """Return the judge's features [N, F]."""
+    found = []
+    for part in torch.split(images, _BATCH):
+        found.append(judge(part))
+        budget.done()
+    return torch.cat(found)

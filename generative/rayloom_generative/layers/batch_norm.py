@@ -1,0 +1,82 @@
+"""Batch normalisation over the whole global batch: Ioffe and Szegedy (2015), "Batch normalization"."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Total = Callable[[Tensor], Tensor]
+"""Returns the sum of a tensor over all learners, as `Algorithm.sum_over_learners`."""
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+class _SumOverLearners(torch.autograd.Function):
+    """The sum over all learners, whose derivative is the sum of all learners' derivatives."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, total: Total) -> Tensor:
+        ctx.total = total
+        return total(value).clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return ctx.total(gradients[0].contiguous()), None
+
+
+class GlobalBatchNorm(nn.Module):
+    """Normalises each channel by its mean and variance over the batches of all learners; K of them repeat one.
+
+    `total` must be set to the algorithm's `sum_over_learners` where there are several. In evaluation mode it uses
+    running averages, which are buffers and equal on all learners. It changes them in every forward pass of the
+    training, so that a phase with such a layer cannot be compiled; and it couples the examples of a batch, so that a
+    gradient by one example's input is not its own.
+    """
+
+    running_mean: Tensor
+    running_variance: Tensor
+
+    def __init__(self, channels: int, momentum: float = 0.1, epsilon: float = 1e-5) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_variance", torch.ones(channels))
+        self.momentum, self.epsilon = momentum, epsilon
+        self.total: Total = _same
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map [B, C, ...] to the same shape."""
+        shape = (1, -1, *[1] * (inputs.ndim - 2))
+        mean, variance = self._moments(inputs) if self.training else (self.running_mean, self.running_variance)
+        scale = self.weight * (variance + self.epsilon).rsqrt()
+        return (inputs - mean.reshape(shape)) * scale.reshape(shape) + self.bias.reshape(shape)
+
+    def _moments(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and variance [C] over the global batch, and let the running averages follow them."""
+        dims = (0, *range(2, inputs.ndim))
+        own = inputs.new_tensor([inputs.numel() / inputs.shape[1]])
+        count = self.total(own)
+        mean = self._sum(inputs.sum(dims)) / count
+        centred = inputs - mean.reshape(1, -1, *[1] * (inputs.ndim - 2))
+        variance = self._sum(centred.square().sum(dims)) / count
+        with torch.no_grad():
+            # The running variance is the unbiased one, as in torch.nn.BatchNorm2d.
+            unbiased = variance * count / (count - 1).clamp(min=1)
+            self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
+            self.running_variance.lerp_(unbiased.to(self.running_variance), self.momentum)
+        return mean, variance
+
+    def _sum(self, own: Tensor) -> Tensor:
+        total: Tensor = _SumOverLearners.apply(own, self.total)  # type: ignore[no-untyped-call]
+        return total
+
+
+def couples_examples(network: nn.Module) -> bool:
+    """Return whether a network has a layer that normalises over the examples of a batch."""
+    return any(isinstance(layer, GlobalBatchNorm | nn.modules.batchnorm._BatchNorm) for layer in network.modules())
