@@ -162,7 +162,7 @@ def persistent(chains: int = 8) -> PersistentRBM:
 @pytest.mark.parametrize("chains", [3, 8, 20])
 def test_the_chains_go_on_from_update_to_update(chains: int) -> None:
     algorithm = persistent(chains)
-    before = algorithm.chains.clone()
+    before, bias = algorithm.chains.clone(), algorithm.machine.visible_bias.detach().clone()
     with torch.no_grad():
         found = algorithm.gather({"bits": torch.ones(8, 5)})
         assert torch.equal(algorithm.chains, before)  # gathering changes nothing
@@ -170,6 +170,8 @@ def test_the_chains_go_on_from_update_to_update(chains: int) -> None:
     assert not torch.equal(algorithm.chains, before)
     assert float(found.sums["states"]) == chains
     assert torch.equal(found.sums["model_visible_bias"], algorithm.chains.sum(0))  # not those of the data, all ones
+    change = 0.05 * (1 - algorithm.chains.mean(0))  # the averages, of 8 examples and of as many chains as there are
+    torch.testing.assert_close(algorithm.machine.visible_bias.detach() - bias, change)
 
 
 def test_persistent_chains_sample_the_model() -> None:
