@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rayloom.config.schema import RunConfig
 from rayloom.contract import Rule
+from rayloom.learner.state import own_buffers, replace_buffer
 from rayloom.runs.learner_role import LearnerRole
 from rayloom.testing.failures import require
 from rayloom.testing.roles import cut_noise, row_count, rule_learners, run_role
@@ -36,16 +37,22 @@ def rules_add_up(config: RunConfig) -> str | None:
 
 def _check_sums(role: LearnerRole, rule: Rule, index: int, batch: Mapping[str, Tensor]) -> None:
     rows, before = row_count(batch), _state(role)
+    own = own_buffers(role.algorithm)  # of which a shard's learner has its part, as of the batch
     with torch.no_grad(), RowNoise() as noise:
 
         def gather(start: int, end: int) -> tuple[dict[str, Tensor], float]:
             noise.shard(start, end - start)
             cut_noise(role, start, rows, index)
+            for name, value in own.items():
+                part = slice(len(value) * start // rows, len(value) * end // rows)
+                replace_buffer(role.algorithm, name, value[part])
             found = rule.gather({name: value[start:end] for name, value in batch.items()})
             return dict(found.sums), float(end - start if found.count is None else found.count.sum())
 
         whole, count = gather(0, rows)
         parts = [gather(*cut) for cut in itertools.pairwise(sorted({0, rows // 6, rows // 3, rows}))]
+        for name, value in own.items():
+            replace_buffer(role.algorithm, name, value)
     changed = _first_change(before, _state(role))
     require(changed is None, f"rule {rule.name}: gather changes {changed!r}; change things in apply")
     for name, expected in whole.items():
