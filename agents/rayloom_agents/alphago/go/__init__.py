@@ -1,0 +1,1 @@
+"""The rules of Go over batches of games in flat arrays."""
