@@ -276,7 +276,7 @@ class AdversarialModel(Algorithm):
             found |= quality._asdict()
             covered, modes = float(quality.modes_covered), len(self._modes)
         alarms = [
-            mode_collapse(float(found["diversity"]), covered, modes),
+            mode_collapse(self.progress.updates, float(found["diversity"]), covered, modes),
             dead_critic(real, fake),
             divergence(float(found["diversity"]), real, fake),
             *self.alarms(outputs),
