@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cases import case
+from rayloom.contract import TensorSpec, UserError, component
 from rayloom.runs.learner_role import LearnerRole
 from rayloom.testing import CHECKS, small
 from rayloom.testing.learners import SimulatedGroup, simulate
@@ -100,11 +101,11 @@ def test_what_couples_examples() -> None:
 _MAPS = {"kind": "conv", "channels": 4, "normalization": "batch"}
 
 
-def dcgan(**learner: Any) -> Any:
+def dcgan(generator: dict[str, Any] = _MAPS, **learner: Any) -> Any:
     algorithm = {
         "import": "rayloom_generative.adversarial.dcgan:DCGAN",
         "latent_size": 4,
-        "generator": _MAPS,
+        "generator": generator,
         "critic": _MAPS,
         "betas": None,
         "average": 0.9,
@@ -142,6 +143,25 @@ def test_two_learners_train_a_dcgan_as_one_does() -> None:
         assert torch.equal(found[0][name], found[1][name]), name
         torch.testing.assert_close(found[0][name], value, rtol=2e-3, atol=2e-5, msg=name)
     alone.close()
+
+
+@component("generator")
+def with_torchs_batch_norm(config: object, inputs: int, example: TensorSpec) -> nn.Module:
+    """Return a generator whose statistics are those of each learner's own rows."""
+    return nn.Sequential(nn.Linear(inputs, 64), nn.BatchNorm1d(64), nn.Unflatten(1, example.shape))
+
+
+def test_a_network_with_torchs_own_batch_norm_is_refused_with_several_learners() -> None:
+    own = {"import": f"{__name__}:with_torchs_batch_norm"}
+    building = threading.Lock()
+
+    def learn(group: SimulatedGroup) -> None:
+        with building:
+            role = LearnerRole(dcgan(count=2, generator=own), group=group)
+        role.learner.update(role.source.next, role.source.feedback)
+
+    with pytest.raises(UserError, match=r"the buffer '\S*running_mean' differs between the learners"):
+        simulate(2, learn)
 
 
 def test_a_saved_dcgan_goes_on_to_the_bit() -> None:
