@@ -32,8 +32,8 @@ class GAN(AdversarialModel):
 
     The discriminator ascends E log D(x) + E log(1 - D(G(z))) (algorithm 1 of the paper); the generator descends the
     second term (`minimax`) or -E log D(G(z)) (`non_saturating`, section 3). At its best the discriminator's loss is
-    2 log 2 - 2 JS(data, samples), which gives the metric `jensen_shannon`. Departures: normal codes; rectifiers instead of
-    maxout and dropout; any of torch's optimisers.
+    2 log 2 - 2 JS(data, samples), which gives the metric `jensen_shannon`. Departures: normal codes; rectifiers instead
+    of maxout and dropout; any of torch's optimisers.
     """
 
     Config = GANConfig
