@@ -16,6 +16,8 @@ COLLAPSED_DIVERSITY = 0.4
 """Below this share of the data's own distances the samples count as collapsed."""
 COLLAPSED_MODES = 0.5
 """Below this share of the known modes, too."""
+SETTLED_UPDATES = 200
+"""Before that an untrained generator's samples lie close together, and have not collapsed."""
 DEAD_SPREAD = 1e-5
 """A critic whose scores differ by less than this share of their size (or absolutely) tells nothing apart."""
 WON = 0.99
@@ -46,7 +48,7 @@ class Alarm:
         return f"{self.name.replace('_', ' ')}: {self.reason}; {self.remedy}"
 
 
-def mode_collapse(diversity: float, covered: float | None = None, modes: int = 0) -> Alarm:
+def mode_collapse(updates: int, diversity: float, covered: float | None = None, modes: int = 0) -> Alarm:
     """Look at the samples' relative diversity and, where modes are known, at how many of them are covered."""
     reason = None
     if covered is not None and covered < COLLAPSED_MODES * modes:
@@ -55,7 +57,7 @@ def mode_collapse(diversity: float, covered: float | None = None, modes: int = 0
         reason = f"two samples lie {diversity:.2g} times as far apart as two examples of the data"
     return Alarm(
         "mode_collapse",
-        reason,
+        None if updates < SETTLED_UPDATES else reason,
         "try WGANGP, more algorithm.critic_steps, a larger learner.batch_size or a lower "
         "algorithm.generator_learning_rate",
     )

@@ -260,9 +260,9 @@ class AdversarialModel(Algorithm):
         fake = self.generate(self.sampler, batch["code"], batch)
         real_scores, fake_scores = self.score(real, batch), self.score(fake, batch)
         kept = {"_data": real, "_generated": fake, "_real_score": real_scores, "_fake_score": fake_scores}
-        return {**self.judge_scores(real_scores, fake_scores), **kept}
+        return {**self.metrics_of_scores(real_scores, fake_scores), **kept}
 
-    def judge_scores(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+    def metrics_of_scores(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
         """Return metrics [B] of the scores of held-out data and of samples, [B] each."""
         raise NotImplementedError(f"{type(self).__name__} must define its losses of scores")
 
@@ -276,7 +276,7 @@ class AdversarialModel(Algorithm):
             found |= quality._asdict()
             covered, modes = float(quality.modes_covered), len(self._modes)
         alarms = [
-            mode_collapse(float(found["diversity"]), covered, modes),
+            mode_collapse(self.progress.updates, float(found["diversity"]), covered, modes),
             dead_critic(real, fake),
             divergence(float(found["diversity"]), real, fake),
             *self.alarms(outputs),

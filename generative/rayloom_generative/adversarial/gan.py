@@ -32,8 +32,8 @@ class GAN(AdversarialModel):
 
     The discriminator ascends E log D(x) + E log(1 - D(G(z))) (algorithm 1 of the paper); the generator descends the
     second term (`minimax`) or -E log D(G(z)) (`non_saturating`, section 3). At its best the discriminator's loss is
-    2 log 2 - 2 JS(data, samples), which gives the metric `divergence`. Departures: normal codes; rectifiers instead of
-    maxout and dropout; any of torch's optimisers.
+    2 log 2 - 2 JS(data, samples), which gives the metric `jensen_shannon`. Departures: normal codes; rectifiers instead
+    of maxout and dropout; any of torch's optimisers.
     """
 
     Config = GANConfig
@@ -41,13 +41,15 @@ class GAN(AdversarialModel):
         **AdversarialModel.metrics,
         "real_probability": Metric(meaning="mean probability that the discriminator gives data"),
         "fake_probability": Metric(meaning="mean probability that the discriminator gives samples"),
-        "divergence": Metric(unit="nats", meaning="the discriminator's lower bound on the Jensen-Shannon divergence"),
+        "jensen_shannon": Metric(
+            unit="nats", meaning="the discriminator's lower bound on the Jensen-Shannon divergence"
+        ),
     }
 
     def loss_of_critic(self, real: Tensor, fake: Tensor, batch: Batch) -> Loss:
         """Return -log D(x) - log(1 - D(G(z))), [B]."""
         real_scores, fake_scores = self.scores(real, fake, batch)
-        found = self.judge_scores(real_scores.detach(), fake_scores.detach())
+        found = self.metrics_of_scores(real_scores.detach(), fake_scores.detach())
         return Loss(discriminator_loss(real_scores, fake_scores), found)
 
     def loss_of_generator(self, scores: Tensor) -> Tensor:
@@ -56,12 +58,12 @@ class GAN(AdversarialModel):
             minimax_generator_loss(scores) if self.config.loss == "minimax" else non_saturating_generator_loss(scores)
         )
 
-    def judge_scores(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+    def metrics_of_scores(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
         """Return probabilities and each pair's part of the bound on the divergence, [B] each."""
         return {
             "real_probability": real.sigmoid(),
             "fake_probability": fake.sigmoid(),
-            "divergence": jensen_shannon_bound(real, fake),
+            "jensen_shannon": jensen_shannon_bound(real, fake),
         }
 
     def alarms(self, outputs: dict[str, Tensor]) -> list[Alarm]:

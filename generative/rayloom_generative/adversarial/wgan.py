@@ -38,7 +38,7 @@ class WassersteinModel(AdversarialModel):
         """Return -D(G(z)) of each example [B]."""
         return -scores
 
-    def judge_scores(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+    def metrics_of_scores(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
         """Return the critic's estimate of the distance [B]."""
         return {"wasserstein": real - fake}
 

@@ -102,8 +102,9 @@ class Algorithm(nn.Module):
         self.spec = spec
         self.progress = Progress()
         self.sum_over_learners: Callable[[Tensor], Tensor] = _same
-        """Returns the sum of a tensor over all learners of the run, for statistics of a whole rollout in `prepare`.
-        All learners must call it alike, so not with an asynchronous source, where each prepares when it has to."""
+        """Returns the sum of a tensor over all learners of the run, for statistics of a whole rollout in `prepare`, or
+        of the global batch in a loss (batch norm), whose author sums the derivative, too. All learners must call it
+        alike, so not with an asynchronous source, where each prepares when it has to."""
         self.noise: Noise = GlobalNoise()
         """Random numbers for losses, rules and `prepare`, which do not depend on the number of learners."""
         self.environments: Sequence[int] = range(1)

@@ -12,6 +12,7 @@ import random
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,7 @@ def shards_add_up(config: RunConfig) -> str | None:
         rows = row_count(batch)
         batch.setdefault("weight", torch.linspace(0.5, 1.5, rows, device=next(iter(batch.values())).device))
         cuts = sorted({0, rows // 6, rows // 3, rows})
+        shared: list[str] = []
         with RowNoise() as noise:
 
             def shard(index: int, start: int, end: int) -> None:
@@ -97,7 +99,10 @@ def shards_add_up(config: RunConfig) -> str | None:
 
             for index, phase in enumerate(learner.phase for learner in phase_learners(role)):
                 shard(index, 0, rows)
+                role.algorithm.sum_over_learners = partial(_noted, shared, phase.name)
                 whole, count = _gradient(phase, batch, None)
+                if phase.name in shared:
+                    continue  # a shard by itself is none: it lacks what the others would add
                 require(bool(whole.abs().max() > 0), f"phase {phase.name}: its loss has no gradient for its parameters")
                 total = torch.zeros_like(whole)
                 for start, end in itertools.pairwise(cuts):
@@ -110,7 +115,15 @@ def shards_add_up(config: RunConfig) -> str | None:
                     f"whole batch (they differ by {error:.2g} of the largest element), so that K learners are not one: "
                     "an example's loss must not depend on the other examples of its batch",
                 )
+    if shared:
+        return f"the loss of {' and '.join(dict.fromkeys(shared))} itself adds up over learners (sum_over_learners)"
     return None
+
+
+def _noted(callers: list[str], phase: str, tensor: Tensor) -> Tensor:
+    """Note that a phase has asked for the sum over all learners, and return that of one."""
+    callers.append(phase)
+    return tensor
 
 
 class _OnTheDevice(TorchDispatchMode):  # type: ignore[no-untyped-call]

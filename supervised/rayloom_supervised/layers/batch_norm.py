@@ -72,7 +72,7 @@ class GlobalBatchNorm(nn.Module):
     def _moments(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and variance [C] over the global batch, and let the running averages follow them."""
         dims = (0, *range(2, inputs.ndim))
-        own = inputs.new_tensor([inputs.numel() / inputs.shape[1]])
+        own = inputs.new_full((1,), inputs.numel() / inputs.shape[1])
         count = self.total(own)
         mean = self._sum(inputs.sum(dims)) / count
         centred = inputs - mean.reshape(1, -1, *[1] * (inputs.ndim - 2))

@@ -30,6 +30,14 @@ TREES: dict[str, dict[str, Any]] = {
         critic_learning_rate=4e-3,
     ),
     "wgan": _tree("wgan:WGAN", "gaussian-ring", generator=_NARROW, critic=_NARROW, critic_steps=2, clip=0.1),
+    "dcgan": _tree(
+        "dcgan:DCGAN",
+        "digits",
+        latent_size=4,
+        generator={**_MAPS, "normalization": "batch"},
+        critic={**_MAPS, "normalization": "batch"},
+        average=0.9,
+    ),
     "conditional_gan": _tree(
         "conditional_gan:ConditionalGAN",
         "digits",
@@ -38,4 +46,3 @@ TREES: dict[str, dict[str, Any]] = {
         critic={**_MAPS, "normalization": "layer"},
     ),
 }
-"""Batch norm couples a batch's examples by its definition, so that shards do not add up: it has tests of its own."""

@@ -24,6 +24,7 @@ def evaluated(name: str, break_it: Break | None = None, **algorithm: Any) -> tup
     with torch.no_grad():
         if break_it is not None:
             break_it(role.algorithm)
+    role.algorithm.progress.updates = 500
     return role, role.evaluate()
 
 
@@ -129,7 +130,7 @@ def test_an_alarm_is_a_metric_a_warning_and_a_text(
     assert raised(found) == {alarm}
     told = [record.getMessage() for record in caplog.records if record.name.startswith("rayloom_generative")]
     assert len(told) == 1, "once in a run"
-    assert told[0].startswith(f"update 0, {alarm.replace('_', ' ')}: ")
+    assert told[0].startswith(f"update 500, {alarm.replace('_', ' ')}: ")
     assert seen in told[0] and remedy in told[0]
     text = found.figures["alarms"]
     assert text.kind == "text" and text.text in told[0]
@@ -159,8 +160,9 @@ def test_a_training_without_a_penalty_trips_its_alarm() -> None:
 
 def test_the_bounds_by_hand() -> None:
     scores = torch.tensor([1.0, 2.0])
-    assert not mode_collapse(0.41).raised and mode_collapse(0.39).raised
-    assert mode_collapse(1.0, 11.0, 25).raised and not mode_collapse(1.0, 13.0, 25).raised
+    assert not mode_collapse(200, 0.41).raised and mode_collapse(200, 0.39).raised
+    assert not mode_collapse(199, 0.39).raised, "an untrained generator has not collapsed"
+    assert mode_collapse(200, 1.0, 11.0, 25).raised and not mode_collapse(200, 1.0, 13.0, 25).raised
     assert not dead_critic(scores, scores).raised
     assert dead_critic(torch.full((3,), 1e4), torch.full((3,), 1e4 + 0.05)).raised
     assert critic_has_won(0.999, 0.001).raised and not critic_has_won(0.98, 0.001).raised

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from cases import case
+from rayloom.contract import TensorSpec, UserError, component
 from rayloom.runs.learner_role import LearnerRole
-from rayloom.testing import CHECKS, small
+from rayloom.testing import CHECKS, ConformanceError, small
 from rayloom.testing.learners import SimulatedGroup, simulate
 from rayloom_generative.layers.spectral_norm import SpectralNorm, add_spectral_norm, iterate_spectral_norms
 from rayloom_supervised.layers.batch_norm import GlobalBatchNorm, couples_examples
@@ -100,21 +101,10 @@ def test_what_couples_examples() -> None:
 _MAPS = {"kind": "conv", "channels": 4, "normalization": "batch"}
 
 
-def dcgan(**learner: Any) -> Any:
-    algorithm = {
-        "import": "rayloom_generative.adversarial.dcgan:DCGAN",
-        "latent_size": 4,
-        "generator": _MAPS,
-        "critic": _MAPS,
-        "betas": None,
-        "average": 0.9,
-    }
+def dcgan(generator: dict[str, Any] = _MAPS, critic: dict[str, Any] = _MAPS, **learner: Any) -> Any:
+    algorithm = {"generator": generator, "critic": critic, "betas": None}
     sgd = {"kind": "sgd", "learning_rate": 0.05}
-    return case(
-        "conditional_gan",
-        algorithm=algorithm,
-        learner={"batch_size": 60, "optimizer": sgd, **learner},
-    )
+    return case("dcgan", algorithm=algorithm, learner={"batch_size": 60, "optimizer": sgd, **learner})
 
 
 def test_two_learners_train_a_dcgan_as_one_does() -> None:
@@ -144,9 +134,31 @@ def test_two_learners_train_a_dcgan_as_one_does() -> None:
     alone.close()
 
 
-def test_a_saved_dcgan_goes_on_to_the_bit() -> None:
-    for check in ("saved_runs_continue", "evaluations_change_nothing", "seeded_runs_agree"):
-        CHECKS[check](small(dcgan()))
+@component("generator")
+def with_torchs_batch_norm(config: object, inputs: int, example: TensorSpec) -> nn.Module:
+    """Return a generator whose statistics are those of each learner's own rows."""
+    return nn.Sequential(nn.Linear(inputs, 64), nn.BatchNorm1d(64), nn.Unflatten(1, example.shape))
+
+
+def test_a_network_with_torchs_own_batch_norm_is_refused_with_several_learners() -> None:
+    own = {"import": f"{__name__}:with_torchs_batch_norm"}
+    building = threading.Lock()
+
+    def learn(group: SimulatedGroup) -> None:
+        with building:
+            role = LearnerRole(dcgan(count=2, generator=own), group=group)
+        role.learner.update(role.source.next, role.source.feedback)
+
+    with pytest.raises(UserError, match=r"the buffer '\S*running_mean' differs between the learners"):
+        simulate(2, learn)
+
+
+def test_shards_of_coupled_examples_add_up_only_where_the_loss_shares_its_statistics() -> None:
+    skipped = CHECKS["shards_add_up"](small(dcgan()))
+    assert skipped == "the loss of critic and generator itself adds up over learners (sum_over_learners)"
+    own = {"import": f"{__name__}:with_torchs_batch_norm"}
+    with pytest.raises(ConformanceError, match=r"the gradients of a batch's shards add up to something else"):
+        CHECKS["shards_add_up"](small(dcgan(generator=own, critic={"kind": "conv", "channels": 4})))
 
 
 # --- spectral norm -------------------------------------------------------------------------------------------------
