@@ -1,0 +1,140 @@
+"""Recurrent cells, as the texts write them: each has one linear map of all inputs, and one step of the state.
+
+Equations are those of Qiu, *Neural Networks and Deep Learning* (2015). Inputs are projected for a whole sequence at
+once; `step` does what remains at every time.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+State = tuple[Tensor, ...]
+"""What a cell carries from step to step, each [B, size]; the first is its output h."""
+
+
+class Cell(nn.Module):
+    """Base of the cells: `project` inputs [B, T, F] to [B, T, gates * size], then `step` over T."""
+
+    gates: ClassVar[int] = 1
+    """Linear maps of the input."""
+    memories: ClassVar[int] = 1
+    """Tensors in the state."""
+    recurrent_gates: ClassVar[int] = 1
+    """Square matrices that the last output is multiplied with."""
+
+    def __init__(self, inputs: int, size: int, *, bias: bool = False) -> None:
+        """Draw input weights by Glorot and Bengio (2010), recurrent ones orthogonal, gate by gate; biases are 0."""
+        super().__init__()
+        self.size = size
+        self.input = nn.Linear(inputs, self.gates * size, bias=bias)
+        for gate in self.input.weight.detach().chunk(self.gates):
+            nn.init.xavier_uniform_(gate)
+        if bias:
+            nn.init.zeros_(self.input.bias)
+        blocks = [nn.init.orthogonal_(torch.empty(size, size)) for _ in range(self.recurrent_gates)]
+        self.recurrent = nn.Parameter(torch.cat(blocks)) if blocks else None
+
+    def project(self, inputs: Tensor) -> Tensor:
+        """Map inputs [B, T, F] to what the gates get from them [B, T, gates * size]."""
+        projected: Tensor = self.input(inputs)
+        return projected
+
+    def initial_state(self, like: Tensor) -> State:
+        """Return zeros [B, size] of the type and device of `like` [B, ...]."""
+        return tuple(like.new_zeros(len(like), self.size) for _ in range(self.memories))
+
+    def step(self, projected: Tensor, state: State) -> State:
+        """Return the state after one more input, which is given as `projected` [B, gates * size]."""
+        raise NotImplementedError(f"{type(self).__name__} must implement step()")
+
+    def _from_state(self, hidden: Tensor) -> Tensor:
+        assert self.recurrent is not None, "a cell without recurrent weights has no such map"
+        return hidden @ self.recurrent.T
+
+
+class SimpleCell(Cell):
+    """The simple recurrent network of equation 177: h(t) = tanh(U h(t-1) + W x(t) + b)."""
+
+    def __init__(self, inputs: int, size: int) -> None:
+        """Build the cell with its bias."""
+        super().__init__(inputs, size, bias=True)
+
+    def step(self, projected: Tensor, state: State) -> State:
+        """Apply equation 177."""
+        return (torch.tanh(projected + self._from_state(state[0])),)
+
+
+class LinearCell(Cell):
+    """Equation 184: h(t) = h(t-1) + W tanh(x(t)); the gradient neither vanishes nor explodes."""
+
+    recurrent_gates = 0
+
+    def project(self, inputs: Tensor) -> Tensor:
+        """Return W tanh(x), which a padded input of zeros does not change."""
+        projected: Tensor = self.input(torch.tanh(inputs))
+        return projected
+
+    def step(self, projected: Tensor, state: State) -> State:
+        """Apply equation 184."""
+        return (state[0] + projected,)
+
+
+class LinearMemoryCell(LinearCell):
+    """Equations 185 and 186: c(t) = c(t-1) + W tanh(x(t)), h(t) = tanh(c(t)): linear memory, nonlinear output."""
+
+    memories = 2
+
+    def step(self, projected: Tensor, state: State) -> State:
+        """Apply equations 185 and 186."""
+        memory = state[1] + projected
+        return torch.tanh(memory), memory
+
+
+class PeepholeLSTMCell(Cell):
+    """The LSTM of equations 187 to 192, with diagonal peepholes and without biases (Gers et al. 2002).
+
+    i = s(W_i x + U_i h(t-1) + v_i c(t-1)), f likewise, c~ = tanh(W_c x + U_c h(t-1)), c = f c(t-1) + i c~,
+    o = s(W_o x + U_o h(t-1) + v_o c(t)), h = o tanh(c). Gates lie in the order i, f, o, c~.
+    """
+
+    gates = 4
+    memories = 2
+    recurrent_gates = 4
+
+    def __init__(self, inputs: int, size: int) -> None:
+        """Build the cell; peepholes (of i, f, o) start at 0."""
+        super().__init__(inputs, size)
+        self.peephole = nn.Parameter(torch.zeros(3, size))
+
+    def step(self, projected: Tensor, state: State) -> State:
+        """Apply equations 187 to 192."""
+        hidden, memory = state
+        enter, forget, leave, candidate = (projected + self._from_state(hidden)).chunk(4, dim=1)
+        enter = torch.sigmoid(enter + self.peephole[0] * memory)
+        forget = torch.sigmoid(forget + self.peephole[1] * memory)
+        memory = forget * memory + enter * torch.tanh(candidate)
+        leave = torch.sigmoid(leave + self.peephole[2] * memory)
+        return leave * torch.tanh(memory), memory
+
+
+class ResetFirstGRUCell(Cell):
+    """The GRU of equations 193 to 196 (Cho et al. 2014), without biases, which resets the state before its matrix.
+
+    r = s(W_r x + U_r h(t-1)), z = s(W_z x + U_z h(t-1)), h~ = tanh(W x + U (r h(t-1))), h = z h(t-1) + (1 - z) h~.
+    Gates lie in the order r, z, h~.
+    """
+
+    gates = 3
+    recurrent_gates = 3
+
+    def step(self, projected: Tensor, state: State) -> State:
+        """Apply equations 193 to 196."""
+        assert self.recurrent is not None
+        (hidden,), size = state, self.size
+        gates = torch.sigmoid(projected[:, : 2 * size] + hidden @ self.recurrent[: 2 * size].T)
+        reset, keep = gates.chunk(2, dim=1)
+        candidate = torch.tanh(projected[:, 2 * size :] + (reset * hidden) @ self.recurrent[2 * size :].T)
+        return (keep * hidden + (1 - keep) * candidate,)

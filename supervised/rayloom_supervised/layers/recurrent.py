@@ -1,0 +1,145 @@
+"""Recurrent layers over padded sequences of unequal length: stacked, bidirectional, of any cell.
+
+Padding influences neither a value nor a gradient, whatever number it holds: inputs there are set to zero, states are
+carried over it unchanged, and outputs there are zero.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from rayloom_supervised.layers.cells import (
+    Cell,
+    LinearCell,
+    LinearMemoryCell,
+    PeepholeLSTMCell,
+    ResetFirstGRUCell,
+    SimpleCell,
+    State,
+)
+from rayloom_supervised.layers.padding import inside
+
+CellName = Literal["srn", "linear", "linear_memory", "peephole_lstm", "reset_first_gru", "lstm", "gru"]
+"""srn, linear, linear_memory, peephole_lstm, reset_first_gru: the texts' cells (equations 177, 184, 185-186, 187-192,
+193-196). lstm, gru: torch's, with biases, without peepholes, reset after the matrix; their loop over time is compiled
+code, and so they are several times as fast."""
+
+_CELLS: dict[str, type[Cell]] = {
+    "srn": SimpleCell,
+    "linear": LinearCell,
+    "linear_memory": LinearMemoryCell,
+    "peephole_lstm": PeepholeLSTMCell,
+    "reset_first_gru": ResetFirstGRUCell,
+}
+_FUSED: dict[str, type[nn.LSTM] | type[nn.GRU]] = {"lstm": nn.LSTM, "gru": nn.GRU}
+
+
+class RecurrentLayer(nn.Module):
+    """One cell that reads sequences from left to right, or from right to left."""
+
+    def __init__(self, cell: Cell, *, reverse: bool = False) -> None:
+        """Read with `cell`; `reverse`: from the last real place to the first."""
+        super().__init__()
+        self.cell = cell
+        self.reverse = reverse
+
+    def forward(
+        self, inputs: Tensor, lengths: Tensor | None = None, state: State | None = None
+    ) -> tuple[Tensor, State]:
+        """Map inputs [B, T, F] to the outputs [B, T, size] and the state after the last real place of each sequence.
+
+        `lengths` [B] (int64): how many places are real; None: all. `state`: before the first; None: zeros.
+        """
+        valid = None if lengths is None else inside(lengths, inputs.shape[1])
+        if valid is not None:
+            inputs = inputs.masked_fill(~valid[:, :, None], 0)
+        state = self.cell.initial_state(inputs) if state is None else state
+        projected = self.cell.project(inputs).unbind(1)
+        outputs: list[Tensor] = []
+        for time in reversed(range(len(projected))) if self.reverse else range(len(projected)):
+            new = self.cell.step(projected[time], state)
+            if valid is not None:
+                real = valid[:, time, None]
+                new = tuple(torch.where(real, after, before) for after, before in zip(new, state, strict=True))
+            state = new
+            outputs.append(state[0])
+        if self.reverse:
+            outputs.reverse()
+        stacked = torch.stack(outputs, dim=1)
+        return (stacked if valid is None else stacked.masked_fill(~valid[:, :, None], 0)), state
+
+
+class RecurrentStack(nn.Module):
+    """Recurrent layers on top of each other, each in one direction or in both (Schuster and Paliwal 1997)."""
+
+    def __init__(self, cell: CellName, inputs: int, size: int, layers: int = 1, *, bidirectional: bool = False) -> None:
+        """Build `layers` of `size` units in each direction for inputs of `inputs` features."""
+        super().__init__()
+        self.directions = 2 if bidirectional else 1
+        self.outputs = self.directions * size
+        """Features of an output: the directions one after the other."""
+        widths = [inputs, *[self.outputs] * (layers - 1)]
+        if cell in _FUSED:
+            made = [_FUSED[cell](width, size, batch_first=True, bidirectional=bidirectional) for width in widths]
+            self.layers = nn.ModuleList(made)
+            return
+        kind = _CELLS[cell]
+        self.layers = nn.ModuleList(
+            nn.ModuleList(
+                RecurrentLayer(kind(width, size), reverse=direction == 1) for direction in range(self.directions)
+            )
+            for width in widths
+        )
+
+    def forward(
+        self, inputs: Tensor, lengths: Tensor | None = None, states: list[State] | None = None
+    ) -> tuple[Tensor, list[State]]:
+        """Map inputs [B, T, F] to the top layer's outputs [B, T, outputs] and the states after them.
+
+        `states` and the returned ones: one for each layer and direction, the layers from below; the first tensor of
+        each is its last output [B, size].
+        """
+        after: list[State] = []
+        for number, layer in enumerate(self.layers):
+            before = None if states is None else states[number * self.directions : (number + 1) * self.directions]
+            if isinstance(layer, nn.ModuleList):
+                inputs, ended = _run_own(layer, inputs, lengths, before)
+            else:
+                inputs, ended = _run_fused(layer, inputs, lengths, before)
+            after += ended
+        return inputs, after
+
+    def final(self, states: list[State]) -> Tensor:
+        """Return the top layer's last outputs [B, outputs] out of what `forward` returned."""
+        return torch.cat([state[0] for state in states[-self.directions :]], dim=1)
+
+
+def _run_own(
+    directions: nn.ModuleList, inputs: Tensor, lengths: Tensor | None, states: list[State] | None
+) -> tuple[Tensor, list[State]]:
+    """Run the texts' cells in each direction."""
+    outputs, ended = [], []
+    for number, direction in enumerate(directions):
+        output, state = direction(inputs, lengths, None if states is None else states[number])
+        outputs.append(output)
+        ended.append(state)
+    return torch.cat(outputs, dim=2), ended
+
+
+def _run_fused(
+    layer: nn.Module, inputs: Tensor, lengths: Tensor | None, states: list[State] | None
+) -> tuple[Tensor, list[State]]:
+    """Run one of torch's layers over what is real."""
+    before = None if states is None else tuple(torch.stack(part) for part in zip(*states, strict=True))
+    hidden = before if before is None or isinstance(layer, nn.LSTM) else before[0]
+    if lengths is None:
+        outputs, ended = layer(inputs, hidden)
+    else:
+        packed = nn.utils.rnn.pack_padded_sequence(inputs, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        outputs, ended = layer(packed, hidden)
+        outputs, _ = nn.utils.rnn.pad_packed_sequence(outputs, batch_first=True, total_length=inputs.shape[1])
+    parts = ended if isinstance(layer, nn.LSTM) else (ended,)
+    return outputs, [tuple(part[direction] for part in parts) for direction in range(len(parts[0]))]
