@@ -32,4 +32,7 @@ TREES: dict[str, dict[str, Any]] = {
     "markov_random_field": _tree(
         "markov_random_field:MarkovRandomField", "digits", "10 updates", {"updates": 30}, iterations=4, sample_sweeps=4
     ),
+    "linear_chain_crf": _tree(
+        "linear_chain_crf:LinearChainCRF", {"kind": "tagged-grammar", **_FEW}, "10 updates", {"updates": 30}, window=1
+    ),
 }
