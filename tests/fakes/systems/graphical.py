@@ -35,4 +35,14 @@ TREES: dict[str, dict[str, Any]] = {
     "linear_chain_crf": _tree(
         "linear_chain_crf:LinearChainCRF", {"kind": "tagged-grammar", **_FEW}, "10 updates", {"updates": 30}, window=1
     ),
+    "log_linear": _tree(
+        "log_linear:LogLinearModel",
+        {"kind": "sprinkler", **_FEW},
+        "10 updates",
+        {"updates": 30},
+        features=[["cloudy", "sprinkler"], ["sprinkler", "rain"]],
+    ),
+    "sigmoid_belief_net": _tree(
+        "sigmoid_belief_net:SigmoidBeliefNet", "digits", "10 updates", {"updates": 30}, hidden_sizes=[8, 4]
+    ),
 }
