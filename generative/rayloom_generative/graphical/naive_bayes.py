@@ -91,16 +91,17 @@ class NaiveBayes(Algorithm):
 
     def phases(self) -> list[Rule]:
         """Return the one rule: count over a pass."""
-        return [Rule("count", self.gather, self.apply, tuple(self.buffers()), over="epoch")]
+        return [Rule("count", self.gather, self.set_tables, tuple(self.buffers()), over="epoch")]
 
     def features(self, data: Tensor) -> Tensor:
         """Return raw examples [B, ...] as bits or levels [B, D] (int64), or as numbers [B, D] (float64)."""
         flat = unit_range(data).flatten(1)
-        if self.config.likelihood == "gaussian":
+        config: NaiveBayesConfig = self.config
+        if config.likelihood == "gaussian":
             return flat.double()
-        if self.config.likelihood == "bernoulli":
-            return (flat > self.config.threshold).long()
-        return (flat.clamp(0, 1) * (self.config.levels - 1)).round().long()
+        if config.likelihood == "bernoulli":
+            return (flat > config.threshold).long()
+        return (flat.clamp(0, 1) * (config.levels - 1)).round().long()
 
     def prepare(self, trajectory: Batch) -> Batch:
         """Replace the data by their features [B, D]."""
@@ -132,7 +133,7 @@ class NaiveBayes(Algorithm):
     def _members(self, label: Tensor) -> Tensor:
         return nn.functional.one_hot(label, self.num_classes).double()
 
-    def apply(self, sums: dict[str, Tensor], count: float) -> None:
+    def set_tables(self, sums: dict[str, Tensor], count: float) -> None:
         """Set the tables to the relative frequencies; classes without examples keep what they had."""
         members, seen = sums["class"], sums["class"] > 0
         self.log_prior.copy_((members / count).log())
@@ -165,7 +166,7 @@ class NaiveBayes(Algorithm):
         """Return, of images, the mean of each class and samples."""
         if self.field != "image":
             return {}
-        means = self.class_means().unflatten(1, self.shape).float().clamp(0, 1)
+        means = self.class_means().reshape(-1, *self.shape).float().clamp(0, 1)
         return {"class_means": Figure("images", means), "samples": self.sample(64, torch.Generator().manual_seed(0))}
 
     def class_means(self) -> Tensor:
@@ -186,7 +187,7 @@ class NaiveBayes(Algorithm):
             chance = self.log_table[label].exp().flatten(0, 1).cpu()
             level = torch.multinomial(chance, 1, generator=generator).view(count, self.size).to(device)
             values = level.double() / (self._levels() - 1)
-        examples = values.float().unflatten(1, self.shape)
+        examples = values.float().reshape(-1, *self.shape)
         return drawn(examples.clamp(0, 1) if self.field == "image" else examples)
 
     def inference_module(self) -> nn.Module:

@@ -21,4 +21,28 @@ _FEW = {"train_size": 320, "validation_size": 64, "test_size": 64}
 
 TREES: dict[str, dict[str, Any]] = {
     "naive_bayes": _tree("naive_bayes:NaiveBayes", "digits", "1 epochs", {"epochs": 3}),
+    "bayesian_network": _tree(
+        "bayesian_network:BayesianNetwork",
+        {"kind": "sprinkler", **_FEW},
+        "1 epochs",
+        {"epochs": 3},
+        edges=[["cloudy", "sprinkler"], ["cloudy", "rain"]],
+        smoothing=1.0,
+    ),
+    "markov_random_field": _tree(
+        "markov_random_field:MarkovRandomField", "digits", "10 updates", {"updates": 30}, iterations=4, sample_sweeps=4
+    ),
+    "linear_chain_crf": _tree(
+        "linear_chain_crf:LinearChainCRF", {"kind": "tagged-grammar", **_FEW}, "10 updates", {"updates": 30}, window=1
+    ),
+    "log_linear": _tree(
+        "log_linear:LogLinearModel",
+        {"kind": "sprinkler", **_FEW},
+        "10 updates",
+        {"updates": 30},
+        features=[["cloudy", "sprinkler"], ["sprinkler", "rain"]],
+    ),
+    "sigmoid_belief_net": _tree(
+        "sigmoid_belief_net:SigmoidBeliefNet", "digits", "10 updates", {"updates": 30}, hidden_sizes=[8, 4]
+    ),
 }
