@@ -1,7 +1,7 @@
 """Attention: scores of keys for queries, the weighted mean of values, many heads, and hard choices.
 
-Everywhere queries are [B, Q, q], keys [B, K, k], values [B, K, v] and masks bool [B, K] or [B, Q, K], True where a query
-may look. A query that may look nowhere gets zeros.
+Everywhere queries are [B, Q, q], keys [B, K, k], values [B, K, v] and masks bool [B, K] or [B, Q, K], True where a
+query may look. A query that may look nowhere gets zeros.
 """
 
 from __future__ import annotations
