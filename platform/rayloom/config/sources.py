@@ -39,6 +39,7 @@ DATASETS = Kinds(
         "parquet": Shipped("rayloom.datasets.tabular:load_parquet"),
         "text": Shipped("rayloom.datasets.text:load_text"),
         "documents": Shipped("rayloom.datasets.text:load_documents"),
+        "python-source": Shipped("rayloom.datasets.python_source:load_python_source"),
         "arrays": Shipped("rayloom.datasets.arrays:load_arrays"),
     },
     own='a function make(config, seed) that is marked with @component("data set", Config)',
