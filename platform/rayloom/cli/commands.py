@@ -33,7 +33,9 @@ def _check_config(name: str, words: Sequence[str]) -> None:
 def run_command(options: argparse.Namespace) -> int:
     _check_config(options.config, options.overrides)
     if options.seeds is not None:
-        return _run_seeds(options)
+        from rayloom.cli.seed_runs import run_seeds_command
+
+        return run_seeds_command(options)
     from rayloom.cli.run_display import make_observer
     from rayloom.launch.run import run
 
@@ -50,47 +52,6 @@ def run_command(options: argparse.Namespace) -> int:
             chaos=options.chaos,
         ),
     )
-
-
-def _run_seeds(options: argparse.Namespace) -> int:
-    """Train with several seeds, and say what they reached together."""
-    from rayloom.errors import UserError
-
-    if options.chaos is not None:
-        raise UserError("--chaos strikes one run: leave out --seeds")
-    from rayloom.cli.run_display import Display, make_observer
-    from rayloom.cli.seed_comparison import table, tree
-    from rayloom.launch.seeds import run_seeds
-    from rayloom.runs.catalogue import SeedGroup, read_past_run
-    from rayloom.signals import Terminated
-
-    human, observers = human_stream(options), list[Display]()
-
-    def observe(seed: int) -> Display:
-        for earlier in observers:
-            earlier.close()
-        observers.append(make_observer(human, json=options.json, quiet=options.quiet))
-        return observers[-1]
-
-    try:
-        with own_stdout(options):
-            done = run_seeds(
-                options.config, *options.overrides, seeds=options.seeds, local=options.local, group=options.job,
-                observe=observe,
-            )  # fmt: skip
-    except (KeyboardInterrupt, Terminated):
-        options.continue_with = "the same command"
-        raise
-    finally:
-        for observer in observers:
-            observer.close()
-            options.of_run = observer.known_id
-    group = SeedGroup(tuple(read_past_run(result.run_dir) for result in done.results))
-    print(f"\n{table({done.group: group})}", file=human)
-    if options.json:
-        runs = [{"run_id": each.run_id, "run_dir": str(each.run_dir), "metrics": each.metrics} for each in done.results]
-        print_json({"run_id": done.group, "status": "FINISHED", "runs": runs, "seeds": tree(group)})
-    return 0
 
 
 def resume_command(options: argparse.Namespace) -> int:

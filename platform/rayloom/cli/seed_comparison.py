@@ -9,12 +9,12 @@ from typing import Any
 from rayloom.cli.run_display import format_table, format_value
 from rayloom.errors import UserError
 from rayloom.runs.catalogue import SeedGroup
-from rayloom.runs.seed_statistics import Interval, interquartile_interval
+from rayloom.runs.seed_statistics import ConfidenceInterval, interquartile_interval
 
 _MOST_PANELS = 6
 
 
-def intervals(group: SeedGroup) -> dict[str, Interval]:
+def intervals(group: SeedGroup) -> dict[str, ConfidenceInterval]:
     """Return the interquartile mean of each metric over the runs that have it."""
     strata = {name: group.strata(name) for name in group.metrics()}
     return {name: interquartile_interval(scores) for name, scores in strata.items() if scores}
@@ -30,7 +30,7 @@ def table(groups: Mapping[str, SeedGroup]) -> str:
     return "\n\n".join(blocks)
 
 
-def _shown(found: Interval) -> str:
+def _shown(found: ConfidenceInterval) -> str:
     text = f"{format_value(found.mean)}  [{format_value(found.low)}, {format_value(found.high)}]"
     return f"{text}  {found.runs} run{'s' if found.runs > 1 else ''}"
 

@@ -16,7 +16,7 @@ _CONFIDENCE = 0.95
 _MOST = 2**24  # numbers that are resampled at once
 
 
-class Interval(NamedTuple):
+class ConfidenceInterval(NamedTuple):
     """An interquartile mean with its stratified bootstrap interval of 95 %."""
 
     mean: float
@@ -38,7 +38,7 @@ def interquartile_mean(scores: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 def interquartile_interval(
     strata: Sequence[Sequence[float]], repetitions: int = REPETITIONS, seed: int = 0
-) -> Interval:
+) -> ConfidenceInterval:
     """Return the interquartile mean over all scores and its interval, by the percentiles of a stratified bootstrap.
 
     Each of the `strata` has the scores of one task's runs: a resample draws as many of them with replacement from each
@@ -55,4 +55,4 @@ def interquartile_interval(
         found.append(interquartile_mean(np.concatenate(drawn, axis=1)))
     tail = 100 * (1 - _CONFIDENCE) / 2
     low, high = np.percentile(np.concatenate(found), (tail, 100 - tail))
-    return Interval(float(interquartile_mean(together)), float(low), float(high), len(together))
+    return ConfidenceInterval(float(interquartile_mean(together)), float(low), float(high), len(together))
