@@ -147,7 +147,7 @@ class Matches(Evaluation):
         ours = Player(self.game, games, player(policy).infer, None if config.raw else config.search)
         if config.opponent == "random":
             return ours, Player(self.game, games, None, None)
-        settings = SearchSettings(simulations=config.opponent_simulations)
+        settings = SearchSettings(simulations=config.opponent_simulations, leaves=4)
         return ours, Player(self.game, games, no_knowledge(self.game.num_actions), settings)
 
     def run(self, policy: Algorithm, seed: int, budget: Budget) -> Findings:
