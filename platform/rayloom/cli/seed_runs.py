@@ -22,7 +22,7 @@ def run_seeds_command(options: argparse.Namespace) -> int:
     def observe(seed: int) -> Display:
         for earlier in displays:
             earlier.close()
-        displays.append(make_observer(human, json=options.json, quiet=options.quiet))
+        displays.append(make_observer(human, json=options.json, quiet=options.quiet, verbose=options.verbose))
         return displays[-1]
 
     try:

@@ -73,7 +73,7 @@ def test_the_same_call_goes_on_and_a_larger_number_adds_seeds(tmp_path: Path, mo
     monkeypatch.setattr(launch, "run", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run_seeds(config, seeds=2, local=True)
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("job-*/journal.jsonl")}
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("job-*/internal/journal.jsonl")}
     assert len(before) == 1
     done = run_seeds(config, seeds=2, local=True)
     more = run_seeds(config, seeds=3, local=True)
