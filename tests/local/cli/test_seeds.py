@@ -84,6 +84,21 @@ def test_the_same_call_goes_on_and_a_larger_number_adds_seeds(tmp_path: Path, mo
     assert other.group != done.group
 
 
+def test_an_interrupted_call_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = launch.run
+
+    def interrupted(typed: Any, **given: Any) -> Any:
+        if typed.seed == 1:
+            raise KeyboardInterrupt
+        return real(typed, **given)
+
+    monkeypatch.setattr(launch, "run", interrupted)
+    code, human, line = told(capsys, "run", config_file(tmp_path), "--seeds", "2", "--local", "--quiet")
+    assert code == 130 and "go on with the same command" in human and line["status"] == "KILLED"
+
+
 def test_a_group_can_be_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, line = told(capsys, "run", config_file(tmp_path), "--seeds", "1", "--job", "mine", "--local", "--quiet")
     assert code == 0 and line["run_id"] == "mine"
