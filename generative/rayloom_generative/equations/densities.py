@@ -24,12 +24,12 @@ def gaussian_log_density(data: Tensor, mean: Tensor, log_variance: Tensor) -> Te
     return -0.5 * (_LOG_TWO_PI + log_variance + (data - mean).square() * torch.exp(-log_variance)).sum(-1)
 
 
-def standard_normal_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """Return KL(N(mean, exp(log_variance)) || N(0, 1)) [B], summed over the coordinates [B, L].
+def standard_normal_divergences(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """Return KL(N(mean, exp(log_variance)) || N(0, 1)) of each coordinate, [B, L].
 
     Kingma and Welling (2014), "Auto-encoding variational Bayes", appendix B.
     """
-    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(-1)
+    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)
 
 
 def importance_weighted_bound(log_weights: Tensor) -> Tensor:

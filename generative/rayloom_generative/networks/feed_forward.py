@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from rayloom_generative.networks.variational import beside
 from rayloom_supervised.layers.activations import Activation
 from rayloom_supervised.networks.perceptrons import MLP
 
@@ -26,9 +27,9 @@ class GaussianEncoder(nn.Module):
         if self.shared_variance:
             self.log_variance = nn.Parameter(torch.zeros(latent_size))
 
-    def forward(self, data: Tensor) -> tuple[Tensor, Tensor]:
-        """Map [B, ...] to mean and log-variance, [B, L] each."""
-        outputs: Tensor = self.network(data)
+    def forward(self, data: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Map [B, ...], with a condition [B, N] beside them, to mean and log-variance, [B, L] each."""
+        outputs: Tensor = self.network(beside(data, condition))
         if self.shared_variance:
             return outputs, self.log_variance.expand_as(outputs)
         mean, log_variance = outputs.chunk(2, dim=1)

@@ -12,7 +12,7 @@ from rayloom_generative.equations.densities import (
     bernoulli_log_density,
     gaussian_log_density,
     importance_weighted_bound,
-    standard_normal_divergence,
+    standard_normal_divergences,
 )
 
 
@@ -26,10 +26,10 @@ def normals() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 def test_divergence_from_the_standard_normal(normals: tuple[torch.Tensor, ...]) -> None:
     mean, log_variance, _ = normals
     expected = kl_divergence(Normal(mean, (0.5 * log_variance).exp()), Normal(0.0, 1.0)).sum(1)
-    torch.testing.assert_close(standard_normal_divergence(mean, log_variance), expected)
-    assert standard_normal_divergence(torch.zeros(1, 3), torch.zeros(1, 3)).tolist() == [0.0]
+    torch.testing.assert_close(standard_normal_divergences(mean, log_variance).sum(1), expected)
+    assert standard_normal_divergences(torch.zeros(1, 3), torch.zeros(1, 3)).tolist() == [[0.0] * 3]
     # 1/2 (mean^2 + variance - 1 - log variance) with mean 2 and variance e.
-    by_hand = standard_normal_divergence(torch.tensor([[2.0]]), torch.tensor([[1.0]]))
+    by_hand = standard_normal_divergences(torch.tensor([[2.0]]), torch.tensor([[1.0]]))
     assert by_hand.item() == pytest.approx(0.5 * (4 + math.e - 2))
 
 
