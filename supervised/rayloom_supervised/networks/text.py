@@ -46,7 +46,7 @@ class TextCNN(nn.Module):
 
 
 class TextRNN(nn.Module):
-    """A recurrent network; its last states, or all of them, weighed by attention with a learnt query (Yang et al. 2016)."""
+    """A recurrent network: its last states, or all, weighed by attention to a learnt query (Yang et al. 2016)."""
 
     def __init__(
         self, embedding_size: int, cell: CellName, size: int, layers: int, *, bidirectional: bool, attention: bool
