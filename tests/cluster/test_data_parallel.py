@@ -44,7 +44,7 @@ def weights(result: Result) -> dict[str, torch.Tensor]:
     [
         ("softmax_regression", {"learner": {"max_grad_norm": 0.5, "schedule": {"kind": "linear"}}}),
         # 1197 training examples: the last batch of an epoch has 45, which the learners share 22 to 23.
-        ("lenet5", {"source": {"drop_last": False, "augment": "shift"}, "stop": {"epochs": 1}}),
+        ("lenet5", {"source": {"drop_last": False, "augment": ["shift"]}, "stop": {"epochs": 1}}),
     ],
 )
 def test_two_learners_equal_one_with_the_whole_batch(name: str, sections: dict[str, Any], tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ TREES: dict[str, dict[str, Any]] = {
     ),
     "rnn_gru": _with(_CLASSIFIER, algorithm={"network": {"kind": "rnn", "cell": "gru", "cell_size": 16}}),
     "mlp_dropout": _with(
-        _CLASSIFIER, algorithm={"network": {"kind": "mlp", "dropout": 0.2}}, source={"augment": "shift"}
+        _CLASSIFIER, algorithm={"network": {"kind": "mlp", "dropout": 0.2}}, source={"augment": ["shift"]}
     ),
     "vae": _VAE,
     "wgan_gp": _WGAN,

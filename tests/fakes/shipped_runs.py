@@ -13,7 +13,7 @@ def run_briefly(name: str, tmp_path: Path) -> None:
     """Run the config and check that it has trained and measured."""
     config = load(name)
     assert config.stop, name
-    steps = "source.learning_starts=64" if getattr(config.source, "kind", None) == "replay" else "seed=0"
+    steps = "source.learning_starts=64" if config.source_class().kind == "replay" else "seed=0"
     result = rayloom.run(
         name,
         "stop={updates: 3}",

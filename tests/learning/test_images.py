@@ -45,7 +45,7 @@ def test_softmax_regression_is_within_a_tenth_of_a_point_of_scikit_learn(tmp_pat
 @pytest.mark.timeout(600)
 def test_lenet5_reaches_ninety_percent_in_a_short_run(tmp_path: Path) -> None:
     require_fashion_mnist()
-    short = ("stop={epochs: 3}", "source.augment=none", "learner.batch_size=32", "algorithm.network.dropout=0.5")
+    short = ("stop={epochs: 3}", "source.augment=[]", "learner.batch_size=32", "algorithm.network.dropout=0.5")
     plain = ("tracking.enabled=false", "tracking.pictures=false", f"output={tmp_path}")
     result = rayloom.run("lenet5_fashion_mnist", *short, *plain, local=True)
     assert _accuracy(result, tmp_path) >= 0.90

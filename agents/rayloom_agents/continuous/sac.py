@@ -141,12 +141,14 @@ class Deterministic(nn.Module):
         """Take the first `half` of the outputs (the means), or all of them."""
         super().__init__()
         self.encoder, self.actor, self._half = algorithm.encoder, algorithm.actor, half
+        self.normalizer = algorithm.normalizer
         self.register_buffer("middle", algorithm.middle)
         self.register_buffer("scale", algorithm.scale)
 
     def forward(self, observation: Tensor) -> Tensor:
         """Return the actions [B, A]."""
-        outputs = self.actor(self.encoder(observation))
+        known = observation if self.normalizer is None else self.normalizer(observation)
+        outputs = self.actor(self.encoder(known))
         if self._half:
             outputs = outputs.chunk(2, dim=1)[0]
         return self.middle + self.scale * torch.tanh(outputs)

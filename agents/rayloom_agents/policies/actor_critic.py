@@ -19,6 +19,7 @@ from rayloom.contract import Action, Algorithm, Spec, TensorSpec, UserError, gat
 from rayloom_agents.networks.encoder import MASK, Encoder
 from rayloom_agents.networks.feed_forward import Activation, FeedForward, NumpyForward, as_rows
 from rayloom_agents.networks.memory import Memory
+from rayloom_agents.networks.normalization import ObservationNormalizer
 
 _LOG_TWO_PI = math.log(2.0 * math.pi)
 _NEVER = torch.finfo(torch.float32).min
@@ -40,6 +41,7 @@ class ActorCritic(Algorithm):
         hidden_sizes: tuple[int, ...],
         activation: Activation,
         memory_size: int = 0,
+        normalize_observation: bool = False,
     ) -> None:
         """Build the networks for the environment's spec."""
         super().__init__(config, spec)
@@ -60,6 +62,7 @@ class ActorCritic(Algorithm):
         outputs = sum(self._numbers) or action.shape[0]
         self._masks = f"observation.{MASK}" in spec
         self._check_mask(outputs)
+        self.normalizer = ObservationNormalizer(spec) if normalize_observation else None
         self.encoder = Encoder(spec)
         self.memory = Memory(self.encoder.size, memory_size) if memory_size else None
         inputs = memory_size or self.encoder.size
@@ -125,6 +128,7 @@ class ActorCritic(Algorithm):
 
     def _policy_outputs(self, observation: Any, state: Any) -> tuple[Tensor, Any]:
         """Return the policy network's outputs on the CPU, and the memory after the step."""
+        observation = self._normalized(observation)
         if self._bare and self._fast is not None:
             return torch.from_numpy(self._fast(as_rows(observation).numpy())), None
         with torch.no_grad():
@@ -138,6 +142,10 @@ class ActorCritic(Algorithm):
                 outputs = self.policy(features)
             outputs = self._masked(outputs, observation, -math.inf).cpu()
         return outputs, state if self.memory is not None else None
+
+    def _normalized(self, observation: Any) -> Any:
+        """Return an observation [B, ...] by the running statistics, where there are some."""
+        return observation if self.normalizer is None else self.normalizer(observation)
 
     @staticmethod
     def _masked(outputs: Tensor, observation: Any, never: float = _NEVER) -> Tensor:
@@ -217,6 +225,5 @@ class ActorCritic(Algorithm):
         """Return the policy network: observations [B, D] to logits or mean actions; None where more goes in."""
         if self.memory is not None or "observation" not in self.spec:
             return None
-        if self.encoder.images:
-            return nn.Sequential(self.encoder, self.policy)
-        return nn.Sequential(nn.Flatten(), self.policy)
+        before = [] if self.normalizer is None else [self.normalizer]
+        return nn.Sequential(*before, self.encoder if self.encoder.images else nn.Flatten(), self.policy)

@@ -23,6 +23,7 @@ from rayloom.contract import (
 )
 from rayloom_agents.equations.returns import generalized_advantages
 from rayloom_agents.networks.feed_forward import Activation
+from rayloom_agents.networks.normalization import RewardScale
 from rayloom_agents.policies.actor_critic import ActorCritic
 
 ENTROPY_WEIGHT = "entropy_weight"
@@ -49,6 +50,10 @@ class AdvantageConfig(AlgorithmConfig):
     """Activation of the hidden layers."""
     normalize_advantages: bool = True
     """Scale the advantages of each rollout to mean 0 and standard deviation 1."""
+    normalize_observation: bool = False
+    """Give observations mean 0 and standard deviation 1 by running statistics."""
+    normalize_reward: bool = False
+    """Divide rewards by the running standard deviation of their discounted sums; what is reported stays as it was."""
     memory_size: Annotated[int, Ge(0)] = 0
     """Units of an LSTM between observations and both networks; 0: no memory."""
     sequence_length: Annotated[int, Ge(1)] = 16
@@ -65,19 +70,40 @@ class AdvantageActorCritic(ActorCritic):
 
     def __init__(self, config: AdvantageConfig, spec: Spec) -> None:
         """Build a policy and a value network for the environment's spec."""
-        super().__init__(config, spec, config.hidden_sizes, config.activation, config.memory_size)
+        super().__init__(
+            config, spec, config.hidden_sizes, config.activation, config.memory_size, config.normalize_observation
+        )
+        self.reward_scale = RewardScale(config.gamma) if config.normalize_reward else None
 
     def phases(self) -> list[Phase]:
         """Return the one phase of policy and value together."""
         return [Phase("policy_and_value", self.loss, tuple(self.parameters()))]
 
+    def collected(self, trajectory: Trajectory) -> None:
+        """Remember a rollout for the running statistics."""
+        for statistics in (self.normalizer, self.reward_scale):
+            if statistics is not None:
+                statistics.see(trajectory)
+
     def prepare(self, trajectory: Trajectory) -> Batch:
         """Turn a rollout [T, N, ...] into rows with advantages and returns.
 
-        With memory a row is a sequence of `sequence_length` steps [L, ...] and the memory before it.
+        With memory a row is a sequence of `sequence_length` steps [L, ...] and the memory before it. Observations are
+        normalised as they were when the policy acted on them; the rollout enters the statistics after that.
         """
+        if self.reward_scale is not None:
+            self.reward_scale.merge(self.sum_over_learners)
+            trajectory = {**trajectory, "reward": self.reward_scale(trajectory["reward"])}
+        rows = self._rows(trajectory)
+        if self.normalizer is not None:
+            self.normalizer.merge(self.sum_over_learners)
+        return rows
+
+    def _rows(self, trajectory: Trajectory) -> Batch:
         steps, number = trajectory["reward"].shape
-        observation, successor = (self._steps(trajectory, name) for name in ("observation", "next_observation"))
+        observation, successor = (
+            self._normalized(self._steps(trajectory, name)) for name in ("observation", "next_observation")
+        )
         action = trajectory.get("unclipped_action", trajectory["action"]).flatten(0, 1)
         memory = None
         if self.memory is None:

@@ -30,6 +30,7 @@ from rayloom_agents.equations.returns import n_step_targets
 from rayloom_agents.networks.encoder import Encoder
 from rayloom_agents.networks.ensemble import Ensemble
 from rayloom_agents.networks.feed_forward import FeedForward, NumpyForward, as_rows
+from rayloom_agents.networks.normalization import ObservationNormalizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,8 @@ class BoundedConfig(AlgorithmConfig):
     """How far the target networks move to the others at a time."""
     hidden_sizes: Annotated[tuple[Annotated[int, Ge(1)], ...], MinLen(1)] = (256, 256)
     """Units of the hidden layers of all networks."""
+    normalize_observation: bool = False
+    """Give observations mean 0 and standard deviation 1 by running statistics."""
     random_steps: Annotated[int, Ge(0)] = 1_000
     """Environment steps with uniformly random actions at the start (unit: env_steps)."""
 
@@ -72,6 +75,7 @@ class BoundedActor(Algorithm):
         self.register_buffer("middle", bounds.mean(0))
         self.register_buffer("scale", (bounds[1] - bounds[0]) / 2)
         size = action.shape[0]
+        self.normalizer = ObservationNormalizer(spec) if config.normalize_observation else None
         self.encoder, self.critic_encoder = Encoder(spec), Encoder(spec)
         self.actor = FeedForward((self.encoder.size, *config.hidden_sizes, outputs_per_action * size), "relu")
         self.critics = Ensemble(num_critics, (self.critic_encoder.size + size, *config.hidden_sizes, 1))
@@ -88,6 +92,8 @@ class BoundedActor(Algorithm):
 
     def _actor_outputs(self, observation: Any) -> Tensor:
         """Return the policy network's outputs [N, O] on the CPU, without gradient."""
+        if self.normalizer is not None:
+            observation = self.normalizer(observation)
         if self._fast is not None:
             return torch.from_numpy(self._fast(as_rows(observation).numpy()))
         with torch.no_grad():
@@ -107,8 +113,18 @@ class BoundedActor(Algorithm):
 
     # --- learning --------------------------------------------------------------------------------------------------
 
+    def collected(self, trajectory: Trajectory) -> None:
+        """Remember fresh steps for the running statistics."""
+        if self.normalizer is not None:
+            self.normalizer.see(trajectory)
+
     def prepare(self, trajectory: Trajectory) -> Batch:
-        """Return sampled segments with actions in -1..1, and vectors as rows."""
+        """Return sampled segments with actions in -1..1, and vectors as rows, normalised by all seen so far."""
+        if self.normalizer is not None:
+            self.normalizer.merge(self.sum_over_learners)
+            for name in ("observation", "next_observation"):
+                known = self.normalizer(gather_parts(trajectory, name))
+                trajectory = {**trajectory, **spread_parts(name, known)}
         rows = {**trajectory, "action": (trajectory["action"].to(torch.float32) - self.middle) / self.scale}
         if self.encoder.bare:
             for field in ("observation", "next_observation"):

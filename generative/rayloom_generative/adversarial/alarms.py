@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-COLLAPSED_DIVERSITY = 0.4
+COLLAPSED_DIVERSITY = 0.6
 """Below this share of the data's own distances the samples count as collapsed."""
 COLLAPSED_MODES = 0.5
 """Below this share of the known modes, too."""

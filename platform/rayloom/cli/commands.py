@@ -32,6 +32,10 @@ def _check_config(name: str, words: Sequence[str]) -> None:
 
 def run_command(options: argparse.Namespace) -> int:
     _check_config(options.config, options.overrides)
+    if options.seeds is not None:
+        from rayloom.cli.seed_runs import run_seeds_command
+
+        return run_seeds_command(options)
     from rayloom.launch.run import run
 
     observer = _run_observer(options)

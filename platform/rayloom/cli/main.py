@@ -102,6 +102,9 @@ def build_parser() -> argparse.ArgumentParser:
         if name == "run":
             _add_loudness(command)
             command.add_argument("--job", metavar="ID", help="go on with the run of this job, if it has begun one")
+            command.add_argument(
+                "--seeds", type=_positive, metavar="N", help="N runs with the seeds 0 to N-1; the same again goes on"
+            )
             command.add_argument("--chaos", metavar="FAULTS", help="inject faults, as rollout=6/min,learner=1,node=1")
         _add_json(command)
     _add_submit(add("submit", do.submit_command, "check a config here, and train it as a job of a Ray cluster"))
@@ -152,6 +155,11 @@ def build_parser() -> argparse.ArgumentParser:
     ):
         command = add(name, function, summary)
         command.add_argument("names", metavar="RUN", nargs="+", help="name or MLflow id, or its first 8 letters")
+        if name == "compare":
+            command.add_argument(
+                "--across", metavar="KEY", help="runs that differ in this key, too, are tasks of one: source.env"
+            )
+            command.add_argument("--figure", type=Path, metavar="FILE", help="draw the seeds' intervals into a file")
         _add_output(command)
         _add_json(command)
     interface = add("ui", do.ui_command, "open the MLflow UI on the run store")

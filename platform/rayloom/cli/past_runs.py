@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rayloom.cli.run_display import format_value, main_metric
 from rayloom.cli.terminal import human_stream, print_json
 from rayloom.config.names import output_folder
 from rayloom.errors import UserError
-from rayloom.runs.catalogue import PastRun, differing, find_any, past_runs, read_past_run, remove
+from rayloom.runs.catalogue import (
+    PastRun,
+    SeedGroup,
+    differing,
+    find_any,
+    past_runs,
+    read_past_run,
+    remove,
+    seed_groups,
+)
+from rayloom.runs.jobs import seed_folders
 
 _WIDEST = 34
 """Columns of a cell; a longer one loses its middle."""
@@ -32,11 +43,15 @@ def list_runs(options: argparse.Namespace) -> int:
 
 
 def compare_runs(options: argparse.Namespace) -> int:
-    """Show in what runs differ, and what they reached, side by side."""
-    if len(options.names) < 2:
-        raise UserError("compare needs at least two runs, as rayloom compare RUN RUN")
+    """Show in what runs differ, and what they reached, side by side; and together those that differ in their seed."""
     output = output_folder(options.output)
-    runs = [read_past_run(find_any(output, name)) for name in options.names]
+    folders = [folder for name in options.names for folder in seed_folders(output, name) or [find_any(output, name)]]
+    if len(folders) < 2:
+        raise UserError("compare needs at least two runs, as rayloom compare RUN RUN")
+    runs = [read_past_run(folder) for folder in folders]
+    groups = seed_groups(runs, options.across)
+    if options.figure is not None and not groups:
+        raise UserError("--figure: no two of these runs finished and differ in their seed alone; train with --seeds")
     settings = differing(runs)
     metrics = [name for name in sorted({n for run in runs for n in run.metrics}) if name.startswith(("evaluate", "tr"))]
     letters = [chr(ord("A") + n) if n < 26 else str(n) for n in range(len(runs))]
@@ -47,9 +62,25 @@ def compare_runs(options: argparse.Namespace) -> int:
     human = human_stream(options)
     print("\n".join(f"{letter}  {_shown(run.name)}" for letter, run in zip(letters, runs, strict=True)), file=human)
     print(f"\n{_columns(rows)}", file=human)
+    summaries = _tell_groups(groups, dict(zip(folders, letters, strict=True)), options) if groups else []
     if options.json:
-        print_json({"status": "FINISHED", "runs": [_facts(run) for run in runs], "differing": settings})
+        facts = [_facts(run) for run in runs]
+        print_json({"status": "FINISHED", "runs": facts, "differing": settings, "groups": summaries})
     return 0
+
+
+def _tell_groups(
+    groups: Sequence[SeedGroup], letters: Mapping[Path, str], options: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """Print what the seeds of each group reached together, and draw it where that is asked for."""
+    from rayloom.cli.seed_comparison import draw, table, tree  # NumPy, which other comparisons do without
+
+    named = {" ".join(letters[run.folder] for run in group.runs): group for group in groups}
+    print(f"\n{table(named)}", file=human_stream(options))
+    if options.figure is not None:
+        draw(named, options.figure)
+        print(f"\n{options.figure}", file=human_stream(options))
+    return [tree(group) for group in groups]
 
 
 def remove_runs(options: argparse.Namespace) -> int:

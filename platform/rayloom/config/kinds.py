@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rayloom.components import Kinds
+from rayloom.config.augmentations import AUGMENTATIONS
 from rayloom.config.evaluations import EVALUATIONS
 from rayloom.config.import_path import ALGORITHMS
 from rayloom.config.optimizers import OPTIMIZERS
@@ -11,7 +12,7 @@ from rayloom.config.sources import DATASETS, SOURCES, WRAPPERS
 
 TABLES: dict[str, Kinds] = {
     "algorithm": ALGORITHMS, "source": SOURCES, "dataset": DATASETS, "wrapper": WRAPPERS, "optimizer": OPTIMIZERS,
-    "schedule": SCHEDULES, "evaluation": EVALUATIONS,
+    "schedule": SCHEDULES, "augmentation": AUGMENTATIONS, "evaluation": EVALUATIONS,
 }  # fmt: skip
 """The engine's own tables."""
 FAMILY_TABLES: dict[str, str] = {

@@ -20,6 +20,7 @@ from rayloom.config.import_path import ALGORITHMS, gives_data, import_algorithm,
 from rayloom.config.inputs import written_out
 from rayloom.config.names import check_name, output_folder
 from rayloom.config.schema import (
+    PATIENCE,
     RESOLVERS,
     UNITS,
     CheckpointConfig,
@@ -304,13 +305,13 @@ def _check_stop(stop: Mapping[str, Any]) -> None:
             continue
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise UserError(f"stop.{key}: {value!r} is not a number")
-        if key not in UNITS and "/" not in key:
-            raise UserError(f"stop.{key}: is neither a counter nor a metric{suggest(key, UNITS)}")
+        if key not in (*UNITS, PATIENCE) and "/" not in key:
+            raise UserError(f"stop.{key}: is neither a counter nor a metric{suggest(key, (*UNITS, PATIENCE))}")
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"stop.{key}: must be a finite number, not {value}")
-        if key in UNITS and value < 1:
+        if key in (*UNITS, PATIENCE) and value < 1:
             raise UserError(f"stop.{key}: must be at least 1, not {value}")
-        if key in UNITS and value != int(value):
+        if key in (*UNITS, PATIENCE) and value != int(value):
             raise UserError(f"stop.{key}: must be a whole number, not {value}")
     if not any(key in UNITS for key in stop):
         raise UserError(f"stop: set a budget with one of {', '.join(UNITS)} so that the run ends")

@@ -30,6 +30,8 @@ from rayloom.source_settings import SourceConfig, WorkerConfig
 if TYPE_CHECKING:
     from rayloom.contract import Algorithm, Source
 
+PATIENCE = "patience"
+"""The stopping condition that counts evaluations without a better one."""
 UNITS: tuple[str, ...] = ("updates", "env_steps", "samples", "epochs", "episodes")
 RESOLVERS: tuple[tuple[str, re.Pattern[str], Sequence[str]], ...] = (
     ("null", re.compile(r"^(?:~|null|Null|NULL|)$"), ("~", "n", "N", "")),
@@ -225,7 +227,8 @@ class RunConfig:
     """How the run uses Ray."""
     stop: Mapping[str, float | str]
     """The run ends when any of these is reached: counters (updates, env_steps, samples, epochs) or metrics, with a
-    number for those that say themselves in which direction they improve, or a comparison ("<= 0.2")."""
+    number for those that say themselves in which direction they improve, or a comparison ("<= 0.2"); or patience: so
+    many evaluations in a row without a better value of `checkpoint.best`, whose checkpoint is then what is used."""
     output: str = "rayloom-runs"
     """Folder of runs, checkpoints and the default store."""
     search: SearchConfig | None = None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le, MinLen
 
 from rayloom.components import Component, Kinds, Shipped
+from rayloom.config.augmentations import AUGMENTATIONS
 from rayloom.source_settings import SourceConfig, StreamConfig, WorkerConfig
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ DATASETS = Kinds(
         "parquet": Shipped("rayloom.datasets.tabular:load_parquet"),
         "text": Shipped("rayloom.datasets.text:load_text"),
         "documents": Shipped("rayloom.datasets.text:load_documents"),
+        "python-source": Shipped("rayloom.datasets.python_source:load_python_source"),
         "arrays": Shipped("rayloom.datasets.arrays:load_arrays"),
     },
     own='a function make(config, seed) that is marked with @component("data set", Config)',
@@ -122,8 +124,8 @@ class DatasetSourceConfig(SourceConfig):
     """A data set: its kind (`rayloom list`), or a mapping of `kind` or `import` and its settings."""
     drop_last: bool = True
     """Leave out an epoch's last batch when it is smaller than `learner.batch_size`."""
-    augment: Literal["none", "shift"] = "none"
-    """shift moves each image by up to two pixels."""
+    augment: tuple[Annotated[Component, AUGMENTATIONS], ...] = ()
+    """What is done to every image, one after the other: `[shift, {kind: cutout, size: 6}]`."""
     resident_mib: Annotated[float, Ge(0)] = 1024.0
     """A training split of at most this size lies on the learner's device; batches of a larger one are read while the
     learner works (unit: MiB)."""

@@ -197,6 +197,7 @@ def _explain(error: ValidationError, cls: type[Any], data: Mapping[str, Any], pr
     message = problem["msg"].removeprefix("Value error, ")
     if not problem["loc"]:  # said by __post_init__, of the settings together
         return f"{prefix}: {message}"
+    message = message.replace("a valid tuple", "a list")
     return f"{key}: {message[:1].lower()}{message[1:]}, not {problem['input']!r}"
 
 

@@ -57,13 +57,15 @@ def run(
     observer: Observer | None = None,
     job: str | None = None,
     chaos: str | None = None,
+    group: str | None = None,
 ) -> Result:
     """Train one config to its end and return the result.
 
     `config` is a file, a shipped name, a tree or a RunConfig; `overrides` have the form "learner.batch_size=64";
     `local` keeps every role in this process. `job` is the id of a job that its cluster may start several times: the
     same id goes on with the same run, or returns its result again once it has finished. `chaos` injects faults, as
-    "rollout=6/min,learner=1" (see `rayloom.launch.chaos`); a run that is continued has none. Raises UserError for
+    "rollout=6/min,learner=1" (see `rayloom.launch.chaos`); a run that is continued has none. `group` is a tag of a
+    job's run, for what several have in common (see `rayloom.launch.seeds`). Raises UserError for
     mistakes in the config, before any work; an exception of an algorithm or environment passes through with its own
     traceback, after the run was marked FAILED.
     """
@@ -80,7 +82,7 @@ def run(
     if is_uploaded(Path.cwd()) and not Path(typed.output).is_absolute():
         observer.note(f"output: {typed.output} goes with this node; name a folder that all nodes share, as /mnt/runs")
     if job is not None:
-        return _run_job(typed, plan, job, observer, striker)
+        return _run_job(typed, plan, job, observer, striker, group)
     role = make_role(typed, plan)
     try:
         read_objectives(typed, role.parameter_counts())
@@ -96,9 +98,11 @@ def run(
         role.close()
 
 
-def _run_job(config: RunConfig, plan: Plan, job: str, observer: Observer, chaos: Chaos | None) -> Result:
+def _run_job(
+    config: RunConfig, plan: Plan, job: str, observer: Observer, chaos: Chaos | None, group: str | None
+) -> Result:
     """Begin the run of a job, go on with it, or report it again."""
-    with attempt(config, job, observer.note, uses_ray=plan.uses_ray) as taken:
+    with attempt(config, job, observer.note, uses_ray=plan.uses_ray, group=group) as taken:
         if taken.ended is not None:
             result = earlier_result(config, taken.folder, taken.ended)
             observer.note(f"job {job} has finished its run before: this is its result")

@@ -10,7 +10,7 @@ from typing import Any
 
 from rayloom.config.load import apply_overrides, from_tree
 from rayloom.config.names import output_folder
-from rayloom.config.schema import UNITS, Interval, RunConfig
+from rayloom.config.schema import Interval, RunConfig
 from rayloom.config.search import Direction, SearchConfig
 from rayloom.errors import UserError
 from rayloom.files import replace_file
@@ -192,7 +192,7 @@ def _metrics(config: RunConfig, settings: SearchConfig) -> tuple[str, ...]:
         return (settings.metric,)
     if settings.metric:
         return tuple(settings.metric)
-    stops = [name for name in config.stop if name not in UNITS]
+    stops = [name for name in config.stop if "/" in name]
     if not stops:
         raise UserError("search.metric: name the metric to optimise, as evaluate/return_mean")
     return (stops[0],)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -95,6 +97,50 @@ def differing(runs: Sequence[PastRun]) -> dict[str, list[Any]]:
     keys = dict.fromkeys(key for run in runs for key in run.config if key.split(".")[0] not in _WHERE)
     rows = {key: [run.config.get(key) for run in runs] for key in keys}
     return {key: values for key, values in rows.items() if any(value != values[0] for value in values)}
+
+
+@dataclass(frozen=True)
+class SeedGroup:
+    """Finished runs that differ in their seed, and where there are several tasks in that, alone."""
+
+    runs: tuple[PastRun, ...]
+    across: str | None = None
+    """The key of the config that tells their tasks."""
+
+    def metrics(self) -> list[str]:
+        """Return the metrics of evaluations and training that any of them has."""
+        names = sorted({name for run in self.runs for name in run.metrics})
+        return [name for name in names if name.startswith(("evaluate/", "train/"))]
+
+    def strata(self, metric: str) -> list[list[float]]:
+        """Return the values of those runs that have the metric as a finite number, a list for each task."""
+        tasks: dict[str, list[float]] = {}
+        for run in self.runs:
+            value = run.metrics.get(metric)
+            if value is not None and math.isfinite(value):
+                tasks.setdefault(str(run.config.get(self.across or "")), []).append(value)
+        return list(tasks.values())
+
+
+def seed_groups(runs: Sequence[PastRun], across: str | None = None) -> list[SeedGroup]:
+    """Return the groups of at least two finished runs whose configs are equal but for the seed and the key `across`.
+
+    UserError for a key that no run has.
+    """
+    if across is not None and not any(across in run.config for run in runs):
+        raise UserError(f"--across: none of these runs has the key {across!r}; name one in which they differ")
+    groups: dict[str, list[PastRun]] = {}
+    for run in runs:
+        if run.kind == "run" and run.status == "FINISHED":
+            shaping = {
+                key: value
+                for key, value in run.config.items()
+                if key.split(".")[0] not in _WHERE and key not in ("seed", across)
+            }
+            members = groups.setdefault(json.dumps(shaping, sort_keys=True, default=str), [])
+            if all(run.folder != other.folder for other in members):
+                members.append(run)
+    return [SeedGroup(tuple(members), across) for members in groups.values() if len(members) > 1]
 
 
 def find_any(output: Path, name: str) -> Path:

@@ -36,7 +36,8 @@ JOB = f"{INTERNAL}/job.json"
 _JOB = {"job": str, "file": str, "uses_ray": bool}
 _LOCK = f"{INTERNAL}/job.lock"
 _LOCK_DEADLINE_S = 120.0  # a file server lets a dead machine's locks go after its lease, which is 90 s for NFS
-_OF_THE_PLACE = {"output", "cluster.address"}  # where a run takes place may change from one attempt to the next
+OF_THE_PLACE = {"output", "cluster.address"}
+"""Where a run takes place may change from one attempt to the next."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,28 @@ def job_folder(output: Path, job: str) -> Path:
     return output.absolute() / f"job-{job}"
 
 
+def seed_job(group: str, seed: int) -> str:
+    """Return the id of the job that trains one seed of a group."""
+    return f"{group}-seed-{seed}"
+
+
+def seed_folders(output: Path, group: str) -> list[Path]:
+    """Return the folders of a group's runs by their seed; none where there is no such group."""
+    numbered = {}
+    for folder in output.glob("job-*-seed-*"):
+        name, _, seed = folder.name.removeprefix("job-").rpartition("-seed-")
+        if name == group and seed.isdecimal():
+            numbered[int(seed)] = folder
+    return [numbered[seed] for seed in sorted(numbered)]
+
+
 def job_tag(folder: Path) -> dict[str, str]:
-    """Return the tag of the job to which what lies in `folder` belongs; none without a job."""
+    """Return the tags of the job to which what lies in `folder` belongs, and of its group; none without a job."""
     job = read_record(folder / JOB, _JOB)
-    return {"rayloom.job": job["job"]} if job else {}
+    if not job:
+        return {}
+    group = {"rayloom.group": job["group"]} if isinstance(job.get("group"), str) else {}
+    return {"rayloom.job": job["job"], **group}
 
 
 @contextlib.contextmanager
@@ -76,12 +95,13 @@ def attempt(
     uses_ray: bool,
     file: str = RUN,
     changeable: Collection[str] = (),
+    group: str | None = None,
 ) -> Iterator[Attempt]:
     """Take the folder of the job, made where this is its first attempt, and keep other attempts out.
 
     `file` is RUN or, for a study, STUDY; `note` takes remarks. An attempt may have other values of the settings that
-    are `changeable`, and then goes on with what had finished, too. UserError when another attempt is at work at the
-    moment, or began with another config.
+    are `changeable`, and then goes on with what had finished, too. `group` is kept beside the id. UserError when
+    another attempt is at work at the moment, or began with another config.
     """
     folder = job_folder(Path(config.output), job)
     make_folder(folder / INTERNAL)
@@ -97,7 +117,8 @@ def attempt(
         if not begun:
             for name in (RUN, STUDY, LOCAL_MARK):  # of an attempt that ended before it had begun anything
                 (folder / name).unlink(missing_ok=True)
-            write_json(folder / JOB, {"job": job, "file": file, "uses_ray": uses_ray})
+            of_group = {} if group is None else {"group": group}
+            write_json(folder / JOB, {"job": job, "file": file, "uses_ray": uses_ray, **of_group})
         if changed or not begun:
             write_config(folder / file, config)
         # Read again: the attempt that had the folder until now may have finished.
@@ -186,7 +207,7 @@ def _changed_settings(
     before = flatten(redacted_tree(load_run_config(folder, file).to_tree()))
     now = flatten(redacted_tree(config.to_tree()))
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-    changed = [key for key in changed if key not in _OF_THE_PLACE]
+    changed = [key for key in changed if key not in OF_THE_PLACE]
     refused = [key for key in changed if key not in changeable]
     if refused:
         names = ", ".join(refused[:3]) + (f" and {len(refused) - 3} more" if len(refused) > 3 else "")

@@ -151,12 +151,13 @@ class Loop:
         self.evaluations = 0
         self.evaluated: dict[str, float] = {}
         self.best: float | None = None
+        self.best_at = 0
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue from a checkpoint's state."""
         self.role.load_state(state["role"])
         self.metrics = dict(state["metrics"])
-        self.best = state["best"]
+        self.best, self.best_at = state["best"], int(state["best_at"])
         self.evaluations = int(state["evaluations"])
         self.evaluated = dict(state["evaluated"])
         self._restored = True
@@ -192,7 +193,7 @@ class Loop:
         if evaluated:
             self.timeline.begin("evaluate")
             improved = self._evaluate(counters, last=stopped_by is not None)
-            stopped_by = stopped_by or self._objectives.reached(self.metrics)
+            stopped_by = stopped_by or self._objectives.reached(self.metrics) or self._lost_patience()
             if stopped_by:
                 self._settle(wait=True)
             self._tell_missing(counters)
@@ -229,7 +230,10 @@ class Loop:
 
     def _stopped(self, counters: Counters) -> str | None:
         # The metrics of the last evaluation: a run stops by metrics at evaluations only.
-        return self.schedule.exhausted(counters) or self._objectives.reached(self.evaluated)
+        return self.schedule.exhausted(counters) or self._objectives.reached(self.evaluated) or self._lost_patience()
+
+    def _lost_patience(self) -> str | None:
+        return self._objectives.lost_patience(self.evaluations - self.best_at)
 
     def step_of(self, counters: Counters) -> int:
         """Return the x-axis of the metrics: environment steps where there are any, else updates."""
@@ -262,7 +266,7 @@ class Loop:
         value = self.metrics.get(self._objectives.best or "")
         improved = self._objectives.improves(value, self.best)
         if improved:
-            self.best = value
+            self.best, self.best_at = value, self.evaluations
         return improved
 
     def _settle(self, wait: bool) -> None:
@@ -287,6 +291,7 @@ class Loop:
             "role": self.role.barrier_and_state(),
             "metrics": dict(self.metrics),
             "best": self.best,
+            "best_at": self.best_at,
             "evaluations": self.evaluations,
             "evaluated": self.evaluated,
             "pending": None if self._pending is None else self._pending.state_dict(),

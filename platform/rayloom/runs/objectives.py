@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from typing import Literal
 
 from rayloom.config.import_path import suggest
-from rayloom.config.schema import UNITS, Limit, RunConfig
+from rayloom.config.schema import PATIENCE, UNITS, Limit, RunConfig
 from rayloom.contract import Evaluation, Metric
 from rayloom.errors import UserError
 from rayloom.runs.evaluations import DataEvaluation
@@ -59,6 +59,8 @@ class Objectives:
     """Metric that chooses the best checkpoint; None without one."""
     mode: Direction = "max"
     """Whether its largest or smallest value is the best."""
+    patience: int | None = None
+    """Evaluations in a row without a better value of `best` after which the run ends; None: any number."""
     goals: Mapping[str, Direction] = field(default_factory=dict)
     """Metrics whose stopping conditions lie in the direction in which they improve."""
 
@@ -70,6 +72,12 @@ class Objectives:
     def reached(self, metrics: Mapping[str, float]) -> str | None:
         """Return the stopping condition that holds, as "evaluate/return_mean >= 475", or None."""
         return next((str(condition) for condition in self.stop if condition.holds(metrics)), None)
+
+    def lost_patience(self, evaluations: int) -> str | None:
+        """Return the stopping condition of so many evaluations in a row without a better one, or None."""
+        if self.patience is None or evaluations < self.patience:
+            return None
+        return f"patience {self.patience}: {self.best} was no better in {evaluations} evaluations"
 
     def improves(self, value: float | None, best: float | None) -> bool:
         """Tell whether a value is better than the best so far; NaN and no value at all are not, and are never best."""
@@ -115,7 +123,7 @@ def read_objectives(config: RunConfig, phases: Collection[str] | None = None) ->
     conditions: list[StopCondition] = []
     goals: dict[str, Direction] = {}
     for name, written in config.stop.items():
-        if name in UNITS:
+        if name in (*UNITS, PATIENCE):
             continue
         key = f"stop.{name}"
         limit, declared = Limit.parse(written, key), declaration(known, name, key).better
@@ -130,10 +138,13 @@ def read_objectives(config: RunConfig, phases: Collection[str] | None = None) ->
         if declared in (None, wanted):  # the other way round it is a guard, not a goal
             goals[name] = wanted
     best = config.checkpoint.best or next(iter(goals), None)
+    patience = config.stop.get(PATIENCE)
+    if patience is not None and not config.checkpoint.best:
+        raise UserError("stop.patience: say in checkpoint.best which metric is to become better, as evaluate/loss")
     if best is None:
         return Objectives(tuple(conditions), None, goals=goals)
     mode = direction_of(known, best, "checkpoint.best", config.checkpoint.mode, "checkpoint.mode", goals.get(best))
-    return Objectives(tuple(conditions), best, mode, goals)
+    return Objectives(tuple(conditions), best, mode, None if patience is None else int(patience), goals)
 
 
 def direction_of(

@@ -233,7 +233,7 @@ class Population:
         datasets = _load_datasets(configs)
         self.roles = [MemberRole(config, data, self._deliver) for config, data in zip(configs, datasets, strict=True)]
         """The members' roles, in the order of `configs`."""
-        augmented = any(getattr(config.source, "augment", "none") != "none" for config in configs)
+        augmented = any(getattr(config.source, "augment", ()) for config in configs)
         resident = all(role.source.resident for role in self.roles)
         self._alike = resident and not augmented and all(dataset is datasets[0] for dataset in datasets)
         self._dropped: set[int] = set()

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from rayloom.config.sources import DatasetSourceConfig
@@ -21,10 +20,8 @@ from rayloom.datasets import Dataset
 from rayloom.datasets import load as load_dataset
 from rayloom.datasets.tables import TensorTable, in_memory, lengths_of
 from rayloom.errors import UserError
-from rayloom.seeding import torch_generator
+from rayloom.sources.augmentation import augment
 from rayloom.sources.batch_reader import BatchReader, Place, ReadAhead
-
-_MAX_SHIFT = 2
 
 
 class DatasetSource(Source):
@@ -73,9 +70,9 @@ class DatasetSource(Source):
         if batch_size < world_size:
             raise UserError(f"learner.batch_size: {batch_size} is too small for {world_size} learners: raise it")
         self._images = [name for name, spec in dataset.spec.items() if len(spec.shape) == 3]
-        self._augmented = config.augment == "shift"
-        if self._augmented and not self._images:
-            raise UserError(f"source.augment: {self._name} has no images to shift; set it to none")
+        self._augmentations = config.augment
+        if self._augmentations and not self._images:
+            raise UserError(f"source.augment: {self._name} has no images to change; leave it out")
         self._algorithm = context.algorithm
         self._batch_size = batch_size
         self._seed = context.seed
@@ -110,7 +107,7 @@ class DatasetSource(Source):
                 self._order = self._reader.order(self._epoch).to(self._device)
             rows = self._order[start + first : start + last]
             batch = {name: tensor.index_select(0, rows) for name, tensor in self._fields}
-        if self._augmented:
+        if self._augmentations:
             self._augment(batch, count, first, last)
         self._position += count
         if self._position == self._length:
@@ -132,11 +129,10 @@ class DatasetSource(Source):
         return moved
 
     def _augment(self, batch: Batch, count: int, first: int, last: int) -> None:
-        """Shift each image; every rank draws the shifts of the whole batch and keeps those of its own share."""
-        generator = torch_generator(self._seed, "augment", self._epoch, self._position)
-        for name in self._images:
-            offsets = torch.randint(0, 2 * _MAX_SHIFT + 1, (2, count), generator=generator)
-            batch[name] = shift_images(batch[name], offsets[:, first:last].to(self._device), _MAX_SHIFT)
+        """Change each image; every rank draws for the whole batch and keeps what is for its own share."""
+        for number, name in enumerate(self._images):
+            address = (self._seed, self._epoch, self._position, *((number,) if number else ()))
+            batch[name] = augment(self._augmentations, batch[name], address, first, last, count)
 
     def cut(self) -> tuple[int, int]:
         """Return the place of this rank's share in the present global batch, and its size."""
@@ -191,15 +187,3 @@ def _resident(table: Table, spec: Spec, most_mib: float, device: torch.device) -
             return None
         columns = table.columns if isinstance(table, TensorTable) else dict(table.rows(torch.arange(len(table))))
     return [(name, tensor.to(device).contiguous()) for name, tensor in columns.items()]
-
-
-def shift_images(images: Tensor, offsets: Tensor, margin: int) -> Tensor:
-    """Move images [B, C, H, W] down and right by `margin - offsets` pixels and fill with zeros.
-
-    `offsets` [2, B], integers 0..2 * margin, hold the vertical and the horizontal offsets.
-    """
-    height, width = images.shape[2:]
-    padded = F.pad(images, (margin,) * 4)
-    # A view of all windows [B, C, 2 * margin + 1, 2 * margin + 1, H, W]; indexing copies one window of each image.
-    windows = padded.unfold(2, height, 1).unfold(3, width, 1)
-    return windows[torch.arange(len(images), device=images.device), :, offsets[0], offsets[1]]

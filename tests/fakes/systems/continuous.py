@@ -26,6 +26,6 @@ _PRIORITIZED["source"] |= {"prioritized": True, "n_step": 3}
 TREES: dict[str, dict[str, Any]] = {
     "sac": _run("sac:SAC"),
     "sac_prioritized": _PRIORITIZED,
-    "td3": _run("td3:TD3"),
+    "td3": _run("td3:TD3", normalize_observation=True),
     "ddpg": _run("td3:DDPG"),
 }

@@ -22,7 +22,14 @@ def _with(tree: dict[str, Any], **sections: dict[str, Any]) -> dict[str, Any]:
 TREES: dict[str, dict[str, Any]] = {
     "a2c": _run("a2c:A2C"),
     "a2c_memory": _with(_run("a2c:A2C", memory_size=8), learner={"batch_size": 8}),
-    "ppo_all_options": _run("ppo:PPO", value_clip_range=0.2, entropy_coefficient=0.1, entropy_end=0.0),
+    "ppo_all_options": _run(
+        "ppo:PPO",
+        value_clip_range=0.2,
+        entropy_coefficient=0.1,
+        entropy_end=0.0,
+        normalize_observation=True,
+        normalize_reward=True,
+    ),
     "reinforce": _run("reinforce:REINFORCE"),
     "reinforce_mean": _run("reinforce:REINFORCE", baseline="mean"),
 }

@@ -106,7 +106,9 @@ def test_compare_shows_what_differs_and_what_was_reached(output: Output, capsys:
     assert line["differing"] == {"seed": [3, 4]}
     rows = [row.split() for row in human.splitlines()]
     assert ["A", first] in rows and ["B", second] in rows and ["seed", "3", "4"] in rows
-    assert sum(row[:1] == ["evaluate/accuracy"] for row in rows) == 1
+    # Once side by side, and once together, since the two differ in their seed alone.
+    beside, together = (row for row in rows if row[:1] == ["evaluate/accuracy"])
+    assert len(beside) == 3 and together[-2:] == ["2", "runs"]
     code, human, _ = told(capsys, "compare", first, "--output", str(output))
     assert code == 2 and "compare needs at least two runs" in human
 

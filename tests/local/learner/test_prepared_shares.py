@@ -26,7 +26,7 @@ class _Place:
         raise AssertionError("a batch is drawn by each learner alone")
 
 
-@pytest.mark.parametrize("name", [name for name in sorted(TREES) if TREES[name]["source"]["kind"] == "dataset"])
+@pytest.mark.parametrize("name", [name for name in sorted(TREES) if TREES[name]["source"].get("kind") == "dataset"])
 def test_the_prepared_shares_of_several_learners_are_the_prepared_batch(name: str) -> None:
     """With the noise that `prepare` draws: 64 examples are shared 21, 21 and 22."""
     alone = LearnerRole(case(name))

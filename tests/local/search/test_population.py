@@ -141,7 +141,7 @@ def test_real_data_are_in_memory_once_and_generated_data_per_seed() -> None:
 
 
 def test_augmented_images_are_each_members_own() -> None:
-    configs = _members(2, source={"augment": "shift"})
+    configs = _members(2, source={"augment": ["shift"]})
     population = Population(configs)
     _train(population, 20)
     for role, config in zip(population.roles, configs, strict=True):

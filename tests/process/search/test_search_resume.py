@@ -217,7 +217,7 @@ def test_a_killed_population_ends_with_the_values_of_trials_alone(tmp_path: Path
 
     def population(name: str, size: int) -> RunConfig:
         config = case("mlp_dropout", str(tmp_path / name), algorithm={"network": {"kind": "mlp", "hidden_sizes": [16]}},
-                      source={"augment": "none"}, stop={"epochs": 8}, checkpoint={"every": "2 epochs"},
+                      source={"augment": []}, stop={"epochs": 8}, checkpoint={"every": "2 epochs"},
                       search={**part, "population": size})  # fmt: skip
         return replace(config, name="p")
 

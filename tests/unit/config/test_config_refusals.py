@@ -91,7 +91,7 @@ def test_an_unknown_key_like_no_other_lists_the_choices(load: Load) -> None:
         ("source.rollout_workers=-1", "source.rollout_workers: input should be greater than or equal to 0"),
         ("source.env=null", "source.env: input should be a valid string, not None"),
         ("algorithm.clip=high", "algorithm.clip: input should be a valid number"),
-        ("algorithm.sizes=64", "algorithm.sizes: input should be a valid tuple, not 64"),
+        ("algorithm.sizes=64", "algorithm.sizes: input should be a list, not 64"),
         ("evaluate={kind: data, split: train}", "evaluate.split: input should be 'validation' or 'test', not 'train'"),
         ("cluster.deadline_s=0", "cluster.deadline_s: input should be greater than 0, not 0"),
         ("checkpoint.mode=biggest", "checkpoint.mode: input should be 'max' or 'min', not 'biggest'"),

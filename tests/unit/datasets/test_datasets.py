@@ -352,7 +352,8 @@ def test_points_depend_on_the_seed_and_the_split() -> None:
 
 def test_names_and_descriptions() -> None:
     expected = {"digits", "fashion-mnist", "mnist", "cifar10", "gaussian-grid", "gaussian-ring", "gaussian"}
-    expected |= {"image_folder", "csv", "parquet", "text", "documents", "arrays", "sprinkler", "asia", "tagged-grammar"}
+    expected |= {"image_folder", "csv", "parquet", "text", "documents", "python-source", "arrays"}
+    expected |= {"sprinkler", "asia", "tagged-grammar", "diabetes", "breast-cancer"}
     assert set(datasets.names()) == expected == set(datasets.descriptions())
     assert all(line and "\n" not in line for line in datasets.descriptions().values())
 

@@ -185,3 +185,20 @@ def test_nan_is_never_the_best_and_blocks_nothing(mode: Any) -> None:
     assert objectives.improves(better, worse) and not objectives.improves(worse, better)
     assert objectives.improves(worse, math.nan)
     assert not objectives.improves(None, None)
+
+
+def test_patience_needs_to_know_what_is_to_become_better() -> None:
+    with pytest.raises(UserError, match=r"stop\.patience: say in checkpoint\.best which metric"):
+        read_objectives(scores(stop={"updates": 9, "patience": 3}))
+    found = read_objectives(scores(stop={"updates": 9, "patience": 3}, checkpoint={"best": "evaluate/score"}))
+    assert found.lost_patience(2) is None
+    assert found.lost_patience(3) == "patience 3: evaluate/score was no better in 3 evaluations"
+    assert read_objectives(scores()).lost_patience(10**6) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "message"), [(0, "must be at least 1"), (1.5, "whole number"), ("x", "is not a number")]
+)
+def test_patience_is_a_whole_number(value: Any, message: str) -> None:
+    with pytest.raises(UserError, match=rf"stop\.patience: .*{message}"):
+        scores(stop={"updates": 9, "patience": value}, checkpoint={"best": "evaluate/score"})

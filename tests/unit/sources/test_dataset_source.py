@@ -10,10 +10,12 @@ from torch import Tensor
 
 from contexts import Learners, context_of
 from rayloom import datasets
+from rayloom.config.augmentations import AUGMENTATIONS
 from rayloom.config.sources import DatasetSourceConfig
-from rayloom.contract import Algorithm, AlgorithmConfig, Batch, TensorSpec
+from rayloom.contract import Algorithm, AlgorithmConfig, Batch, Component, TensorSpec
 from rayloom.errors import UserError
-from rayloom.sources.dataset import DatasetSource, shift_images
+from rayloom.sources.augmentation import augment, shift_images
+from rayloom.sources.dataset import DatasetSource
 
 PLACE = {"seed": 0, "rank": 0, "world_size": 1}
 
@@ -36,6 +38,15 @@ def make_dataset(size: int, side: int = 3) -> datasets.Dataset:
         "label": TensorSpec(shape=(), dtype=torch.int64, num_values=size),
     }
     return datasets.Dataset(split, split, split, spec, "numbers")
+
+
+SHIFT = (AUGMENTATIONS.component("shift"),)
+EVERYTHING = (
+    *SHIFT,
+    AUGMENTATIONS.component("flip"),
+    AUGMENTATIONS.component("cutout", size=2),
+    AUGMENTATIONS.component("brightness"),
+)
 
 
 def make_source(size: int = 10, batch_size: int = 3, side: int = 3, **settings: Any) -> DatasetSource:
@@ -108,10 +119,10 @@ def test_order_depends_on_the_seed_alone() -> None:
     assert labels(make_source(seed=1), 5) != labels(make_source(seed=2), 5)
 
 
-@pytest.mark.parametrize("augment", ["none", "shift"])
+@pytest.mark.parametrize("chosen", [(), EVERYTHING])
 @pytest.mark.parametrize("world_size", [2, 3])
-def test_shares_of_all_ranks_are_the_batch_of_one(world_size: int, augment: str) -> None:
-    options = {"size": 23, "batch_size": 7, "side": 6, "drop_last": False, "augment": augment}
+def test_shares_of_all_ranks_are_the_batch_of_one(world_size: int, chosen: tuple[Component, ...]) -> None:
+    options = {"size": 23, "batch_size": 7, "side": 6, "drop_last": False, "augment": chosen}
     single = make_source(**options)
     ranks = [make_source(**options, rank=rank, world_size=world_size) for rank in range(world_size)]
     for _ in range(9):
@@ -122,10 +133,10 @@ def test_shares_of_all_ranks_are_the_batch_of_one(world_size: int, augment: str)
         assert all(source.counters() == single.counters() for source in ranks)
 
 
-@pytest.mark.parametrize("augment", ["none", "shift"])
+@pytest.mark.parametrize("chosen", [(), EVERYTHING])
 @pytest.mark.parametrize("before", [0, 2, 4, 5, 7])
-def test_a_restored_source_continues_identically(before: int, augment: str) -> None:
-    options = {"size": 17, "batch_size": 4, "side": 6, "seed": 3, "augment": augment}  # four batches an epoch
+def test_a_restored_source_continues_identically(before: int, chosen: tuple[Component, ...]) -> None:
+    options = {"size": 17, "batch_size": 4, "side": 6, "seed": 3, "augment": chosen}  # four batches an epoch
     source = make_source(**options)
     labels(source, before)
     restored = make_source(**options)
@@ -167,12 +178,58 @@ def test_too_large_a_batch_is_refused() -> None:
 
 def test_points_cannot_be_shifted() -> None:
     data = datasets.load({"kind": "gaussian", "train_size": 8}, 0)
-    config = DatasetSourceConfig(kind="dataset", dataset="gaussian", augment="shift")
+    config = DatasetSourceConfig(kind="dataset", dataset="gaussian", augment=SHIFT)
     with pytest.raises(UserError, match=r"source\.augment: gaussian has no images"):
         DatasetSource(config, context_of(Algorithm(AlgorithmConfig(), data.spec), 4, data=data))
 
 
 # --- augmentation --------------------------------------------------------------------------------------------------
+
+
+def changed(kind: str, images: Tensor, **settings: Any) -> Tensor:
+    """Return images after one augmentation."""
+    chosen = (AUGMENTATIONS.component(kind, **settings),)
+    return augment(chosen, images, (1, 2, 3), 0, len(images), len(images))
+
+
+def test_some_images_are_mirrored() -> None:
+    images = torch.randint(0, 256, (400, 1, 2, 3), dtype=torch.uint8)
+    found = changed("flip", images, probability=0.25)
+    mirrored = (found == images.flip(3)).flatten(1).all(1)
+    assert bool((mirrored | (found == images).flatten(1).all(1)).all())
+    assert 0.15 < float(mirrored.float().mean()) < 0.35
+
+
+def test_a_square_is_cut_out_anywhere() -> None:
+    found = changed("cutout", torch.ones(500, 2, 6, 5), size=3)
+    black = found == 0
+    assert torch.equal(black[:, 0], black[:, 1])
+    number = black[:, 0].flatten(1).sum(1)
+    assert int(number.max()) == 9 and int(number.min()) == 4  # a corner has its middle inside
+    whole = black[:, 0][number == 9]
+    assert bool((whole.any(2).sum(1) == 3).all()) and bool((whole.any(1).sum(1) == 3).all())
+    assert 0.2 < float(black.float().mean()) < 0.35
+
+
+def test_bytes_stay_bytes_when_they_are_lightened() -> None:
+    images = torch.full((300, 1, 2, 2), 250, dtype=torch.uint8)
+    found = changed("brightness", images, amount=0.1)
+    assert found.dtype == torch.uint8 and int(found.min()) >= 225 and int(found.max()) == 255
+    reals = changed("brightness", torch.ones(300, 1, 2, 2), amount=0.1)
+    assert float(reals.min()) >= 0.9 and 1.09 < float(reals.max()) <= 1.1
+
+
+def test_an_augmentation_of_one_s_own_keeps_shape_and_type() -> None:
+    with pytest.raises(
+        UserError, match=r"source\.augment: .*halve must return images torch\.uint8 \[4, 1, 2, 2\], not"
+    ):
+        augment(
+            (Component(None, f"{__name__}:halve", None),), torch.ones(4, 1, 2, 2, dtype=torch.uint8), (0, 0, 0), 0, 4, 4
+        )
+
+
+def halve(config: object, images: Tensor, draws: object) -> Tensor:
+    return images[:, :, ::2]
 
 
 def moved(image: Tensor, down: int, right: int) -> Tensor:
@@ -201,7 +258,7 @@ def test_shift_images_moves_every_image_by_its_own_offset() -> None:
 def test_augmentation_uses_all_shifts_and_changes_with_every_batch(size: int) -> None:
     # 200 examples: one batch in each epoch; 400: two batches in one epoch. The images are constant, so that the rows
     # and columns of zeros tell the shift.
-    source = make_source(size, 200, side=6, augment="shift")
+    source = make_source(size, 200, side=6, augment=SHIFT)
     seen = []
     for _ in range(2):
         batch = source.next()

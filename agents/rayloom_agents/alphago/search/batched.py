@@ -85,6 +85,10 @@ class Search:
             actions = np.full_like(actions, -1)
         trees.reroot(self.tree, np.ascontiguousarray(actions, np.int64))
 
+    def forget(self, games: NDArray[np.int64]) -> None:
+        """Drop the trees of `games` (indices): their next search begins with a new root."""
+        self.tree.size[games] = 0
+
     def _plant(self, infer: Infer, state: State) -> None:
         """Judge the positions of games without a tree; a game that has ended gets none."""
         over = self.game.is_over(state)

@@ -77,6 +77,21 @@ def test_without_transitions_it_is_a_softmax_for_each_position() -> None:
     assert [name for name, _ in model.named_parameters()] == ["weight"]
 
 
+def test_the_loss_equals_a_search_over_all_labels() -> None:
+    model, data = random_crf(), batch()
+    for row, size in enumerate(data["tag_length"].tolist()):
+        scores = {}
+        for labels in itertools.product(range(3), repeat=size):
+            score = sum(model.weight[0, data["token"][row, place], label] for place, label in enumerate(labels))
+            score = score + sum(model.transition[pair] for pair in itertools.pairwise(labels))
+            scores[labels] = float((score + model.ends[0, labels[0]] + model.ends[1, labels[-1]]).detach())
+        partition = torch.tensor(list(scores.values()), dtype=torch.float64).logsumexp(0)
+        expected = float(partition) - scores[tuple(data["tag"][row, :size].tolist())]
+        assert float(model.loss(data).per_example[row].detach()) == pytest.approx(expected, abs=1e-10)
+        best = max(scores, key=scores.__getitem__)
+        assert tuple(model.decode(data["token"], data["tag_length"])[row, :size].tolist()) == best
+
+
 def test_the_window_sees_neighbours_and_the_outside() -> None:
     model = random_crf(window=1, transitions=False)
     token, length = torch.tensor([[2, 4, 1]]), torch.tensor([2])

@@ -96,3 +96,9 @@ def test_no_wasserstein_gan_fails_whatever_its_networks(path: str, network: str,
     metrics = robustness(path, network, tmp_path).metrics
     assert metrics["evaluate/diversity"] > 0.6
     assert not any(value for name, value in metrics.items() if "alarm" in name)
+
+
+@pytest.mark.full
+def test_a_gan_without_batch_norm_and_with_constant_filters_collapses_and_says_so(tmp_path: Path) -> None:
+    metrics = robustness("gan:GAN", "constant filters", tmp_path).metrics
+    assert metrics["evaluate/alarm_mode_collapse"] == 1

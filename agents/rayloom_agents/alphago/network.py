@@ -1,0 +1,61 @@
+"""The network of AlphaZero: a residual net over the planes with a policy and a value head.
+
+Pre-activation residual blocks (He et al. 2016, arXiv 1603.05027) of 3x3 convolutions with global pooling (Wu 2019,
+arXiv 1902.10565, section 3.3). Departures: group normalisation instead of batch normalisation, so that an example's
+outputs depend on nothing else in its batch; every block pools.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def pool_globally(features: Tensor) -> Tensor:
+    """Return means and maxima of feature maps [B, C, H, W] over the board [B, 2C]."""
+    return torch.cat([features.mean(dim=(2, 3)), features.amax(dim=(2, 3))], dim=1)
+
+
+def _norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(max(1, channels // 16), channels)
+
+
+class PooledBlock(nn.Module):
+    """Adds to feature maps [B, C, H, W] what two convolutions make of them; the board as a whole biases the second."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList([_norm(channels), _norm(channels)])
+        self.convolutions = nn.ModuleList([nn.Conv2d(channels, channels, 3, padding=1, bias=False) for _ in range(2)])
+        self.bias = nn.Linear(2 * channels, channels)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return feature maps of the same shape."""
+        inner = self.convolutions[0](self.norms[0](features).relu())
+        inner = inner + self.bias(pool_globally(inner.relu()))[:, :, None, None]
+        added: Tensor = self.convolutions[1](self.norms[1](inner).relu())
+        return features + added
+
+
+class PolicyValueNetwork(nn.Module):
+    """Maps planes [B, C, H, W] to logits [B, A] and values [B] in (-1, 1) of the player to move."""
+
+    def __init__(self, planes: int, rows: int, columns: int, actions: int, blocks: int, channels: int) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(planes, channels, 3, padding=1, bias=False)
+        self.blocks = nn.Sequential(*(PooledBlock(channels) for _ in range(blocks)))
+        self.norm = _norm(channels)
+        self.policy_map = nn.Conv2d(channels, 4, 1)
+        self.policy = nn.Linear(4 * rows * columns + 2 * channels, actions)
+        self.value_map = nn.Conv2d(channels, 4, 1)
+        self.value = nn.Sequential(nn.Linear(4 * rows * columns + 2 * channels, 2 * channels), nn.ReLU(),
+                                   nn.Linear(2 * channels, 1))  # fmt: skip
+
+    def forward(self, planes: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits, of illegal actions too, and values."""
+        features = self.norm(self.blocks(self.stem(planes))).relu()
+        pooled = pool_globally(features)
+        policy = torch.cat([self.policy_map(features).relu().flatten(1), pooled], dim=1)
+        value = torch.cat([self.value_map(features).relu().flatten(1), pooled], dim=1)
+        logits: Tensor = self.policy(policy)
+        return logits, torch.tanh(self.value(value)).squeeze(1)

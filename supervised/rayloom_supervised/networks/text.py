@@ -1,0 +1,153 @@
+"""Networks from a padded sequence of tokens to a number of outputs, whatever its length."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from annotated_types import Ge, Lt, MinLen
+from torch import Tensor, nn
+
+from rayloom.contract import Component, Kinds, Shipped, TensorSpec, UserError, component
+from rayloom_supervised.layers.attention import AdditiveScore, attend
+from rayloom_supervised.layers.padding import inside
+from rayloom_supervised.layers.recurrent import CellName, RecurrentStack
+
+Size = Annotated[int, Ge(1)]
+Share = Annotated[float, Ge(0), Lt(1)]
+
+
+class TextCNN(nn.Module):
+    """Filters of several widths over word vectors, each one's maximum over time (Kim 2014, equations 1 to 3).
+
+    Departure: word vectors are learnt from random ones (the paper's CNN-rand).
+    """
+
+    def __init__(self, embedding_size: int, channels: int, widths: tuple[int, ...]) -> None:
+        """Build `channels` filters of each width."""
+        super().__init__()
+        self.convolutions = nn.ModuleList(nn.Conv1d(embedding_size, channels, width) for width in widths)
+        self.widths = widths
+        self.outputs = channels * len(widths)
+
+    def forward(self, vectors: Tensor, lengths: Tensor) -> Tensor:
+        """Map [B, L, E] of true lengths [B] to [B, outputs]; a text shorter than a filter is filled up with zeros."""
+        vectors = vectors.masked_fill(~inside(lengths, vectors.shape[1])[:, :, None], 0).transpose(1, 2)
+        missing = max(self.widths) - vectors.shape[2]
+        vectors = F.pad(vectors, (0, missing)) if missing > 0 else vectors
+        features = []
+        for width, convolution in zip(self.widths, self.convolutions, strict=True):
+            found = torch.relu(convolution(vectors))
+            whole = inside((lengths - width + 1).clamp(min=1), found.shape[2])
+            features.append(found.masked_fill(~whole[:, None], -torch.inf).amax(dim=2))
+        return torch.cat(features, dim=1)
+
+
+class TextRNN(nn.Module):
+    """A recurrent network: its last states, or all, weighed by attention to a learnt query (Yang et al. 2016)."""
+
+    def __init__(
+        self, embedding_size: int, cell: CellName, size: int, layers: int, *, bidirectional: bool, attention: bool
+    ) -> None:
+        """Build `layers` of `size` units in each direction."""
+        super().__init__()
+        self.memory = RecurrentStack(cell, embedding_size, size, layers, bidirectional=bidirectional)
+        self.outputs = self.memory.outputs
+        self.score = AdditiveScore(self.outputs, self.outputs, self.outputs) if attention else None
+        self.query = nn.Parameter(torch.zeros(1, 1, self.outputs)) if attention else None
+
+    def forward(self, vectors: Tensor, lengths: Tensor) -> Tensor:
+        """Map [B, L, E] of true lengths [B] to [B, outputs]."""
+        states, ended = self.memory(vectors, lengths)
+        if self.score is None or self.query is None:
+            return self.memory.final(ended)
+        scores = self.score(self.query.expand(len(states), -1, -1), states)
+        return attend(scores, states, inside(lengths, states.shape[1]))[0].squeeze(1)
+
+
+class TextNetwork(nn.Module):
+    """Word vectors, what reads them, and an affine map of its features."""
+
+    def __init__(self, tokens: int, outputs: int, embedding_size: int, reader: TextCNN | TextRNN) -> None:
+        """Put the parts together; word vectors start uniform in -0.25..0.25, as Kim's."""
+        super().__init__()
+        self.embedding = nn.Embedding(tokens, embedding_size)
+        nn.init.uniform_(self.embedding.weight, -0.25, 0.25)
+        self.reader = reader
+        self.head = nn.Linear(reader.outputs, outputs)
+
+    def features(self, token: Tensor, lengths: Tensor) -> Tensor:
+        """Return what was read of tokens [B, L] of true lengths [B]: [B, F]."""
+        found: Tensor = self.reader(self.embedding(token), lengths)
+        return found
+
+    def forward(self, token: Tensor, lengths: Tensor) -> Tensor:
+        """Return outputs [B, outputs]."""
+        outputs: Tensor = self.head(self.features(token, lengths))
+        return outputs
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextCNNConfig:
+    """Convolutions over word vectors and their maximum over time (Kim 2014)."""
+
+    embedding_size: Size = 64
+    """Numbers that stand for a word."""
+    channels: Size = 100
+    """Filters of each width."""
+    widths: Annotated[tuple[Size, ...], MinLen(1)] = (3, 4, 5)
+    """Words that a filter sees."""
+
+
+@component("text network", TextCNNConfig)
+def text_cnn(config: TextCNNConfig, spec: TensorSpec, outputs: int) -> nn.Module:
+    """Return the convolutional network."""
+    reader = TextCNN(config.embedding_size, config.channels, config.widths)
+    return TextNetwork(spec.categories, outputs, config.embedding_size, reader)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextRNNConfig:
+    """A recurrent network over word vectors."""
+
+    embedding_size: Size = 64
+    """Numbers that stand for a word."""
+    cell: CellName = "lstm"
+    """Recurrent cell."""
+    cell_size: Size = 64
+    """Units of each layer in each direction."""
+    cell_layers: Size = 1
+    """Recurrent layers on top of each other."""
+    bidirectional: bool = True
+    """Read from both ends."""
+    attention: bool = False
+    """Classify by all states, weighed by attention, and not by the last ones."""
+
+
+@component("text network", TextRNNConfig)
+def text_rnn(config: TextRNNConfig, spec: TensorSpec, outputs: int) -> nn.Module:
+    """Return the recurrent network."""
+    reader = TextRNN(
+        config.embedding_size, config.cell, config.cell_size, config.cell_layers,
+        bidirectional=config.bidirectional, attention=config.attention,
+    )  # fmt: skip
+    return TextNetwork(spec.categories, outputs, config.embedding_size, reader)
+
+
+TEXT_NETWORKS = Kinds(
+    "text network",
+    {function.__name__: Shipped(f"{__name__}:{function.__name__}") for function in (text_cnn, text_rnn)},
+    own="a function marked @component('text network', Config) that returns a TextNetwork",
+    default="text_cnn",
+)
+"""Networks from tokens to a number of outputs."""
+
+
+def build_text_network(network: Component, spec: TensorSpec, outputs: int) -> TextNetwork:
+    """Return the network that a config names, for tokens [B, L] of lengths [B] and outputs [B, outputs]."""
+    built = network.load()(network.settings, spec, outputs)
+    if not isinstance(built, TextNetwork):
+        raise UserError(f"algorithm.network: {network.name} must return a TextNetwork, not {type(built).__name__}")
+    return built

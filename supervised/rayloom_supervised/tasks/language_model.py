@@ -1,0 +1,140 @@
+"""A language model of characters: what comes next in a text, and texts that it writes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import torch
+import torch.nn.functional as F
+from annotated_types import Ge, Lt
+from torch import Tensor, nn
+
+from rayloom.contract import Algorithm, AlgorithmConfig, Batch, Figure, Loss, Metric, Phase, Spec, UserError
+from rayloom_supervised.layers.recurrent import CellName, RecurrentStack
+from rayloom_supervised.metrics import sequences as metrics
+
+
+@dataclass(frozen=True, kw_only=True)
+class CharacterModelConfig(AlgorithmConfig):
+    """Settings of the language model."""
+
+    cell: CellName = "lstm"
+    """Recurrent cell."""
+    embedding_size: Annotated[int, Ge(1)] = 32
+    """Numbers that stand for a character."""
+    cell_size: Annotated[int, Ge(1)] = 256
+    """Units of each layer."""
+    cell_layers: Annotated[int, Ge(1)] = 1
+    """Recurrent layers on top of each other."""
+    dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """Probability of dropping a unit of the top layer in training, for a whole window (Gal and Ghahramani 2016)."""
+    burn_in: Annotated[int, Ge(0)] = 0
+    """Characters at the start of each window that fill the memory and are not judged (unit: characters)."""
+
+
+class CharacterModel(Algorithm):
+    """A recurrent network over truncated windows (Graves 2013); gradients end where a window begins.
+
+    Departure: windows are shuffled, so that the memory is not carried from one to the next. Instead the first `burn_in`
+    characters of each only fill it: with a data set's stride of length - burn_in every character is judged once, after
+    at least `burn_in` others.
+    """
+
+    Config = CharacterModelConfig
+    sources = frozenset({"dataset"})
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        "loss": Metric(better="min", unit="nats", meaning="cross-entropy of a character"),
+        "bits_per_character": Metric(better="min", unit="bits"),
+        "perplexity": Metric(better="min", meaning="exp of the mean cross-entropy of a character"),
+        "accuracy": Metric(better="max", meaning="share of characters that were thought likeliest"),
+    }
+
+    def __init__(self, config: CharacterModelConfig, spec: Spec) -> None:
+        """Build the model for the fields `token` and `next_token` [L]."""
+        super().__init__(config, spec)
+        if "token" not in spec or "next_token" not in spec:
+            raise UserError(
+                f"source.dataset: a language model needs the fields token and next_token, not {sorted(spec)}; use the "
+                "kind python-source or documents"
+            )
+        if config.burn_in >= spec["token"].shape[0]:
+            raise UserError(f"algorithm.burn_in: leave some of a window's {spec['token'].shape[0]} characters to judge")
+        self.labels = spec["token"].labels
+        self.embedding = nn.Embedding(spec["token"].categories, config.embedding_size)
+        self.memory = RecurrentStack(config.cell, config.embedding_size, config.cell_size, config.cell_layers)
+        self.head = nn.Linear(config.cell_size, spec["token"].categories)
+
+    def phases(self) -> list[Phase]:
+        """Return the one phase."""
+        return [Phase("predict", self.loss, tuple(self.parameters()), compilable=False)]
+
+    def logits(self, token: Tensor) -> Tensor:
+        """Return those of what comes after each character of `token` [B, L]: [B, L, V]."""
+        states, _ = self.memory(self.embedding(token))
+        if self.training and self.config.dropout:
+            kept = self.noise.uniform(len(states), states.shape[2]) >= self.config.dropout
+            states = states * kept[:, None] / (1 - self.config.dropout)
+        found: Tensor = self.head(states)
+        return found
+
+    def loss(self, batch: Batch) -> Loss:
+        """Return the summed cross-entropy [B] of the judged characters, and how many those are."""
+        losses, right, count = self._judged(batch)
+        measured = {"bits_per_character": metrics.bits(losses.detach()), "accuracy": right}
+        return Loss(losses, measured, count=count)
+
+    def evaluate(self, batch: Batch) -> Mapping[str, Tensor | tuple[Tensor, Tensor]]:
+        """Return sums over the judged characters with their number ([B], [B])."""
+        losses, right, count = self._judged(batch)
+        return {
+            "loss": (losses, count),
+            "bits_per_character": (metrics.bits(losses), count),
+            "accuracy": (right, count),
+            "_nats": losses,
+            "_count": count,
+        }
+
+    def summarize(self, outputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Figure]]:
+        """Return the perplexity of the whole split."""
+        return {"perplexity": metrics.perplexity(outputs["_nats"], outputs["_count"])}, {}
+
+    def figures(self, batch: Batch) -> dict[str, Figure]:
+        """Show a text that the model writes, the same one for equal weights."""
+        if not self.labels:
+            return {}
+        return {"sample": self.sample(1, torch.Generator(self.head.weight.device).manual_seed(0))}
+
+    @torch.no_grad()
+    def sample(
+        self, count: int, generator: torch.Generator, *, temperature: float = 1.0, length: int = 200, start: str = "\n"
+    ) -> Figure:
+        """Write `count` texts of `length` characters after `start`; below 1, `temperature` prefers likely ones."""
+        if not self.labels:
+            raise UserError("sample: bytes have no names; train on tokens: characters")
+        if temperature <= 0 or length < 1:
+            raise UserError("sample: temperature must be above 0 and length at least 1")
+        numbers = {label: number for number, label in enumerate(self.labels)}
+        unknown = [character for character in start if character not in numbers]
+        if unknown or not start:
+            raise UserError(f"sample: start must have characters that the training text has, not {start!r}")
+        device = self.head.weight.device
+        token = torch.tensor([[numbers[character] for character in start]] * count, device=device)
+        states, written = None, []
+        for _ in range(length):
+            features, states = self.memory(self.embedding(token), None, states)
+            probability = torch.softmax(self.head(features[:, -1]) / temperature, dim=1)
+            token = torch.multinomial(probability, 1, generator=generator)
+            written.append(token)
+        rows = torch.cat(written, dim=1).tolist()
+        texts = (start + "".join(self.labels[number] for number in row) for row in rows)
+        return Figure("text", text="\n--------\n".join(texts))
+
+    def _judged(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Return summed cross-entropies, right predictions and the number of judged characters, each [B]."""
+        logits = self.logits(batch["token"])[:, self.config.burn_in :]
+        true = batch["next_token"][:, self.config.burn_in :]
+        losses = F.cross_entropy(logits.transpose(1, 2), true, reduction="none").sum(dim=1)
+        right = (logits.detach().argmax(dim=2) == true).sum(dim=1).to(losses.dtype)
+        return losses, right, torch.full_like(right, true.shape[1])

@@ -1,0 +1,85 @@
+"""Classification of texts of any length, trained by cross-entropy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar
+
+import torch.nn.functional as F
+from annotated_types import Ge, Lt
+from torch import Tensor
+
+from rayloom.contract import Algorithm, AlgorithmConfig, Batch, Component, Figure, Loss, Metric, Phase, Spec, UserError
+from rayloom_supervised.metrics import classification as metrics
+from rayloom_supervised.networks.text import TEXT_NETWORKS, build_text_network
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextClassifierConfig(AlgorithmConfig):
+    """Settings of the classifier of texts."""
+
+    network: Annotated[Component, TEXT_NETWORKS] = field(default_factory=TEXT_NETWORKS.component)
+    """What maps tokens to the logits of the classes."""
+    dropout: Annotated[float, Ge(0), Lt(1)] = 0.5
+    """Probability of dropping a feature before the last layer in training."""
+
+
+class TextClassifier(Algorithm):
+    """A convolutional (Kim 2014) or recurrent network over word vectors, with dropout before the last layer.
+
+    Departure from Kim: no bound on the norm of the last layer's weights; use weight decay.
+    """
+
+    Config = TextClassifierConfig
+    sources = frozenset({"dataset"})
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        "loss": Metric(better="min", unit="nats", meaning="cross-entropy"),
+        "accuracy": Metric(better="max"),
+        "error": Metric(better="min", meaning="1 - accuracy"),
+        "macro_f1_class_mean": Metric(better="max", meaning="mean of the classes' F1"),
+        "macro_f1_harmonic": Metric(better="max", meaning="harmonic mean of macro precision and recall"),
+    }
+
+    def __init__(self, config: TextClassifierConfig, spec: Spec) -> None:
+        """Build for the ragged field `token` and `label`."""
+        super().__init__(config, spec)
+        if "token" not in spec or not spec["token"].ragged or "label" not in spec:
+            raise UserError(
+                f"source.dataset: a classifier of texts needs the fields token and label, not {sorted(spec)}; use the "
+                "kind text"
+            )
+        self.num_classes = spec["label"].categories
+        self.network = build_text_network(config.network, spec["token"], self.num_classes)
+
+    def phases(self) -> list[Phase]:
+        """Return the one phase."""
+        return [Phase("classify", self.loss, tuple(self.parameters()), compilable=False)]
+
+    def loss(self, batch: Batch) -> Loss:
+        """Return the cross-entropy [B] and the accuracy [B]."""
+        features = self.network.features(batch["token"], batch["token_length"])
+        if self.training and self.config.dropout:
+            kept = self.noise.uniform(*features.shape) >= self.config.dropout
+            features = features * kept / (1 - self.config.dropout)
+        logits, label = self.network.head(features), batch["label"]
+        hit = metrics.accuracy(logits.detach().argmax(dim=1), label)
+        return Loss(F.cross_entropy(logits, label, reduction="none"), {"accuracy": hit})
+
+    def evaluate(self, batch: Batch) -> dict[str, Tensor]:
+        """Return cross-entropy (nats), accuracy and error of each example [B], and what `summarize` needs."""
+        logits, label = self.network(batch["token"], batch["token_length"]), batch["label"]
+        prediction = logits.argmax(dim=1)
+        hit = metrics.accuracy(prediction, label)
+        losses = F.cross_entropy(logits, label, reduction="none")
+        return {"loss": losses, "accuracy": hit, "error": 1 - hit, "_prediction": prediction, "_label": label}
+
+    def summarize(self, outputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Figure]]:
+        """Return both macro-F1 scores and the confusion matrix (rows: labels)."""
+        confusion = metrics.confusion_matrix(outputs["_prediction"], outputs["_label"], self.num_classes)
+        scores = {
+            "macro_f1_class_mean": metrics.macro_f1_class_mean(confusion),
+            "macro_f1_harmonic": metrics.macro_f1_harmonic(confusion),
+        }
+        names = self.spec["label"].labels or tuple(str(index) for index in range(self.num_classes))
+        return scores, {"confusion_matrix": Figure("matrix", confusion.float(), labels=names, column_labels=names)}
