@@ -18,7 +18,7 @@ from rayloom_generative.equations.boltzmann import ENUMERABLE, all_states, energ
 from rayloom_generative.fields import data_field, drawn, size_of
 
 Size = Annotated[int, Ge(1)]
-_CHECKED_CHAINS, _CHECKED_SWEEPS = 5_000, 60
+_CHECKED_SWEEPS = 60
 _SHOWN_STATES = 256
 
 
@@ -38,6 +38,8 @@ class BoltzmannMachineConfig(AlgorithmConfig):
     """Step size at the start, from where it falls in a line to 0 over the run."""
     sample_sweeps: Size = 100
     """Gibbs sweeps from random bits to a sample."""
+    checked_chains: Size = 5_000
+    """Chains of an evaluation, of which 60 states each are compared with the enumerated ones."""
 
 
 class BoltzmannMachine(Algorithm):
@@ -154,7 +156,7 @@ class BoltzmannMachine(Algorithm):
         """Compare the model's visible states with the data's and with the sampler's, and draw all three."""
         model = self.visible_log_probabilities().exp()
         data = frequencies(outputs["_index"], self.visible)
-        chains = itertools.islice(self.gibbs(_CHECKED_CHAINS, None), _CHECKED_SWEEPS)
+        chains = itertools.islice(self.gibbs(self.config.checked_chains, None), _CHECKED_SWEEPS)
         gibbs = frequencies(torch.cat([state_index(states[:, : self.visible]) for states in chains]), self.visible)
         metrics = {"total_variation": distance(model, data), "gibbs_total_variation": distance(model, gibbs)}
         figures = {"weights": Figure("matrix", self.weight.detach().clone())}

@@ -31,8 +31,8 @@ TREES: dict[str, dict[str, Any]] = {
             "conditional": True,
             "likelihood": "categorical",
             "levels": 3,
-            "training_samples": 3,
-            "importance_samples": [5],
+            "training_samples": 2,
+            "importance_samples": [2],
         },
     },
 }

@@ -41,6 +41,7 @@ TREES: dict[str, dict[str, Any]] = {
             "hidden_units": 2,
             "chains": 32,
             "sample_sweeps": 2,
+            "checked_chains": 50,
         },
         "source": {
             "kind": "dataset",
