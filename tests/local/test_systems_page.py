@@ -10,9 +10,7 @@ from places import ROOT
 from rayloom.config.load import load, shipped_configs
 
 PAGE = (ROOT / "docs" / "systems.md").read_text(encoding="utf-8")
-RUNS = {
-    name: path for name, path in shipped_configs().items() if path.parent.name not in ("search", "cluster")
-}
+RUNS = {name: path for name, path in shipped_configs().items() if path.parent.name not in ("search", "cluster")}
 
 
 def said(path: Path) -> str:
