@@ -241,12 +241,14 @@ class VAE(Algorithm):
             groups = batch.get("label")
             labels = self.spec["label"].labels if groups is not None else ()
             shown["latent_means"] = latent_pictures.plane(mean, order, groups, labels)
-        samples = self.decode(shown_latents(64 if self.field == "image" else 1000, size, data.device))
+        columns = self.classes or 8  # of a conditional model each column is a class
+        samples = self.decode(shown_latents(8 * columns if self.field == "image" else 1000, size, data.device))
         if self.field == "point":
             return {**shown, "samples": drawn(self._with_noise(samples, None), data[:1000])}
         labels_of = batch.get("label")
         rebuilt = self.decode(mean[:32], labels_of[:32] if self.classes and labels_of is not None else None)
-        shown |= {"samples": drawn(samples), "reconstructions": originals_above(data[:32], rebuilt)}
+        shown["samples"] = Figure("images", samples, columns=columns)
+        shown["reconstructions"] = originals_above(data[:32], rebuilt)
         if self.classes:
             return shown  # codes mean something beside a label only
         shown["traversals"] = latent_pictures.traversals(self.decode, mean[0], order)

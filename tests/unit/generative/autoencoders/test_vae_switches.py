@@ -146,6 +146,8 @@ def test_encoder_and_decoder_see_the_label(network: Any) -> None:
         three = algorithm.sample(4, torch.Generator().manual_seed(0), label=3).data
         codes = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
         torch.testing.assert_close(three, algorithm.decode(codes, torch.full((4,), 3)))
+        samples = algorithm.figures(batch)["samples"]
+        assert (samples.columns, samples.data.shape) == (10, (80, 1, 8, 8))  # a column for each class
     assert algorithm.inference_module() is None
 
 
