@@ -118,3 +118,17 @@ def vtrace(
     # Row T-1 has no successor, as if its episode ended there.
     following = torch.cat((torch.where(continues[:-1] > 0, targets[1:], next_values[:-1]), next_values[-1:]))
     return targets, weights * (rewards + discounts * following - values)
+
+
+_SLOPE = 1e-3
+
+
+def rescale(values: Tensor) -> Tensor:
+    """Return h(x) = sign(x) (sqrt(|x| + 1) - 1) + 0.001 x (Pohlen et al. 2018, proposition A.1)."""
+    return values.sign() * ((values.abs() + 1).sqrt() - 1) + _SLOPE * values
+
+
+def unscale(values: Tensor) -> Tensor:
+    """Return the inverse of `rescale`, in the form of the same proposition."""
+    root = (1 + 4 * _SLOPE * (values.abs() + 1 + _SLOPE)).sqrt()
+    return values.sign() * (((root - 1) / (2 * _SLOPE)).square() - 1)

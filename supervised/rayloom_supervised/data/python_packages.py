@@ -35,6 +35,8 @@ class PythonPackagesConfig:
     """Most words of a piece."""
     vocabulary: Annotated[int, Gt(0)] = 5000
     """Words that have a number of their own: the most frequent ones of the training split."""
+    words: Annotated[int, Gt(0)] | None = None
+    """Words of each package that are read; null: all."""
     held_out: Annotated[float, Gt(0), Lt(0.5)] = 0.1
     """Share of each package's text, at its end, that is held out for the test; as much before it for development."""
 
@@ -49,7 +51,7 @@ def python_packages(config: PythonPackagesConfig, seed: int) -> Dataset:
     """Return `token` int64 [L], ragged, and `label`; every word of a package is in one piece, in one split."""
     chance = np.random.RandomState(0)
     pieces: list[list[tuple[list[str], int]]] = [[], [], []]
-    for label, words in enumerate(_words_by_package()):
+    for label, words in enumerate(_words_by_package(config.words)):
         held = round(config.held_out * len(words))
         parts = words[: -2 * held], words[-2 * held : -held], words[-held:]
         for split, part in zip(pieces, parts, strict=True):
@@ -70,16 +72,16 @@ def python_packages(config: PythonPackagesConfig, seed: int) -> Dataset:
     return ragged_dataset("python-packages", sizes, {"token": tokens}, names, {"label": (labels, described)})
 
 
-def _words_by_package() -> list[list[str]]:
-    """Return all words of each package, its modules in the order of their names.
+def _words_by_package(most: int | None) -> list[list[str]]:
+    """Return the words of each package, its modules in the order of their names, or the first `most` of them.
 
     The package's own name is left out: whoever reads it would know.
     """
     words: dict[str, list[str]] = {name: [] for name in PACKAGES}
     for path in standard_library_files():
         for package in PACKAGES:
-            if package in path.parts[:-1]:
+            if package in path.parts[:-1] and (most is None or len(words[package]) < most):
                 text = path.read_bytes().decode("utf-8", errors="ignore").lower()
                 words[package] += [word for word in _WORD.findall(text) if package not in word]
                 break
-    return list(words.values())
+    return [found[:most] for found in words.values()]

@@ -6,7 +6,7 @@ carried over it unchanged, and outputs there are zero.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from rayloom_supervised.layers.cells import (
     SimpleCell,
     State,
 )
-from rayloom_supervised.layers.padding import inside
+from rayloom_supervised.layers.padding import inside, last_real, turned
 
 CellName = Literal["srn", "linear", "linear_memory", "peephole_lstm", "reset_first_gru", "lstm", "gru"]
 """srn, linear, linear_memory, peephole_lstm, reset_first_gru: the texts' cells (equations 177, 184, 185-186, 187-192,
@@ -82,15 +82,11 @@ class RecurrentStack(nn.Module):
         self.outputs = self.directions * size
         """Features of an output: the directions one after the other."""
         widths = [inputs, *[self.outputs] * (layers - 1)]
-        if cell in _FUSED:
-            made = [_FUSED[cell](width, size, batch_first=True, bidirectional=bidirectional) for width in widths]
-            self.layers = nn.ModuleList(made)
-            return
-        kind = _CELLS[cell]
+        self.memories = {"lstm": 2, "gru": 1}.get(cell) or _CELLS[cell].memories
+        """Tensors in the state of a layer."""
+        self._run = _run_fused if cell in _FUSED else _run_own
         self.layers = nn.ModuleList(
-            nn.ModuleList(
-                RecurrentLayer(kind(width, size), reverse=direction == 1) for direction in range(self.directions)
-            )
+            nn.ModuleList(_make(cell, width, size, reverse=direction == 1) for direction in range(self.directions))
             for width in widths
         )
 
@@ -100,21 +96,29 @@ class RecurrentStack(nn.Module):
         """Map inputs [B, T, F] to the top layer's outputs [B, T, outputs] and the states after them.
 
         `states` and the returned ones: one for each layer and direction, the layers from below; the first tensor of
-        each is its last output [B, size].
+        each is its last output [B, size]. Of torch's cells over sequences of unequal length that is all there is.
         """
         after: list[State] = []
         for number, layer in enumerate(self.layers):
             before = None if states is None else states[number * self.directions : (number + 1) * self.directions]
-            if isinstance(layer, nn.ModuleList):
-                inputs, ended = _run_own(layer, inputs, lengths, before)
-            else:
-                inputs, ended = _run_fused(layer, inputs, lengths, before)
+            inputs, ended = self._run(cast(nn.ModuleList, layer), inputs, lengths, before)
             after += ended
         return inputs, after
 
     def final(self, states: list[State]) -> Tensor:
         """Return the top layer's last outputs [B, outputs] out of what `forward` returned."""
         return torch.cat([state[0] for state in states[-self.directions :]], dim=1)
+
+    def begin_from(self, output: Tensor) -> list[State]:
+        """Return states of one layer and direction whose last output was `output` [B, size], further memory empty."""
+        return [(output, *[torch.zeros_like(output)] * (self.memories - 1))]
+
+
+def _make(cell: CellName, inputs: int, size: int, *, reverse: bool) -> nn.Module:
+    """Return what reads in one direction; torch's cells are handed turned sequences."""
+    if cell in _FUSED:
+        return _FUSED[cell](inputs, size, batch_first=True)
+    return RecurrentLayer(_CELLS[cell](inputs, size), reverse=reverse)
 
 
 def _run_own(
@@ -130,16 +134,24 @@ def _run_own(
 
 
 def _run_fused(
-    layer: nn.Module, inputs: Tensor, lengths: Tensor | None, states: list[State] | None
+    directions: nn.ModuleList, inputs: Tensor, lengths: Tensor | None, states: list[State] | None
 ) -> tuple[Tensor, list[State]]:
-    """Run one of torch's layers over what is real."""
-    before = None if states is None else tuple(torch.stack(part) for part in zip(*states, strict=True))
-    hidden = before if before is None or isinstance(layer, nn.LSTM) else before[0]
-    if lengths is None:
-        outputs, ended = layer(inputs, hidden)
-    else:
-        packed = nn.utils.rnn.pack_padded_sequence(inputs, lengths.cpu(), batch_first=True, enforce_sorted=False)
-        outputs, ended = layer(packed, hidden)
-        outputs, _ = nn.utils.rnn.pad_packed_sequence(outputs, batch_first=True, total_length=inputs.shape[1])
-    parts = ended if isinstance(layer, nn.LSTM) else (ended,)
-    return outputs, [tuple(part[direction] for part in parts) for direction in range(len(parts[0]))]
+    """Run torch's cell in each direction; with lengths only the output after the last real place is known.
+
+    Packed sequences would need the lengths on the host. What is read before the padding does not depend on it, and a
+    sequence is turned around within its length.
+    """
+    valid = None if lengths is None else inside(lengths, inputs.shape[1])[:, :, None]
+    real = inputs if valid is None else inputs.masked_fill(~valid, 0)
+    outputs, ended = [], []
+    for number, layer in enumerate(directions):
+        before = None if states is None else tuple(part[None] for part in states[number])
+        hidden = before if before is None or isinstance(layer, nn.LSTM) else before[0]
+        output, after = layer(turned(real, lengths) if number else real, hidden)
+        if lengths is None or valid is None:
+            ended.append(tuple(part[0] for part in (after if isinstance(layer, nn.LSTM) else (after,))))
+        else:
+            ended.append((last_real(output, lengths),))
+            output = output.masked_fill(~valid, 0)
+        outputs.append(turned(output, lengths) if number else output)
+    return torch.cat(outputs, dim=2), ended

@@ -51,9 +51,8 @@ class TuringMachine(nn.Module):
         """Return outputs [B, T, outputs], and where was written and read at each time [B, T, places]."""
         batch = len(inputs)
         memory = self.empty.expand(batch, self.places, -1)
-        reading = writing = F.one_hot(torch.zeros(batch, dtype=torch.int64, device=inputs.device), self.places).to(
-            inputs.dtype
-        )
+        first = (torch.arange(self.places, device=inputs.device) == 0).to(inputs.dtype)
+        reading = writing = first.expand(batch, -1)
         seen = torch.zeros_like(memory[:, 0])
         outputs, written, looked = [], [], []
         for given in inputs.unbind(1):
@@ -144,5 +143,5 @@ def copy_inputs(pattern: Tensor, lengths: Tensor) -> Tensor:
     """Return what the machine is given [B, 2 L + 1, width + 1] for patterns [B, L, width] of true lengths [B]."""
     longest = pattern.shape[1]
     given = F.pad(pattern * inside(lengths, longest)[:, :, None], (0, 1, 0, longest + 1))
-    mark = F.one_hot(lengths, 2 * longest + 1).to(pattern.dtype)
+    mark = (torch.arange(2 * longest + 1, device=lengths.device) == lengths[:, None]).to(pattern.dtype)
     return torch.cat((given[:, :, :-1], mark[:, :, None]), dim=2)

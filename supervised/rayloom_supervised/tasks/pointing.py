@@ -39,8 +39,9 @@ class PointerConfig(AlgorithmConfig):
 class PointerNetwork(Algorithm):
     """Additive attention whose weights are the output (equation 3 of the paper); the decoder sees where it pointed.
 
-    Departures: the end of a sequence is a place of its own with a learnt key; any cell and optimiser, where the paper
-    has an LSTM and SGD. Means are over places, the end included.
+    Departures: the end of a sequence is a place of its own with a learnt key; the decoder starts with the encoder's
+    last output, its further memory is empty; any cell and optimiser, where the paper has an LSTM and SGD. Means are
+    over places, the end included.
     """
 
     Config = PointerConfig
@@ -112,12 +113,12 @@ class PointerNetwork(Algorithm):
         return beam_search(step, _pick, state, begin, steps, width, end=END, padding=END)[0]
 
     def _read(self, source: Tensor, length: Tensor) -> tuple[list[State], Tensor, Tensor, Tensor]:
-        """Return the encoder's states, and by place: the decoder's inputs, the keys, whether it is real."""
+        """Return the decoder's first states, and by place: the decoder's inputs, the keys, whether it is real."""
         outputs, states = self.encoder(source, length)
         batch = len(source)
         inputs = torch.cat((self.begin.expand(batch, 1, -1), source), dim=1)
         keys = torch.cat((self.end.expand(batch, 1, -1), outputs), dim=1)
-        return states, inputs, keys, inside(length + 1, keys.shape[1])
+        return self.decoder.begin_from(self.encoder.final(states)), inputs, keys, inside(length + 1, keys.shape[1])
 
     def _point(self, seen: Tensor, states: list[State], keys: Tensor, valid: Tensor) -> tuple[Tensor, list[State]]:
         """Return the scores [B, T, L + 1] of all places after the inputs `seen` [B, T, F], and the states."""

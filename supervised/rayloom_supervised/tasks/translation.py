@@ -148,10 +148,7 @@ class Translator(Algorithm):
 
     def _begin(self, found: Read) -> list[State]:
         """Return the decoder's state before the first token: made of the summary, further memory is empty."""
-        hidden = torch.tanh(self.bridge(found.summary))
-        empty = torch.zeros_like(hidden)
-        memories = {"lstm": 2, "peephole_lstm": 2, "linear_memory": 2}.get(self.config.cell, 1)
-        return [(hidden, *[empty] * (memories - 1))]
+        return self.decoder.begin_from(torch.tanh(self.bridge(found.summary)))
 
     def _decode(self, before: Tensor, states: list[State], found: Read) -> tuple[Tensor, Tensor, list[State]]:
         """Return the logits [B, T, V] after the tokens `before` [B, T], where they looked [B, T, S], and the states."""

@@ -27,4 +27,8 @@ TREES: dict[str, dict[str, Any]] = {
         exploration_start=0, exploration_end=0,
     ),
     "qr_dqn": _run({}, distribution="quantile", atoms=8),
+    "r2d2": {
+        **_run({"sequence_length": 6, "burn_in": 2, "prioritized": True, "steps_per_update": 8}),
+        "algorithm": {"import": "rayloom_agents.value_based.r2d2:R2D2", "memory_size": 8, "hidden_sizes": [8]},
+    },
 }  # fmt: skip

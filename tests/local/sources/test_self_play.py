@@ -120,11 +120,11 @@ def test_batches_are_symmetric_views_of_the_window() -> None:
 
 
 def test_every_ply_is_drawn_as_often_as_reuse_says() -> None:
-    learners = Learners(config(reuse=2.0, window=100))
-    learners.train(40)
+    learners = Learners(config(reuse=2.0, window=100, search={"simulations": 3}))
+    learners.train(25)
     source: Any = learners.roles[0].source
     assert 0 <= source.total["rows"] * 2 - source.total["samples"] <= 2 * 8 * 2 * 9
-    assert len(source.rows["outcome"]) == 100 and source.counters()["samples"] == 40 * 16
+    assert len(source.rows["outcome"]) == 100 and source.counters()["samples"] == 25 * 16
     learners.close()
 
 
