@@ -24,3 +24,8 @@ def test_dates_are_translated_by_attention(attention: str, tmp_path: Path) -> No
 @pytest.mark.full
 def test_attention_beats_none(tmp_path: Path) -> None:
     assert exact_match("none", tmp_path) < 0.5
+
+
+def test_two_facts_are_found(tmp_path: Path) -> None:
+    settings = ("stop.epochs=4", "checkpoint.best=null", f"output={tmp_path}")
+    assert rayloom.run("memory_network_facts", *QUIET, *settings, local=True).metrics["evaluate/accuracy"] >= 0.9
