@@ -66,5 +66,17 @@ def micro_f1(confusion: Tensor) -> Tensor:
     return _ratio(confusion.diagonal().sum().double(), confusion.sum())
 
 
+def expected_calibration_error(confidence: Tensor, hit: Tensor, bins: int = 15) -> Tensor:
+    """Return the gap between confidence and accuracy in equal bins of confidence, averaged over examples: a scalar.
+
+    `confidence` [N] is the probability of the predicted class, `hit` [N] 1 where it is right. Bins are (low, high], as
+    in Guo et al. (2017), "On calibration of modern neural networks".
+    """
+    position = (confidence.double() * bins).ceil().long().clamp(1, bins) - 1
+    gaps = torch.zeros(bins, dtype=torch.float64, device=confidence.device)
+    gaps = gaps.index_add(0, position, hit.double() - confidence.double())
+    return gaps.abs().sum() / len(confidence)
+
+
 def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
     return torch.where(denominator > 0, numerator / denominator, 0.0)

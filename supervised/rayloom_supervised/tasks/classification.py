@@ -85,6 +85,7 @@ class Classifier(Algorithm):
         "macro_f1_class_mean": Metric(better="max", meaning="mean of the classes' F1"),
         "macro_f1_harmonic": Metric(better="max", meaning="harmonic mean of macro precision and recall"),
         "micro_f1": Metric(better="max"),
+        "calibration_error": Metric(better="min", meaning="expected gap of confidence and accuracy, 15 bins"),
     }
     population_fields = frozenset({"l1", "l2", "label_smoothing"})
     population_requires: ClassVar[Mapping[str, tuple[Any, ...]]] = {
@@ -177,10 +178,12 @@ class Classifier(Algorithm):
             "error": 1 - hit,
             "_prediction": prediction,
             "_label": label,
+            "_confidence": logits.softmax(dim=1).amax(dim=1),
         }
 
     def summarize(self, outputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Figure]]:
-        """Return macro and micro scores and the confusion matrix (rows: labels), with the data set's names."""
+        """Return macro and micro scores, the calibration error, the confusion matrix (rows: labels) and each class's
+        precision, recall and F1, with the data set's names."""
         confusion = metrics.confusion_matrix(outputs["_prediction"], outputs["_label"], self.num_classes)
         scores = {
             "macro_precision": metrics.macro_precision(confusion),
@@ -188,9 +191,16 @@ class Classifier(Algorithm):
             "macro_f1_class_mean": metrics.macro_f1_class_mean(confusion),
             "macro_f1_harmonic": metrics.macro_f1_harmonic(confusion),
             "micro_f1": metrics.micro_f1(confusion),
+            "calibration_error": metrics.expected_calibration_error(
+                outputs["_confidence"], metrics.accuracy(outputs["_prediction"], outputs["_label"])
+            ),
         }
         names = self.spec["label"].labels or tuple(str(index) for index in range(self.num_classes))
-        return scores, {"confusion_matrix": Figure("matrix", confusion.float(), labels=names, column_labels=names)}
+        classes = torch.stack(metrics.class_scores(confusion), dim=1).float()
+        return scores, {
+            "confusion_matrix": Figure("matrix", confusion.float(), labels=names, column_labels=names),
+            "class_scores": Figure("table", classes, labels=names, column_labels=metrics.ClassScores._fields),
+        }
 
     def inference_module(self) -> nn.Module:
         """Return the module that maps raw images or rows [B, ...], in the data set's own range, to logits [B, K].

@@ -155,7 +155,7 @@ def test_evaluate_and_summarize() -> None:
     batch = digits_batch(algorithm, 500)
     outputs = algorithm.evaluate(batch)
     assert {name: tuple(value.shape) for name, value in outputs.items()} == dict.fromkeys(
-        ("loss", "accuracy", "error", "_prediction", "_label"), (500,)
+        ("loss", "accuracy", "error", "_prediction", "_label", "_confidence"), (500,)
     )
     assert torch.equal(outputs["error"], 1 - outputs["accuracy"])
     assert torch.equal(outputs["_label"], batch["label"])
