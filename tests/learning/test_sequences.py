@@ -27,5 +27,5 @@ def test_attention_beats_none(tmp_path: Path) -> None:
 
 
 def test_two_facts_are_found(tmp_path: Path) -> None:
-    settings = ("stop.epochs=4", "checkpoint.best=null", f"output={tmp_path}")
+    settings = ("checkpoint.best=null", f"output={tmp_path}")
     assert rayloom.run("memory_network_facts", *QUIET, *settings, local=True).metrics["evaluate/accuracy"] >= 0.9
