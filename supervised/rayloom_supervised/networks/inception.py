@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from rayloom_supervised.layers.activations import initialize_hidden
 
+_POOLED_SIDE = 16
+
 
 def _convolution(inputs: int, outputs: int, size: int) -> nn.Sequential:
     layer = nn.Conv2d(inputs, outputs, size, padding=size // 2)
@@ -33,8 +35,8 @@ class Inception(nn.Module):
 
 
 class InceptionNetwork(nn.Module):
-    """A convolution, two pairs of inception modules with pooling between, the mean over the image, dropout and a linear
-    layer; `width` scales the maps, 1 is a quarter of the paper's first modules.
+    """A convolution (with pooling for images of 16 pixels or more), two pairs of inception modules with pooling between,
+    the mean over the image, dropout and a linear layer; `width` scales the maps, 1 is a quarter of the paper's first.
 
     Departures: no auxiliary classifiers and no local response normalisation, which 22 layers needed and these do not.
     """
@@ -44,6 +46,9 @@ class InceptionNetwork(nn.Module):
         stem = 16 * width
         modules: list[nn.Module] = [_convolution(shape[0], stem, 3)]
         inputs, side = stem, min(shape[1:])
+        if side >= _POOLED_SIDE:
+            modules.append(nn.MaxPool2d(2))
+            side //= 2
         for size in (1, 2):
             for _ in range(2):
                 maps = 8 * width * size

@@ -29,7 +29,6 @@ def _refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (PPO, "source.env=CartPol-v1", ["CartPol-v1", "CartPole-v1"]),
         (PPO, "source.env=no_such_module:Env-v0", ["no_such_module"]),
         (PPO, "source.env_options={gravitas: 3}", ["gravitas"]),
-        (DQN, "source.env=FrozenLake-v1", ["observation"]),
         (DQN, "source.env=Pendulum-v1", ["DQN", "discrete"]),
         (PPO, "source.num_envs=5", ["source.num_envs", "source.rollout_workers"]),
         (PPO, "learner.batch_size=100000", ["learner.batch_size"]),
