@@ -35,8 +35,8 @@ class Inception(nn.Module):
 
 
 class InceptionNetwork(nn.Module):
-    """A convolution (with pooling for images of 16 pixels or more), two pairs of inception modules with pooling between,
-    the mean over the image, dropout and a linear layer; `width` scales the maps, 1 is a quarter of the paper's first.
+    """A convolution (pooled for images of 16 pixels or more), two pairs of inception modules with pooling between, the
+    mean over the image, dropout and a linear layer; `width` scales the maps, 1 is a quarter of the paper's first.
 
     Departures: no auxiliary classifiers and no local response normalisation, which 22 layers needed and these do not.
     """
