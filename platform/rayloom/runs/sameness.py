@@ -51,10 +51,15 @@ def learnt_from(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def check_same(config: RunConfig, loaded: Loaded) -> None:
-    """Refuse to go on from a checkpoint that was made with other settings: of another run, or before an edit."""
-    theirs: Mapping[str, Any] = loaded.metadata[SETTINGS]
-    own = learnt_from(config)
+def check_same(config: RunConfig, loaded: Loaded, parts: Sequence[str] = ()) -> None:
+    """Refuse to go on from a checkpoint that was made with other settings: of another run, or before an edit.
+
+    `parts` of the config are compared alone, where they are named.
+    """
+    theirs, own = (
+        {key: value for key, value in settings.items() if not parts or key.partition(".")[0] in parts}
+        for settings in (loaded.metadata[SETTINGS], learnt_from(config))
+    )
     for key in [*theirs, *(key for key in own if key not in theirs)]:
         was, now = theirs.get(key), own.get(key)
         if was != now or (key in theirs) != (key in own):

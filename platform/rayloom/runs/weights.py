@@ -18,6 +18,7 @@ from rayloom.errors import UserError
 from rayloom.learner.resharding import whole_state
 from rayloom.runs.learner_role import load_run_dataset, source_spec
 from rayloom.runs.objectives import read_objectives
+from rayloom.runs.sameness import check_same
 from rayloom.runs.schedule import Schedule
 
 Which = Literal["best", "last"] | int
@@ -96,8 +97,12 @@ class TrainedAlgorithm:
 
 
 def build_trained(config: RunConfig, folder: Path, which: Which | None = None, device: str = "") -> TrainedAlgorithm:
-    """Build the run's algorithm with its weights, on its own device or on `device`."""
+    """Build the run's algorithm with its weights, on its own device or on `device`.
+
+    UserError for a checkpoint of another run.
+    """
     weights = find_weights(config, folder, which)
+    check_same(config, weights.loaded, ("algorithm", "seed"))
     dataset = load_run_dataset(config)
     spec = source_spec(config, dataset)
     place = torch.device(device) if device else choose_device(config)

@@ -82,3 +82,43 @@ def test_one_old_runs_bookkeeping_stops_nobody_else(name: str, pristine: Path, t
             code, told = outcome(*words, "--output", str(output))
             assert code == 0, f"{name} {mutation.__name__}: {words[0]} said {told}"
         assert os.access(output, os.R_OK)
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the newest checkpoint of another algorithm's run."""
+    config = case("softmax_regression", str(tmp_path_factory.mktemp("foreign")), stop={"epochs": 2})
+    return max((rayloom.run(config, local=True).run_dir / "checkpoints").glob("step_*"))
+
+
+@pytest.mark.parametrize("command", ["resume", "evaluate", "sample"])
+@pytest.mark.parametrize("whose", ["other", "same_algorithm"])
+def test_a_checkpoint_of_another_run_is_refused(
+    whose: str, command: str, pristine: Path, foreign: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "runs"
+    shutil.copytree(pristine, output)
+    killed, whole = output / "20260101-000000-killed-000000", output / "20260101-000001-whole-000000"
+    given = foreign if whose == "other" else max((whole / "checkpoints").glob("step_*"))
+    for place in list((killed / "checkpoints").glob("step_*")):
+        shutil.rmtree(place)
+        shutil.copytree(given, place)
+    check(output, command, killed.name, f"the checkpoint of {whose}")
+    code, told = outcome(command, killed.name, "--output", str(output))
+    assert code == 2 and "was made with" in told, told
+
+
+def test_a_manifest_that_names_a_file_outside_reads_none(pristine: Path, tmp_path: Path) -> None:
+    """Even with a hash that fits: what a manifest says of its tensors never becomes a path."""
+    output = tmp_path / "runs"
+    shutil.copytree(pristine, output)
+    killed = output / "20260101-000000-killed-000000"
+    for path in (killed / "checkpoints").glob("step_*/manifest.json"):
+        manifest = json.loads(path.read_text())
+        content = manifest["content"]
+        text = content if isinstance(content, str) else json.dumps(content)
+        changed = text.replace("state/role/learner/algorithm", "../../../../etc/passwd")
+        manifest["content"] = changed if isinstance(content, str) else json.loads(changed)
+        path.write_text(json.dumps(manifest))
+    for command in ("resume", "evaluate"):
+        check(output, command, killed.name, "a manifest that names files outside")
