@@ -6,6 +6,7 @@ may take as long as it likes, so that all there is to do is to say who is waited
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -32,33 +33,49 @@ class Watched(Protocol):
         """Return what it is called."""
 
 
+_Since = weakref.WeakKeyDictionary[Watched, tuple[int, float]]
 _watched: weakref.WeakSet[Watched] = weakref.WeakSet()
-_started = threading.Lock()
+_lock = threading.Lock()
 _thread: threading.Thread | None = None
 
 
 def watch(environment: Watched) -> None:
     """Look after an environment as long as it lives."""
     global _thread
-    _watched.add(environment)
-    with _started:
+    with _lock:  # the thread that looks iterates over them
+        _watched.add(environment)
         if _thread is None or not _thread.is_alive():  # a forked process has none
             _thread = threading.Thread(target=_look, name="standstill", daemon=True)
             _thread.start()
 
 
 def _look() -> None:
-    since: weakref.WeakKeyDictionary[Watched, tuple[int, float]] = weakref.WeakKeyDictionary()
+    since: _Since = weakref.WeakKeyDictionary()
     told: weakref.WeakSet[Watched] = weakref.WeakSet()
     while threading.current_thread() is _thread:
         time.sleep(min(_LOOK_S, LIMIT_S / 4))
-        for environment in list(_watched):
-            entered, now = environment.entered, time.monotonic()
-            if entered == environment.left or since.get(environment, (-1, now))[0] != entered:
-                since[environment] = (entered, now)
-            elif now - since[environment][1] >= LIMIT_S and environment not in told:
-                told.add(environment)
-                _tell(environment)
+        _look_once(since, told)
+
+
+def _look_once(since: _Since, told: weakref.WeakSet[Watched]) -> None:
+    """Tell of those that have been in one call for too long; `since` when each was first seen in its present one."""
+    with _lock:
+        environments = list(_watched)
+    for environment in environments:
+        entered, now = environment.entered, time.monotonic()
+        if entered == environment.left or since.get(environment, (-1, now))[0] != entered:
+            since[environment] = (entered, now)
+        elif now - since[environment][1] >= LIMIT_S and environment not in told:
+            told.add(environment)
+            _tell(environment)
+
+
+def _renew_lock() -> None:
+    global _lock
+    _lock = threading.Lock()  # that of the parent may be taken by a thread which the child has not
+
+
+os.register_at_fork(after_in_child=_renew_lock)
 
 
 def _tell(environment: Watched) -> None:
