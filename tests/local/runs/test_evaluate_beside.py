@@ -123,7 +123,8 @@ def test_the_training_goes_on_meanwhile(tmp_path: Path) -> None:
 def test_a_run_that_dies_with_an_evaluation_pending_does_it_again(
     name: str, handed_over: int, waiting: Callable[[str], Result], tmp_path: Path
 ) -> None:
-    run, expected = Run(configured(name, tmp_path), lateness=math.inf), waiting(name)
+    expected = waiting(name)  # first: where it is not trained yet, its training would move torch's one generator
+    run = Run(configured(name, tmp_path), lateness=math.inf)
     while True:  # until a checkpoint is saved some updates after the weights were handed over
         saved = run.session.advance().checkpointed
         if saved and len(run.role.begun) >= handed_over and run.role.begun[-1] < run.role.counters()["updates"]:
