@@ -24,7 +24,6 @@ from torch import Tensor
 from rayloom.contract import (
     Action,
     Algorithm,
-    AlgorithmConfig,
     Batch,
     Gathered,
     Metric,
@@ -35,10 +34,11 @@ from rayloom.contract import (
 )
 from rayloom_agents.equations.finite_mdp import lambda_returns, n_step_returns
 from rayloom_agents.finite_mdp.planning import Table
+from rayloom_agents.policies.epsilon_greedy import ExplorationConfig, exploration_share, uniform_actions
 
 
 @dataclass(frozen=True, kw_only=True)
-class ControlConfig(AlgorithmConfig):
+class ControlConfig(ExplorationConfig):
     """Settings of tabular control."""
 
     gamma: Annotated[float, Ge(0), Le(1)] = 0.99
@@ -51,12 +51,6 @@ class ControlConfig(AlgorithmConfig):
     """Decay of longer returns: 0 bootstraps at once, 1 at the end of the episode or rollout."""
     initial_value: float = 0.0
     """Action values before the first visit; above what can be reached: optimistic, so that everything is tried."""
-    exploration_start: Annotated[float, Ge(0), Le(1)] = 1.0
-    """Share of random actions at the start."""
-    exploration_end: Annotated[float, Ge(0), Le(1)] = 0.05
-    """Share of random actions after `exploration_steps`."""
-    exploration_steps: Annotated[int, Ge(1)] = 10_000
-    """Environment steps over which the share falls by a line (unit: env_steps)."""
 
     def __post_init__(self) -> None:
         """Refuse two kinds of returns at once."""
@@ -99,9 +93,7 @@ class TabularControl(Algorithm):
 
     def exploration_rate(self) -> float:
         """Return the present share of random actions."""
-        config = self.config
-        done = min(1.0, self.progress.env_steps / config.exploration_steps)
-        return config.exploration_start + done * (config.exploration_end - config.exploration_start)
+        return exploration_share(self.config, self.progress.env_steps)
 
     def act(self, observation: Any, state: Any, explore: torch.Generator | None) -> Action:
         """Take the best action (of equal ones the first), or with the exploration rate a uniformly random one."""
@@ -109,7 +101,7 @@ class TabularControl(Algorithm):
         action = values.argmax(1)
         if explore is not None:
             draws = torch.rand((2, len(action)), generator=explore, device=explore.device).to(action.device)
-            random_action = (draws[0] * self.num_actions).long().clamp_(max=self.num_actions - 1)
+            random_action = uniform_actions(draws[0], self.num_actions)
             action = torch.where(draws[1] < self.exploration_rate(), random_action, action)
         return Action(action)
 

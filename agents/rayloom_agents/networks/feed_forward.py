@@ -11,8 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rayloom.contract import TensorSpec, UserError
-
 Activation = Literal["tanh", "relu"]
 
 
@@ -63,16 +61,6 @@ class NumpyForward:
                 else:
                     np.tanh(rows, out=rows)
         return rows
-
-
-def observation_size(spec: TensorSpec) -> int:
-    """Return the number of elements of an observation; raise UserError for one that is a category."""
-    if spec.num_values is not None:
-        raise UserError(
-            "source.env: its observations are categories, and this algorithm needs vectors; choose an environment with "
-            "a Box observation space"
-        )
-    return math.prod(spec.shape)
 
 
 def as_rows(observation: Tensor) -> Tensor:

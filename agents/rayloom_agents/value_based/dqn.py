@@ -30,7 +30,6 @@ from torch import Tensor, nn
 from rayloom.contract import (
     Action,
     Algorithm,
-    AlgorithmConfig,
     Batch,
     Loss,
     Metric,
@@ -48,6 +47,7 @@ from rayloom_agents.networks.encoder import MASK
 from rayloom_agents.networks.feed_forward import Activation, NumpyForward, as_rows
 from rayloom_agents.networks.noisy import Draw
 from rayloom_agents.networks.q_network import QNetwork
+from rayloom_agents.policies.epsilon_greedy import ExplorationConfig, exploration_share, uniform_actions
 
 
 class DQN(Algorithm):
@@ -60,7 +60,7 @@ class DQN(Algorithm):
     }
 
     @dataclass(frozen=True, kw_only=True)
-    class Config(AlgorithmConfig):
+    class Config(ExplorationConfig):
         """Settings of DQN."""
 
         gamma: Annotated[float, Ge(0), Le(1)] = 0.99
@@ -71,12 +71,6 @@ class DQN(Algorithm):
         """Updates between two changes of the target network (unit: updates)."""
         target_rate: Annotated[float, Gt(0), Le(1)] = 1.0
         """How far the target network then moves to the online one; 1 copies it."""
-        exploration_start: Annotated[float, Ge(0), Le(1)] = 1.0
-        """Share of random actions at the start."""
-        exploration_end: Annotated[float, Ge(0), Le(1)] = 0.05
-        """Share of random actions after `exploration_steps`."""
-        exploration_steps: Annotated[int, Ge(1)] = 10_000
-        """Environment steps over which the share falls (unit: env_steps)."""
         exploration_spread: Annotated[float, Ge(0)] = 0.0
         """alpha of Ape-X: environment i of N acts at random with the share raised to the power 1 + i / (N - 1) * alpha;
         0 treats all environments alike, the paper's value is 7."""
@@ -155,9 +149,7 @@ class DQN(Algorithm):
 
     def exploration_rate(self) -> float:
         """Return the present share of random actions."""
-        config = self.config
-        done = min(1.0, self.progress.env_steps / config.exploration_steps)
-        return config.exploration_start + done * (config.exploration_end - config.exploration_start)
+        return exploration_share(self.config, self.progress.env_steps)
 
     def _exploration_rates(self) -> float | Tensor:
         """Return the share of random actions, of each environment [N] where they differ."""
@@ -192,7 +184,7 @@ class DQN(Algorithm):
     def _any_action(self, observation: Any, draws: Tensor) -> Tensor:
         """Return a uniformly random action for draws [N] in 0..1, of those that are allowed."""
         if not isinstance(observation, Mapping) or MASK not in observation:
-            return (draws * self.num_actions).long().clamp_(max=self.num_actions - 1)
+            return uniform_actions(draws, self.num_actions)
         allowed = observation[MASK].cpu().reshape(len(draws), -1).to(torch.float32)
         number = allowed.sum(1)
         chosen = (draws * number).floor().clamp(max=number - 1)  # the how-manieth of the allowed ones

@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from rayloom.contract import (
     Action,
     Algorithm,
-    AlgorithmConfig,
     Batch,
     Loss,
     Metric,
@@ -38,6 +37,7 @@ from rayloom_agents.equations.returns import rescale, unscale
 from rayloom_agents.networks.encoder import Encoder
 from rayloom_agents.networks.feed_forward import Activation, FeedForward
 from rayloom_agents.networks.memory import Memory
+from rayloom_agents.policies.epsilon_greedy import ExplorationConfig, exploration_share, uniform_actions
 
 
 class RecurrentNetwork(nn.Module):
@@ -66,7 +66,7 @@ class R2D2(Algorithm):
     }
 
     @dataclass(frozen=True, kw_only=True)
-    class Config(AlgorithmConfig):
+    class Config(ExplorationConfig):
         """Settings of R2D2."""
 
         gamma: Annotated[float, Ge(0), Le(1)] = 0.99
@@ -81,12 +81,6 @@ class R2D2(Algorithm):
         """Updates between two changes of the target network (unit: updates)."""
         target_rate: Annotated[float, Gt(0), Le(1)] = 0.01
         """How far the target network then moves to the online one; 1 copies it."""
-        exploration_start: Annotated[float, Ge(0), Le(1)] = 1.0
-        """Share of random actions at the start."""
-        exploration_end: Annotated[float, Ge(0), Le(1)] = 0.05
-        """Share of random actions after `exploration_steps`."""
-        exploration_steps: Annotated[int, Ge(1)] = 10_000
-        """Environment steps over which the share falls (unit: env_steps)."""
         memory_size: Annotated[int, Ge(1)] = 64
         """Units of the LSTM."""
         hidden_sizes: tuple[Annotated[int, Ge(1)], ...] = (64,)
@@ -131,9 +125,7 @@ class R2D2(Algorithm):
 
     def exploration_rate(self) -> float:
         """Return the present share of random actions."""
-        config = self.config
-        done = min(1.0, self.progress.env_steps / config.exploration_steps)
-        return config.exploration_start + done * (config.exploration_end - config.exploration_start)
+        return exploration_share(self.config, self.progress.env_steps)
 
     def act(self, observation: Any, state: Any, explore: torch.Generator | None) -> Action:
         """Take the best action, or with the exploration rate a uniformly random one; the memory before it is kept."""
@@ -142,7 +134,7 @@ class R2D2(Algorithm):
         action = values.argmax(1).cpu()
         if explore is not None:
             draws = torch.rand((2, len(action)), generator=explore)
-            random_action = (draws[0] * self.num_actions).long().clamp_(max=self.num_actions - 1)
+            random_action = uniform_actions(draws[0], self.num_actions)
             action = torch.where(draws[1] < self.exploration_rate(), random_action, action)
         return Action(action, after, {"memory": state})
 
