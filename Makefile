@@ -9,7 +9,7 @@ SHORT := -m "not full"
 # Most tests with a Ray are in the group "ray", so that they do not slow each other down; "second_ray" may run beside it.
 PARALLEL := -n 2 --dist loadgroup
 SOURCES := platform agents generative supervised tests
-SYSTEM_PACKAGES := dataset-fashion-mnist chromium postgresql iproute2
+SYSTEM_PACKAGES := dataset-fashion-mnist chromium postgresql iproute2 gnugo
 
 # Two test processes on two cores: more threads in each would only fight. Nothing here may phone home.
 export OMP_NUM_THREADS ?= 1
