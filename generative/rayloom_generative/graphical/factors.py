@@ -85,7 +85,7 @@ def product(factors: Sequence[Factor], scope: Sequence[int], cardinalities: Sequ
             f"loopy belief propagation, mean field or Gibbs sampling"
         )
     tables = [aligned(factor, scope) for factor in factors]
-    total = torch.zeros(shape, dtype=tables[0].dtype if tables else torch.float64)
+    total = tables[0].new_zeros(shape) if tables else torch.zeros(shape, dtype=torch.float64)
     for table in tables:
         total = total + table
     return total

@@ -72,7 +72,7 @@ class GaussianMixture(Algorithm):
         chosen = vectors(data.rows(torch.arange(count))[self.field]) if first else plus_plus(rows, count)
         self.means.copy_(chosen)
         size = self.means.shape[1]
-        variance = squared_distances(rows, self.means).amin(1).mean() / size + self.config.ridge
+        variance = squared_distances(rows, chosen).amin(1).mean() / size + self.config.ridge
         unit = torch.eye(size) if self.config.covariance == "full" else torch.ones(size)
         self.covariances.copy_(unit.to(variance) * variance)
 

@@ -30,6 +30,7 @@ from rayloom.runs.loop import make_schedule
 from rayloom.seeding import seed_process
 from rayloom.testing.acting import actions_fit
 from rayloom.testing.datasets import data_repeat
+from rayloom.testing.devices import tensors_share_a_device
 from rayloom.testing.evaluations import evaluations_keep_their_word
 from rayloom.testing.failures import ConformanceError, require
 from rayloom.testing.networks import deployed_rows_do_not_mix, parameters_take_part
@@ -315,6 +316,7 @@ CHECKS: dict[str, Check] = {
         data_repeat,
         batches_fit,
         losses_stay_on_the_device,
+        tensors_share_a_device,
         parameters_take_part,
         losses_fall,
         shards_add_up,

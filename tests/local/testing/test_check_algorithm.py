@@ -21,6 +21,7 @@ BROKEN = [
     ("Ascends", "losses_fall", "does not lower its loss"),
     ("MixesRows", "shards_add_up", "must not depend on the other examples"),
     ("ReadsTheHost", "losses_stay_on_the_device", "reads a tensor's value on the host"),
+    ("StaysOnTheCPU", "tensors_share_a_device", "phase classify: a tensor is made on the CPU"),
     ("AlreadyReduced", "losses_stay_on_the_device", r"must have the shape \[32\]"),
     ("KeepsAttached", "losses_stay_on_the_device", "detach its metric 'own'"),
     ("DrawsElsewhere", "seeded_runs_agree", "two runs with the same seed are not the same"),
