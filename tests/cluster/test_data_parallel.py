@@ -60,7 +60,10 @@ def test_two_learners_equal_one_with_the_whole_batch(name: str, sections: dict[s
             assert together.metrics[key] == pytest.approx(value, rel=1e-3, abs=1e-3), key
 
 
-@pytest.mark.parametrize("name", ["vae", "wgan_gp", "ppo", "dqn_prioritized_n_step"])
+@pytest.mark.parametrize(
+    "name",
+    ["ppo", "dqn_prioritized_n_step", *(pytest.param(name, marks=pytest.mark.full) for name in ("vae", "wgan_gp"))],
+)
 def test_every_kind_of_learning_trains_on_two_learners_exactly_twice(name: str, tmp_path: Path) -> None:
     # A drift of the learners' weights would end the run with an error.
     results = [rayloom.run(two(name, tmp_path)) for _ in range(2)]

@@ -85,12 +85,12 @@ class Scenario:
 
 SHORT = [
     Scenario("ppo", "rollout=3", {"env_steps": 8_000}, source=WORKERS),
-    Scenario("dqn_ahead", "rollout=3", {"env_steps": 6_000}, source=WORKERS),
     Scenario("impala", "rollout=2", {"env_steps": 8_000}, source=WORKERS),
     Scenario("softmax_regression", "learner=1,tracker=1,evaluator=1", {"epochs": 40}, learners=2),
-    Scenario("ppo", "learner=1", {"env_steps": 6_000}, learners=2, source=WORKERS),
 ]
 LONG = [
+    Scenario("dqn_ahead", "rollout=3", {"env_steps": 6_000}, source=WORKERS),
+    Scenario("ppo", "learner=1", {"env_steps": 6_000}, learners=2, source=WORKERS),
     Scenario("ppo", "rollout=12,hang=2,evaluator=3,tracker=2", {"env_steps": 40_000}, source=WORKERS, deadline_s=25.0),
     Scenario("dqn", "rollout=10,tracker=1", {"env_steps": 30_000}, source=WORKERS),
     Scenario("dqn_ahead", "rollout=10,hang=2", {"env_steps": 30_000}, source=WORKERS, deadline_s=25.0),

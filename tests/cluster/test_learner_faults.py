@@ -80,8 +80,8 @@ def assert_no_point_twice(folder: Path) -> None:
     ("name", "count", "number"),
     [
         ("softmax_regression", 2, signal.SIGKILL),
-        ("ppo", 1, signal.SIGKILL),
-        ("dqn_prioritized_n_step", 2, signal.SIGKILL),
+        pytest.param("ppo", 1, signal.SIGKILL, marks=pytest.mark.full),
+        pytest.param("dqn_prioritized_n_step", 2, signal.SIGKILL, marks=pytest.mark.full),
         ("ppo", 2, signal.SIGSTOP),
     ],
 )
