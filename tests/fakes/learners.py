@@ -9,12 +9,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from rayloom.config.schema import RunConfig
 from rayloom.contract import Algorithm, Rollout
+from rayloom.learner.state import own_buffers
 from rayloom.rollouts.pool import LocalPool
 from rayloom.rollouts.worker import RolloutWorker
 from rayloom.runs.learner_role import LearnerRole
 from rayloom.runs.schedule import Schedule
+from rayloom.testing import small
 from rayloom.testing.learners import SimulatedGroup, simulated_group
 
 State = dict[str, Any]
@@ -115,3 +119,29 @@ class Learners:
     def close(self) -> None:
         for role in self.roles:
             role.close()
+
+
+def assert_agreement(learners: Learners) -> None:
+    """Every parameter and buffer is the same to the bit, but for what is each learner's own."""
+    first, second = (role.algorithm.state_dict() for role in learners.roles)
+    own = own_buffers(learners.roles[0].algorithm)
+    for name, value in first.items():
+        assert name in own or torch.equal(value, second[name]), name
+
+
+def assert_two_go_on(config: RunConfig, updates: int = 8) -> None:
+    """Two learners of a small form of the run agree, and go on exactly from what both saved half way."""
+    config = small(config)
+    config = replace(config, learner=replace(config.learner, count=2))
+    whole = Learners(config)
+    whole.train(updates // 2)
+    assert_agreement(whole)
+    states = copy.deepcopy(whole.each(LearnerRole.barrier_and_state))  # the run goes on, and changes them
+    whole.train(updates)
+    assert_agreement(whole)
+    again = Learners(config, states)
+    again.train(updates)
+    assert [role.weights_sha256() for role in again.roles] == [role.weights_sha256() for role in whole.roles]
+    assert again.counters() == whole.counters()
+    whole.close()
+    again.close()

@@ -11,6 +11,7 @@ import pytest
 
 import rayloom
 from cut_runs import without_its_end
+from learners import assert_two_go_on
 from places import FAKES
 from processes import finish, history, journal_lines, kill_after, run_folder, start, write_config
 from rayloom.config.load import from_tree, load
@@ -104,6 +105,11 @@ def test_one_that_was_cut_off_goes_on_exactly(name: str, tmp_path: Path) -> None
     resumed = rayloom.resume(without_its_end(whole, tmp_path / "cut"), output=str(tmp_path / "cut"))
     assert (resumed.weights_sha256, resumed.counters) == (whole.weights_sha256, whole.counters)
     assert history(resumed.run_dir) == history(whole.run_dir)
+
+
+@pytest.mark.parametrize("name", STRANGERS)
+def test_two_learners_agree_and_go_on_exactly(name: str, tmp_path: Path) -> None:
+    assert_two_go_on(stranger(name, tmp_path))
 
 
 @pytest.mark.full

@@ -1,0 +1,19 @@
+"""Two learners of every system: they agree, a saved run of both goes on exactly, and what was counted is counted once.
+
+They are threads of this process. The processes over gloo are those of `tests/cluster/test_data_parallel*.py`.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from cases import TREES, case
+from learners import assert_two_go_on
+
+ONE_GENERATOR = {"mlp_dropout"}
+"""Cases that draw from torch's global generator, of which threads have one between them."""
+
+
+@pytest.mark.parametrize("name", sorted(TREES.keys() - ONE_GENERATOR))
+def test_two_learners_agree_and_go_on_exactly_from_what_they_saved(name: str) -> None:
+    assert_two_go_on(case(name))
