@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rayloom.search.observer import StudyObserver, StudyResult
 
 __version__ = "0.1.0"
-__all__ = ["evaluate", "export", "load", "resume", "resume_study", "run", "run_study", "sample"]
+__all__ = ["evaluate", "export", "load", "predict", "resume", "resume_study", "run", "run_study", "sample"]
 
 
 def run(
@@ -99,3 +99,17 @@ def export(
     from rayloom.launch.trained import export as export_trained
 
     return export_trained(run_id, weights=weights, output=output, destination=destination)
+
+
+def predict(
+    run_id: str,
+    files: Sequence[str | Path],
+    *,
+    weights: Which | None = None,
+    output: str = "rayloom-runs",
+    destination: str | Path,
+) -> Written:
+    """Write a table of what a run predicts of files without labels; see `rayloom.launch.trained.predict`."""
+    from rayloom.launch.trained import predict as predict_with
+
+    return predict_with(run_id, files, weights=weights, output=output, destination=destination)

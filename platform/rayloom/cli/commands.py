@@ -225,6 +225,14 @@ def export_command(options: argparse.Namespace) -> int:
     return _written(options, written)
 
 
+def predict_command(options: argparse.Namespace) -> int:
+    from rayloom.launch.trained import predict
+
+    destination = options.destination or Path(f"predictions-{options.run_id}.csv")
+    where = {"output": options.output, "destination": destination}
+    return _written(options, predict(options.run_id, options.files, weights=_weights(options), **where))
+
+
 def _tell_damage(weights: Weights) -> None:
     """Say which checkpoints were passed over since they are damaged."""
     for note in weights.loaded.notes:

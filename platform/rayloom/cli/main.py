@@ -18,6 +18,8 @@ from rayloom.errors import UserError
 from rayloom.redaction import redacted_output
 from rayloom.signals import Terminated
 
+_Add = Callable[[str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]
+"""Adds a command: its name, what carries it out, and a summary."""
 _USER_ERROR = 2
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE}
 """Errors of a machine that has no room, or no file handles, left."""
@@ -125,20 +127,7 @@ def build_parser() -> argparse.ArgumentParser:
         "as tracking.uri=http://me:PASSWORD@host",
     )
     _add_loudness(resume)
-    evaluate = add("evaluate", do.evaluate_command, "evaluate a run's weights anew")
-    _add_run_arguments(evaluate)
-    _add_weights(evaluate)
-    _add_overrides(evaluate, "as evaluate.episodes=100 or evaluate.split=test")
-    sample = add("sample", do.sample_command, "draw samples of a generative model, or frames of an agent's episode")
-    _add_run_arguments(sample)
-    _add_weights(sample)
-    _add_overrides(sample, "options of the algorithm's own sample, as temperature=0.5")
-    sample.add_argument("--count", type=_positive, default=64, metavar="N", help="samples (default: 64)")
-    sample.add_argument("--destination", type=Path, metavar="FILE", help="image file (default: sample-RUN.png)")
-    export = add("export", do.export_command, "write a run's module to deploy as a program of torch.export")
-    _add_run_arguments(export)
-    _add_weights(export)
-    export.add_argument("--destination", type=Path, metavar="FILE", help="file (default: model-RUN.pt2)")
+    _add_uses_of_a_run(add)
     listing = add("list", do.list_command, "list shipped configs and components: sources, optimizers, networks, ...")
     listing.add_argument("kind", metavar="KIND", nargs="?", help="one kind of them, as optimizer (default: all)")
     _add_json(listing)
@@ -167,6 +156,31 @@ def build_parser() -> argparse.ArgumentParser:
     interface.add_argument("--port", type=_positive, default=5000, help="port to listen on (default: 5000)")
     _add_output(interface)
     return parser
+
+
+def _add_uses_of_a_run(add: _Add) -> None:
+    """Add what is done with the weights that a run has learnt."""
+    evaluate = add("evaluate", do.evaluate_command, "evaluate a run's weights anew")
+    _add_run_arguments(evaluate)
+    _add_weights(evaluate)
+    _add_overrides(evaluate, "as evaluate.episodes=100 or evaluate.split=test")
+    sample = add("sample", do.sample_command, "draw samples of a generative model, or frames of an agent's episode")
+    _add_run_arguments(sample)
+    _add_weights(sample)
+    _add_overrides(sample, "options of the algorithm's own sample, as temperature=0.5")
+    sample.add_argument("--count", type=_positive, default=64, metavar="N", help="samples (default: 64)")
+    sample.add_argument("--destination", type=Path, metavar="FILE", help="image file (default: sample-RUN.png)")
+    predict = add("predict", do.predict_command, "write a table of what a run predicts of files without labels")
+    _add_run_arguments(predict)
+    predict.add_argument("files", metavar="FILE", nargs="+", type=Path, help="images, tables or texts; or folders")
+    _add_weights(predict)
+    predict.add_argument(
+        "--destination", type=Path, metavar="FILE", help=".csv or .parquet (default: predictions-RUN.csv)"
+    )
+    export = add("export", do.export_command, "write a run's module to deploy as a program of torch.export")
+    _add_run_arguments(export)
+    _add_weights(export)
+    export.add_argument("--destination", type=Path, metavar="FILE", help="file (default: model-RUN.pt2)")
 
 
 class _Version(argparse.Action):

@@ -208,6 +208,14 @@ class Algorithm(nn.Module):
         """Draw `count` samples from a generative model."""
         raise UserError(f"{type(self).__name__} is not a generative model; sample runs of a VAE or a GAN")
 
+    def predictions(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the columns [B] that `rayloom predict` writes for raw inputs [B, ...], which have no labels.
+
+        A column of whole numbers with the name of a field of `spec` is written with that field's labels. The batch is
+        that of the data set's `reader`, and was not prepared. In evaluation mode, without gradient.
+        """
+        raise UserError(f"{type(self).__name__} predicts nothing from files; see rayloom evaluate and rayloom sample")
+
     def inference_module(self) -> nn.Module | None:
         """Return the module to deploy, which maps a batch of inputs [B, ...] to outputs; None when there is none."""
         return None

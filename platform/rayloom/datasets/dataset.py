@@ -15,6 +15,7 @@ from rayloom.datasets.checks import as_table, check_table, tensor_of
 from rayloom.datasets.digests import tables_digest
 from rayloom.datasets.splits import SPLITS, SplitConfig, complete_splits, split_tables
 from rayloom.datasets.tables import Columns, TensorTable
+from rayloom.datasets.unlabelled import Reader, image_reader
 from rayloom.errors import UserError
 
 
@@ -29,10 +30,12 @@ class Dataset:
         spec: Spec,
         name: str = "",
         digest: str = "",
+        reader: Reader | None = None,
     ) -> None:
         """Check the splits (tables, or tensors by name) against the spec; UserError where they do not fit.
 
-        `digest` identifies the contents; empty: the hash of all rows, for which all of them are read.
+        `digest` identifies the contents; empty: the hash of all rows, for which all of them are read. `reader` reads
+        files without labels as these data were read; None: image files, where the data are images of bytes.
         """
         self.spec = spec
         """Shape, type and range of one example's fields; the names of categories."""
@@ -48,6 +51,8 @@ class Dataset:
             check_table(split, getattr(self, split), spec)
         self.digest = digest or tables_digest((self.train, self.validation, self.test))
         """SHA-256 that tells the contents from others; a run is resumed with the same one only."""
+        self.reader = reader or image_reader(spec)
+        """Reads files to predict; None where files like these data's own are unknown."""
 
     @classmethod
     def from_arrays(

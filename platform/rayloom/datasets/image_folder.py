@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
@@ -17,11 +16,9 @@ from rayloom.contract import Batch
 from rayloom.datasets.dataset import Dataset, image_spec
 from rayloom.datasets.digests import combined_digest, files_digest
 from rayloom.datasets.folders import ClassFiles, find_classes
+from rayloom.datasets.image_files import IMAGE_SUFFIXES, common_size, decode_image
 from rayloom.datasets.splits import SplitConfig, complete_splits, split_tables
 from rayloom.datasets.tables import RowTable, TensorTable
-from rayloom.errors import UserError
-
-_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +60,8 @@ def load_image_folder(config: ImageFolderConfig, seed: int) -> Dataset:
 
     UserError for images of several sizes where none is asked for, for files that are no images and empty classes.
     """
-    files = find_classes(Path(config.path), _SUFFIXES, "images")
-    size = _common_size(files.paths) if config.size is None else _pair(config.size)
+    files = find_classes(Path(config.path), IMAGE_SUFFIXES, "images")
+    size = common_size(files.paths) if config.size is None else _pair(config.size)
     labels = torch.from_numpy(files.labels)
     channels = 3 if config.mode == "rgb" else 1
     table: RowTable = ImageTable(files.paths, labels, size, config.mode)
@@ -86,45 +83,3 @@ def _named(files: ClassFiles) -> list[tuple[str, Path]]:
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else size
-
-
-def _common_size(paths: Sequence[Path]) -> tuple[int, int]:
-    """Return the height and width of all images, read from their headers."""
-    first = _size_of(paths[0])
-    for path in paths[1:]:
-        found = _size_of(path)
-        if found != first:
-            raise UserError(
-                f"source.dataset.size: {paths[0]} has {first[0]} x {first[1]} pixels and {path} {found[0]} x "
-                f"{found[1]}: set the size to which all images are scaled, as {list(first)}"
-            )
-    return first
-
-
-def _size_of(path: Path) -> tuple[int, int]:
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except OSError as error:
-        raise _unreadable(path, error) from None
-
-
-def decode_image(path: Path, size: tuple[int, int], mode: Literal["rgb", "gray"]) -> Tensor:
-    """Return an image file as uint8 [C, H, W], scaled bilinearly to `size` (height, width) where it has another."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as opened:
-            image = opened.convert("RGB" if mode == "rgb" else "L")
-    except (OSError, SyntaxError) as error:  # SyntaxError: Pillow's word for a broken PNG
-        raise _unreadable(path, error) from None
-    if (image.height, image.width) != size:
-        image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-    pixels = np.array(image, dtype=np.uint8)
-    return torch.from_numpy(pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1)))
-
-
-def _unreadable(path: Path, error: Exception) -> UserError:
-    return UserError(f"{path} cannot be read as an image ({type(error).__name__}): replace or remove it")

@@ -78,6 +78,10 @@ class TableFile(ABC):
             raise self._damaged(error) from None
         self._kept = kept
 
+    def another(self, path: Path) -> TableFile:
+        """Return another file of the same kind; UserError where there is none."""
+        return type(self)(path)
+
     def _damaged(self, error: Exception) -> UserError:
         return UserError(f"{self.path} cannot be read: {' '.join(str(error).split())[:200]}")
 
@@ -94,6 +98,10 @@ class CsvFile(TableFile):
     def __init__(self, path: Path, separator: str) -> None:
         self._separator = separator
         super().__init__(path)
+
+    def another(self, path: Path) -> TableFile:
+        """Return another file with the same separator."""
+        return CsvFile(path, self._separator)
 
     def _read_columns(self) -> tuple[str, ...]:
         import pandas

@@ -5,8 +5,9 @@ file --chunks--> profile (types, classes) --> splits --> vocabulary of `train` -
 
 from __future__ import annotations
 
+import copy
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,6 +26,7 @@ from rayloom.datasets.files import cache_folder
 from rayloom.datasets.splits import SPLITS, Rows, SplitConfig, complete_splits, split_tables
 from rayloom.datasets.table_files import Chunk, CsvFile, ParquetFile, Profile, TableFile, profile
 from rayloom.datasets.tables import ArrayTable, RowTable, TensorTable
+from rayloom.datasets.unlabelled import UnlabelledRows
 from rayloom.errors import UserError
 
 _MISSING = "(missing)"
@@ -101,7 +103,8 @@ def _load(file: TableFile, config: TableConfig) -> Dataset:
     table = _as_table(arrays, config)
     tables = split_tables(table, rows)
     spec = encoder.spec()
-    return Dataset(tables["train"], tables["validation"], tables["test"], spec, file.path.stem, digest)
+    splits = (tables["train"], tables["validation"], tables["test"])
+    return Dataset(*splits, spec, file.path.stem, digest, reader=encoder.read_unlabelled)
 
 
 def _check_names(file: TableFile, config: TableConfig) -> None:
@@ -237,14 +240,41 @@ class _Encoder:
         start = 0
         for chunk in self._file.chunks():
             rows = slice(start, start + len(chunk))
-            for column, name in enumerate(self._columns.numeric):
-                arrays["features"][rows, column] = self._numbers(chunk, name, start)
-            for column, name in enumerate(self._columns.categorical):
-                arrays["categories"][rows, column] = self._codes(chunk, name, start)
+            self._fill_inputs({name: array[rows] for name, array in arrays.items()}, chunk, start)
             if "label" in arrays:
                 arrays["label"][rows] = self._codes(chunk, self._config.target, start)
             else:
                 arrays["target"][rows] = self._numbers(chunk, self._config.target, start)
+            start += len(chunk)
+
+    def _fill_inputs(self, arrays: Mapping[str, npt.NDArray[Any]], chunk: Chunk, start: int) -> None:
+        for column, name in enumerate(self._columns.numeric):
+            arrays["features"][:, column] = self._numbers(chunk, name, start)
+        for column, name in enumerate(self._columns.categorical):
+            arrays["categories"][:, column] = self._codes(chunk, name, start)
+
+    def read_unlabelled(self, paths: Sequence[Path]) -> Iterator[UnlabelledRows]:
+        """Read files with the same columns, of which the target may be missing."""
+        for path in paths:
+            other = copy.copy(self)
+            other._file = self._file.another(path)
+            for name in (*self._columns.numeric, *self._columns.categorical):
+                if name not in other._file.columns:
+                    raise UserError(f"predict: {path} has no column {name!r}{suggest(name, other._file.columns)}")
+            yield from other._unlabelled_rows()
+
+    def _unlabelled_rows(self) -> Iterator[UnlabelledRows]:
+        start, path = 0, str(self._file.path)
+        for chunk in self._file.chunks():
+            shapes = {
+                "features": (self._columns.numeric, np.float32),
+                "categories": (self._columns.categorical, np.int64),
+            }
+            arrays = {name: np.zeros((len(chunk), len(of)), dtype) for name, (of, dtype) in shapes.items() if of}
+            self._fill_inputs(arrays, chunk, start)
+            fields = {name: torch.from_numpy(array) for name, array in arrays.items()}
+            places = tuple(range(start + 1, start + len(chunk) + 1))
+            yield UnlabelledRows((path,) * len(chunk), places, fields)
             start += len(chunk)
 
     def _numbers(self, chunk: Chunk, name: str, start: int) -> npt.NDArray[np.float64]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,12 +21,14 @@ from rayloom.datasets.digests import combined_digest, files_digest
 from rayloom.datasets.folders import find_classes, split_folders
 from rayloom.datasets.splits import SPLITS, Rows, SplitConfig, complete_splits, split_tables
 from rayloom.datasets.tables import RaggedTable, RowTable
+from rayloom.datasets.unlabelled import UnlabelledRows, within
 from rayloom.errors import UserError
 
 PADDING, UNKNOWN = 0, 1
 """Numbers of the two tokens that no text holds; words and characters follow."""
 _SPECIAL = ("(padding)", "(unknown)")
 _SUFFIXES = frozenset({".txt"})
+_TEXTS_AT_ONCE = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +87,35 @@ def load_text(config: TextConfig, seed: int) -> Dataset:
     digest = combined_digest(files_digest(files), config.tokens, config.lower, config.vocabulary, config.max_length,
                              config.validation, config.test, config.split_seed)  # fmt: skip
     spec = _text_spec(names, classes, max(map(len, tokens)))
-    return Dataset(tables["train"], tables["validation"], tables["test"], spec, root.stem, digest)
+    splits = (tables["train"], tables["validation"], tables["test"])
+    return Dataset(*splits, spec, root.stem, digest, reader=_UnlabelledTexts(config, names, root.is_file()))
+
+
+class _UnlabelledTexts:
+    """Reads texts with the vocabulary of the training split: one in each line where the data were lines, else one in
+    each file."""
+
+    def __init__(self, config: TextConfig, names: Sequence[str], lines: bool) -> None:
+        self._config, self._names, self._lines = config, names, lines
+
+    def __call__(self, paths: Sequence[Path]) -> Iterator[UnlabelledRows]:
+        for path in (file for given in paths for file in within(given, _SUFFIXES, "texts")):
+            text = _read(path)
+            texts = text.splitlines() if self._lines else [text]
+            kept = [(place, text) for place, text in enumerate(texts, start=1) if text.strip()]
+            if not kept:
+                raise UserError(f"predict: the text {path} is empty")
+            for start in range(0, len(kept), _TEXTS_AT_ONCE):
+                part = kept[start : start + _TEXTS_AT_ONCE]
+                places = tuple(place for place, _ in part)
+                yield UnlabelledRows((str(path),) * len(part), places, self._tokens([text for _, text in part]))
+
+    def _tokens(self, texts: Sequence[str]) -> Batch:
+        config = self._config
+        tokens = [_tokens(text.lower() if config.lower else text, config.tokens)[: config.max_length] for text in texts]
+        table = _ragged(tokens, self._names, np.zeros(len(tokens), np.int64), config.tokens)
+        rows = table.rows(torch.arange(len(tokens)))
+        return {name: rows[name] for name in ("token", "token_length")}
 
 
 _Labelled = tuple[list[str], Rows, tuple[str, ...], dict[str, Rows], list[tuple[str, Path]]]

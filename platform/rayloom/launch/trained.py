@@ -22,6 +22,7 @@ from rayloom.contract import Algorithm, Figure, Findings, Spec
 from rayloom.devices import device_of
 from rayloom.errors import UserError
 from rayloom.launch.export import save_exported
+from rayloom.launch.predictions import predict_files, write_table
 from rayloom.launch.showing import frames_picture, sample_picture
 from rayloom.runs.evaluator import Evaluator
 from rayloom.runs.folders import find_run_folder, load_run_config
@@ -250,3 +251,22 @@ def export(
     folder = find_run_folder(output_folder(output), run_id)
     built = build_trained(load_run_config(folder), folder, weights, device="cpu")
     return Written(save_exported(built, Path(destination)), built.weights)
+
+
+def predict(
+    run_id: str,
+    files: Sequence[str | Path],
+    *,
+    weights: Which | None = None,
+    output: str = "rayloom-runs",
+    destination: str | Path,
+) -> Written:
+    """Write what the run predicts of files without labels as a table (.csv or .parquet).
+
+    Files are of the kind that it learnt from: images (or folders of them), CSV or Parquet tables with the same columns,
+    texts. The table has a row for each image, row or text.
+    """
+    folder = find_run_folder(output_folder(output), run_id)
+    built = build_trained(load_run_config(folder), folder, weights)
+    built.algorithm.after_publish()
+    return Written(write_table(predict_files(built, [Path(file) for file in files]), Path(destination)), built.weights)

@@ -80,3 +80,9 @@ def expected_calibration_error(confidence: Tensor, hit: Tensor, bins: int = 15) 
 
 def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
     return torch.where(denominator > 0, numerator / denominator, 0.0)
+
+
+def most_likely(logits: Tensor) -> dict[str, Tensor]:
+    """Return the class `label` of the largest of the logits [B, K], int64 [B], and its `probability` [B]."""
+    probability, label = logits.float().softmax(dim=1).max(dim=1)
+    return {"label": label, "probability": probability}

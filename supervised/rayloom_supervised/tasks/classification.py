@@ -202,6 +202,10 @@ class Classifier(Algorithm):
             "class_scores": Figure("table", classes, labels=names, column_labels=metrics.ClassScores._fields),
         }
 
+    def predictions(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the most likely class `label` [B] and its `probability` [B]."""
+        return metrics.most_likely(self.inference_module()(batch[self.field]))
+
     def inference_module(self) -> nn.Module:
         """Return the module that maps raw images or rows [B, ...], in the data set's own range, to logits [B, K].
 

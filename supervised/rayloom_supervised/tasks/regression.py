@@ -90,6 +90,12 @@ class Regression(Algorithm):
         figure = Figure("points", points, reference=points[:, :1].expand(-1, 2), axes=("target", "prediction"))
         return {"r2": determination(prediction, target)}, {"predictions": figure}
 
+    def predictions(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the `target` [B] that is expected, in the data's own unit."""
+        module = self.inference_module()
+        assert module is not None
+        return {"target": module(batch["features"])}
+
     def inference_input(self) -> str:
         """Return `features`."""
         return "features"

@@ -83,3 +83,7 @@ class TextClassifier(Algorithm):
         }
         names = self.spec["label"].labels or tuple(str(index) for index in range(self.num_classes))
         return scores, {"confusion_matrix": Figure("matrix", confusion.float(), labels=names, column_labels=names)}
+
+    def predictions(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the most likely class `label` [B] of texts and its `probability` [B]."""
+        return metrics.most_likely(self.network(batch["token"], batch["token_length"]))
