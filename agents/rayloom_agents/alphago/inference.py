@@ -2,7 +2,7 @@
 
 On a GPU the planes go over as they are (bytes, where the game has them so), everything is queued at once, and the
 caller does something else until it asks for the result: the trees of one half of the games grow while the other half is
-judged. A twin of the network in the precision of inference takes over the weights at every call, on the device.
+judged. In bfloat16 a twin of the network judges, which `refresh` gives the present weights.
 """
 
 from __future__ import annotations
@@ -67,18 +67,25 @@ class Inference:
         return Inference, (self.network, self.settings)
 
     @torch.no_grad()
+    def refresh(self) -> None:
+        """Judge with the present weights from now on; without a call of it, possibly with earlier ones."""
+        device = next(self.network.parameters()).device
+        if device != self._device:
+            self._prepare(device)
+        if self._twin is not None:
+            torch._foreach_copy_(list(self._twin.parameters()), list(self.network.parameters()))
+
+    @torch.no_grad()
     def start(self, planes: NDArray[Any], scale: NDArray[np.float32] | None = None) -> Pending:
         """Begin to judge planes [B, C, H, W], which may be overwritten as soon as this returns.
 
         `scale` [C] is what one unit of each plane stands for, where planes are whole numbers; None: they are meant as
         they are.
         """
+        if self._device is None:
+            self.refresh()
         device = next(self.network.parameters()).device
-        if device != self._device:
-            self._prepare(device)
-        if device.type != "cuda":
-            return self._judge_here(planes, scale)
-        return self._judge_there(planes, scale, device)
+        return self._judge_there(planes, scale, device) if device.type == "cuda" else self._judge_here(planes, scale)
 
     def _prepare(self, device: torch.device) -> None:
         self._device = device
@@ -92,11 +99,7 @@ class Inference:
         self._forward = torch.compile(inner) if self.settings.compile else inner
 
     def _call(self, planes: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Bring the weights up to date and judge planes on the device; float32 outputs."""
-        if self._twin is not None:
-            torch._foreach_copy_(list(self._twin.parameters()), list(self.network.parameters()))
-            for own, theirs in zip(self._twin.buffers(), self.network.buffers(), strict=True):
-                own.copy_(theirs)
+        """Judge planes on the device; float32 outputs."""
         dtype = torch.float32 if self._twin is None else torch.bfloat16
         inputs = planes.to(dtype)
         if scale is not None:
@@ -152,7 +155,7 @@ class Inference:
     def _run_there(self, sent: Tensor, scale: Tensor | None, device: torch.device) -> tuple[Tensor, Tensor]:
         if not self.settings.graphs:
             return self._call(sent.to(device, non_blocking=True), scale)
-        places = tuple(parameter.data_ptr() for parameter in self.network.parameters())
+        places = tuple(parameter.data_ptr() for parameter in (self._twin or self.network).parameters())
         if places != self._recorded:  # a graph reads the weights where they lay when it was recorded
             self._graphs.clear()
             self._recorded = places

@@ -125,7 +125,7 @@ class Game(ABC):
         """Return whose every point is [N, rows * columns]: 1 the first player's, -1 the second's, 0 nobody's."""
         raise NotImplementedError(f"points of {type(self).__name__} belong to nobody")
 
-    def komi(self, state: State) -> NDArray[np.float32]:
+    def komi_of(self, state: State) -> NDArray[np.float32]:
         """Return how many points the second player gets in each game [N]; 0 in games without points."""
         return np.zeros(len(self.mover(state)), np.float32)
 
