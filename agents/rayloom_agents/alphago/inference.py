@@ -93,8 +93,12 @@ class Inference:
         self._scales.clear()
         self._twin = None
         if self.settings.precision == "bfloat16":
-            twin = copy.deepcopy(self.network).to(torch.bfloat16).requires_grad_(False)
-            self._twin = twin.to(memory_format=torch.channels_last)
+            with torch.inference_mode(False):  # what is made inside may not be changed outside
+                twin = copy.deepcopy(self.network).to(torch.bfloat16).requires_grad_(False)
+                for parameter in twin.parameters():
+                    if parameter.ndim == 4:
+                        parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+            self._twin = twin
         inner = self._twin or self.network
         self._forward = torch.compile(inner) if self.settings.compile else inner
 
@@ -126,7 +130,7 @@ class Inference:
         received = [self._take_buffer(tuple(each.shape), each.dtype) for each in outputs]
         for pinned, output in zip(received, outputs, strict=True):
             pinned.copy_(output, non_blocking=True)
-        done = torch.cuda.Event()
+        done: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
         done.record()
 
         def wait() -> Judged:
@@ -170,7 +174,7 @@ class Inference:
     def _record(self, sent: Tensor, scale: Tensor | None, device: torch.device) -> _Graph:
         """Record the call for batches like `sent`; warmed up on a stream of its own, as recording demands."""
         planes = sent.to(device)
-        side = torch.cuda.Stream()
+        side: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(3):

@@ -46,16 +46,17 @@ class Records(NamedTuple):
 def no_records(game: Game) -> Records:
     """Return none."""
     points = game.rows * game.columns if game.has_owners else 0
+    number = np.zeros(0, np.float32)
     return Records(
-        np.zeros(0, np.int32), *(np.zeros(0, np.float32) for _ in range(3)), np.zeros((0, points), np.int8),
-        np.zeros(0, np.int16), np.zeros(0, np.bool_), np.zeros(0, np.float16), np.zeros(0, np.uint16),
-        np.zeros(0, np.int16), np.zeros(0, np.float16),
+        lengths=np.zeros(0, np.int32), outcome=number, score=number, komi=number, owners=np.zeros((0, points), np.int8),
+        action=np.zeros(0, np.int16), full=np.zeros(0, np.bool_), value=np.zeros(0, np.float16),
+        entries=np.zeros(0, np.uint16), entry_action=np.zeros(0, np.int16), entry_share=np.zeros(0, np.float16),
     )  # fmt: skip
 
 
 def joined(parts: Sequence[Records]) -> Records:
     """Return all games in their order."""
-    return Records(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+    return Records(*(np.concatenate([part[field] for part in parts]) for field in range(len(Records._fields))))
 
 
 def as_records(arrays: Mapping[str, Any]) -> Records:
@@ -68,7 +69,8 @@ def games_of(records: Records, games: NDArray[np.bool_]) -> Records:
     plies = np.repeat(games, records.lengths)
     kept = np.repeat(plies, records.entries)
     masks = [games] * 5 + [plies] * 4 + [kept] * 2
-    return Records(*(array[mask] for array, mask in zip(records, masks, strict=True)))
+    arrays: Sequence[NDArray[Any]] = records
+    return Records(*(array[mask] for array, mask in zip(arrays, masks, strict=True)))
 
 
 def policy_entries(policies: NDArray[np.float16]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
@@ -136,7 +138,8 @@ class Window:
         policies = np.zeros((len(plies), self.game.num_actions), np.float32)
         policies[rows, self.records.entry_action[at]] = self.records.entry_share[at]
         totals = policies.sum(axis=1, keepdims=True)
-        return policies / np.where(totals > 0, totals, 1)  # shares of 16 bits do not quite sum to 1
+        policies /= np.where(totals > 0, totals, 1)  # shares of 16 bits do not quite sum to 1
+        return policies
 
     def _observe(
         self, games: NDArray[np.int64], first: NDArray[np.int64], before: NDArray[np.int64]

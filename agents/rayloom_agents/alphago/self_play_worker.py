@@ -149,7 +149,8 @@ class SelfPlayWorker(SourceWorker):
         self._episodes += list(zip(records.outcome.tolist(), records.lengths.tolist(), strict=True))
         fresh, spread = self.game.start(len(games)), self.context.config.komi_spread
         if spread > 0:
-            self.game.set_komi(fresh, self.game.komi_of(fresh) + np.rint(spread * generator.standard_normal(len(games))))
+            more = np.rint(spread * generator.standard_normal(len(games))).astype(np.float32)
+            self.game.set_komi(fresh, self.game.komi_of(fresh) + more)
         put(self.state, games, fresh)
         self.ply[games], self.actions[games], self.full[games] = 0, -1, False
 

@@ -23,6 +23,11 @@ def take(state: S, rows: Rows) -> S:
     return type(state)(*(array[rows] for array in state))
 
 
+def view(state: S, where: slice) -> S:
+    """Return the games of a slice, which are those of `state`: what is played in one is played in the other."""
+    return type(state)(*(array[where] for array in state))
+
+
 def repeat(state: S, times: int) -> S:
     """Return every game `times` times, one after the other."""
     return type(state)(*(np.repeat(array, times, axis=0) for array in state))

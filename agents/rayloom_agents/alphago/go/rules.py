@@ -2,21 +2,25 @@
 
 No suicide; positional, situational or no superko; a game ends after two passes in a row or `max_plies` plies and is
 scored by area (Tromp and Taylor 1995: https://tromp.github.io/go.html): stones, and empty regions that reach one colour
-only. Action `row * size + column` puts a stone there, action `size^2` passes.
-
-Every function here takes the whole batch `state` and the index `n` of one game, or no index and does all games.
+only. Action `row * size + column` puts a stone there, action `size^2` passes. Every function here takes the whole batch
+`state` and the index `n` of one game, or no index and does all games.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rayloom_agents.alphago.compiled import compiled
+
+# isort: off
 from rayloom_agents.alphago.go.state import (
     BLACK, BORDER, CAPTURED, EMPTY, KEYS, LARGEST, MAX_PLIES, NO_SUPERKO, PASSES, PLANES, PLY, POSITIONAL, RECENT,
-    SITUATIONAL, SIZE, SUPERKO, TO_MOVE, WHITE, WHITE_TO_MOVE, GoState, start,
+    SITUATIONAL, SIZE, SUPERKO, TO_MOVE, WHITE, WHITE_TO_MOVE, GoState, start
 )  # fmt: skip
+# isort: on
 
 __all__ = [
     "BLACK", "BORDER", "CAPTURED", "EMPTY", "LARGEST", "MAX_PLIES", "NO_SUPERKO", "PASSES", "PLANES", "PLY",
@@ -113,7 +117,7 @@ def _mark_legal(state: GoState, n: int, first: int, end: int, out: NDArray[np.bo
 def _may_place(state: GoState, n: int, action: int) -> bool:
     out = np.empty(1, np.bool_)
     _mark_legal(state, n, action, action + 1, out)
-    return out[0]
+    return bool(out[0])
 
 
 @compiled
@@ -207,10 +211,9 @@ def play(state: GoState, actions: NDArray[np.int64], played: NDArray[np.bool_]) 
 
 @compiled
 def _legal_one(state: GoState, n: int, out: NDArray[np.bool_]) -> None:
-    points, running = state.header[n, SIZE] ** 2, not is_over(state, n)
-    out[:] = running
-    if running:
-        _mark_legal(state, n, 0, points, out)
+    out[:] = not is_over(state, n)
+    if out[0]:
+        _mark_legal(state, n, 0, len(out) - 1, out)
 
 
 @compiled
@@ -277,9 +280,8 @@ def _count_liberties(state: GoState, n: int, count: NDArray[np.int16]) -> None:
 
 @compiled
 def _observe_one(
-    state: GoState, n: int, unit: float, count: NDArray[np.int16], legal: NDArray[np.bool_], out: NDArray[np.float32]
+    state: GoState, n: int, unit: float, count: NDArray[np.int16], legal: NDArray[np.bool_], out: NDArray[Any]
 ) -> None:
-    """Write the planes [18, size, size] of game n; see `observe`."""
     size, own, recent = state.header[n, SIZE], state.header[n, TO_MOVE], state.recent[n]
     _count_liberties(state, n, count)
     out[:] = 0
@@ -306,9 +308,8 @@ def _observe_one(
 
 @compiled
 def observe(state: GoState, unit: float, out: NDArray[np.float32]) -> None:
-    """Write the planes [N, 18, size, size] as the mover sees them; see `rayloom_agents.alphago.games.go`.
-
-    `unit`: 1, or into how many parts a point is divided where komi is to be a whole number and not in board lengths.
+    """Write the planes [N, 18, size, size] as the mover sees them (`rayloom_agents.alphago.games.go`), komi in board
+    lengths where `unit` is 1, else as a whole number of the parts into which `unit` divides a point.
     """
     count = np.empty(state.colour.shape[1], np.int16)
     may = np.empty(out.shape[2] * out.shape[3], np.bool_)
@@ -334,7 +335,7 @@ def reach(
     lengths: NDArray[np.int64],
     other: GoState,
     unit: float,
-    planes: NDArray[np.float32],
+    planes: NDArray[Any],
     may: NDArray[np.bool_],
     over: NDArray[np.bool_],
     movers: NDArray[np.int8],
@@ -346,9 +347,8 @@ def reach(
     lead [B], and one after the other the planes of the others; returns how many these are, or -1 - b for the first path
     with an illegal action.
     """
-    count = np.empty(state.colour.shape[1], np.int16)
-    owner, stack = np.empty(state.colour.shape[1], np.int8), np.empty(state.colour.shape[1], np.int16)
-    running = 0
+    cells, running = state.colour.shape[1], 0
+    count, owner, stack = np.empty(cells, np.int16), np.empty(cells, np.int8), np.empty(cells, np.int16)
     for b in range(len(games)):
         _copy_game(state, games[b], other)
         for step in range(lengths[b]):
