@@ -43,9 +43,12 @@ class MatchesConfig(EvaluationConfig):
     """The policy's tree search, without noise."""
     raw: bool = False
     """Play the network's likeliest move, without search."""
-    opponent: Literal["random", "search", "alpha_beta"] = "random"
+    sampled: bool = False
+    """With `raw`: draw moves from the network's policy instead, on both sides where the opponent is `first`."""
+    opponent: Literal["random", "search", "alpha_beta", "first"] = "random"
     """random: any legal move; search: PUCT without knowledge, with equal priors and the value of ended games alone;
-    alpha_beta: classical search of Connect Four."""
+    alpha_beta: classical search of Connect Four; first: the policy that the run began with, without search
+    (policy-gradient self-play)."""
     opponent_simulations: Annotated[int, Ge(1)] = 500
     """Simulations of the opponent `search` per move."""
     opponent_depth: Annotated[int, Ge(1), Le(12)] = 6
@@ -68,6 +71,14 @@ def random_actions(game: Game, state: State, generator: np.random.Generator) -> 
     return np.where(legal.any(axis=1), draws.argmax(axis=1), -1)
 
 
+def sampled_actions(
+    logits: NDArray[np.float32], legal: NDArray[np.bool_], generator: np.random.Generator
+) -> NDArray[np.int64]:
+    """Return an action drawn from the softmax over the legal ones in each game [N]; -1 where none is legal."""
+    noise = generator.gumbel(size=legal.shape)  # the largest of logits with Gumbel noise is a draw from their softmax
+    return np.where(legal.any(axis=1), np.where(legal, logits + noise, -np.inf).argmax(axis=1), -1)
+
+
 def no_knowledge(actions: int) -> Infer:
     """Return a network that gives all actions the same logit and every position the value 0."""
 
@@ -80,9 +91,16 @@ def no_knowledge(actions: int) -> Infer:
 class Player:
     """Chooses moves in all games of a match at once."""
 
-    def __init__(self, game: Game, games: int, infer: Infer | None, settings: SearchSettings | None) -> None:
-        """Without `infer` it moves at random, without `settings` it plays the likeliest move."""
-        self.game, self.infer = game, infer
+    def __init__(
+        self,
+        game: Game,
+        games: int,
+        infer: Infer | None,
+        settings: SearchSettings | None,
+        sampled: bool = False,
+    ) -> None:
+        """Without `infer` it moves at random, without `settings` it plays the likeliest move, or draws one."""
+        self.game, self.infer, self.sampled = game, infer, sampled
         self._search = Search(game, games, settings) if infer is not None and settings is not None else None
 
     def choose(self, state: State, turns: NDArray[np.bool_], generator: np.random.Generator) -> NDArray[np.int64]:
@@ -92,7 +110,10 @@ class Player:
         elif self._search is None:
             logits, _ = self.infer(self.game.observe(state))
             legal = self.game.legal(state)
-            actions = np.where(legal.any(axis=1), np.where(legal, logits, -np.inf).argmax(axis=1), -1)
+            if self.sampled:
+                actions = sampled_actions(logits, legal, generator)
+            else:
+                actions = np.where(legal.any(axis=1), np.where(legal, logits, -np.inf).argmax(axis=1), -1)
         else:
             self._search.forget(np.arange(len(turns)))
             simulations = np.where(turns, self._search.settings.simulations, 0)
@@ -138,6 +159,17 @@ def play_match(
     return (game.outcome(state) * sides).astype(np.float32), np.stack(moves, axis=1)
 
 
+def check_first(policy: Any) -> Infer:
+    """Return the policy that the run began with; UserError where the algorithm does not keep it."""
+    if not callable(infer := getattr(policy, "infer_first", None)):
+        raise UserError(
+            f"evaluate.opponent: {type(policy).__name__} does not keep the policy that its run began with; choose "
+            "random or search"
+        )
+    found: Infer = infer
+    return found
+
+
 class Matches(Evaluation):
     """Plays the run's game, with the latest weights."""
 
@@ -162,9 +194,12 @@ class Matches(Evaluation):
     def players(self, policy: Any, games: int) -> tuple[Chooses, Chooses]:
         """Return the policy and its opponent."""
         config: MatchesConfig = self.config
-        ours = Player(self.game, games, player(policy).infer, None if config.raw else config.search)
+        settings = None if config.raw else config.search
+        ours = Player(self.game, games, player(policy).infer, settings, config.sampled)
         if config.opponent == "random":
             return ours, Player(self.game, games, None, None)
+        if config.opponent == "first":
+            return ours, Player(self.game, games, check_first(policy), None, config.sampled)
         if config.opponent == "alpha_beta":
             return ours, AlphaBetaPlayer(self.game, config.opponent_depth)
         settings = SearchSettings(simulations=config.opponent_simulations, leaves=4)
