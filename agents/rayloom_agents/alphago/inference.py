@@ -66,6 +66,7 @@ class Inference:
         """Copy and pickle the network and the settings alone."""
         return Inference, (self.network, self.settings)
 
+    @torch.inference_mode(False)  # what is made in that mode could not be changed outside of it
     @torch.no_grad()
     def refresh(self) -> None:
         """Judge with the present weights from now on; without a call of it, possibly with earlier ones."""
@@ -75,6 +76,7 @@ class Inference:
         if self._twin is not None:
             torch._foreach_copy_(list(self._twin.parameters()), list(self.network.parameters()))
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def start(self, planes: NDArray[Any], scale: NDArray[np.float32] | None = None) -> Pending:
         """Begin to judge planes [B, C, H, W], which may be overwritten as soon as this returns.
@@ -93,11 +95,10 @@ class Inference:
         self._scales.clear()
         self._twin = None
         if self.settings.precision == "bfloat16":
-            with torch.inference_mode(False):  # what is made inside may not be changed outside
-                twin = copy.deepcopy(self.network).to(torch.bfloat16).requires_grad_(False)
-                for parameter in twin.parameters():
-                    if parameter.ndim == 4:
-                        parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+            twin = copy.deepcopy(self.network).to(torch.bfloat16).requires_grad_(False)
+            for parameter in twin.parameters():
+                if parameter.ndim == 4:
+                    parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
             self._twin = twin
         inner = self._twin or self.network
         self._forward = torch.compile(inner) if self.settings.compile else inner

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from rayloom.contract import Component, Rollout, SourceWorker, WorkerConfig, WorkerContext
 from rayloom_agents.alphago.alphazero import Judge, judge_of
-from rayloom_agents.alphago.games.game import Game, put, take
+from rayloom_agents.alphago.games.game import Game, State, put, take
 from rayloom_agents.alphago.games.kinds import GAMES
+from rayloom_agents.alphago.matches import sampled_actions
 from rayloom_agents.alphago.records import Records, as_records, joined, no_records, policy_entries
 from rayloom_agents.alphago.search import Search, SearchResult, SearchSettings
 from rayloom_agents.alphago.search.batched import Judged, sample_simulations
@@ -44,6 +45,9 @@ class SelfPlayConfig(WorkerConfig):
     search draws by itself."""
     komi_spread: Annotated[float, Ge(0)] = 0.0
     """Standard deviation, in points, of the komi of games that begin (whole points around the game's own)."""
+    stagger: Annotated[int, Ge(0)] = 0
+    """The first games of a run are played up to so many plies ahead, each another number, by moves drawn from the
+    network's policy without search, so that not all games end at the same time."""
     plies: Annotated[int, Ge(1)] = 8
     """Plies of every game between two new versions of the network."""
     groups: Annotated[int, Ge(1)] = 1
@@ -82,6 +86,7 @@ class SelfPlayWorker(SourceWorker):
         self.full = np.zeros((games, plies), np.bool_)
         self._finished: list[Records] = []
         self._episodes: list[tuple[float, int]] = []
+        self._begun = config.stagger == 0
 
     def restart(self, seed: int) -> None:
         """Forget the trees; games go on."""
@@ -98,6 +103,7 @@ class SelfPlayWorker(SourceWorker):
             self._play(group, num_steps, np.random.default_rng([seed, group])) for group in range(len(self._groups))
         ]
         evaluations, infer_s = take_turns(streams, judge)
+        self._begun = True
         arrays = {**joined(self._finished)._asdict(), "evaluations": np.array([evaluations])}
         seconds = {"inference": infer_s, "step": time.perf_counter() - began - infer_s}
         return Rollout(arrays, self._episodes, num_steps * self.context.num_envs, seconds=seconds)
@@ -110,6 +116,8 @@ class SelfPlayWorker(SourceWorker):
         games = np.arange(where.start, where.stop)
         state = type(self.state)(*(array[where] for array in self.state))  # views: moves change the whole state
         limit = config.search.simulations
+        if not self._begun:
+            yield from self._go_ahead(games, state, generator)
         for _ in range(num_steps):
             draws = len(games) if config.caps == "game" else 1
             fast = min(config.fast_simulations, limit)
@@ -127,6 +135,26 @@ class SelfPlayWorker(SourceWorker):
             if len(ended):
                 self._hand_over(games[ended], generator)
                 search.forget(ended)
+
+    def _go_ahead(
+        self, games: NDArray[np.int64], state: State, generator: np.random.Generator
+    ) -> Generator[NDArray[Any], Judged, None]:
+        """Play another number of plies in each game, by moves drawn from the network's policy."""
+        ahead = generator.integers(self.context.config.stagger + 1, size=len(games))
+        for ply in range(self.context.config.stagger):
+            running = np.flatnonzero((ahead > ply) & ~self.game.is_over(state))
+            if not len(running):
+                return
+            nowhere = np.zeros((len(running), 0), np.int64), np.zeros(len(running), np.int64)
+            seen = self.game.leaves(state, running, *nowhere, self.game.start(1))
+            logits, _ = yield seen.planes
+            actions = np.full(len(games), -1)
+            actions[running] = sampled_actions(logits, seen.legal, generator)
+            self.actions[games[running], self.ply[games[running]]] = actions[running]
+            self.game.play(state, actions)
+            self.ply[games[running]] += 1
+        ended = np.flatnonzero(self.game.is_over(state))
+        self._begin(games[ended], generator)
 
     def _choose(
         self, result: SearchResult, ply: NDArray[np.int64], generator: np.random.Generator
@@ -147,12 +175,16 @@ class SelfPlayWorker(SourceWorker):
         records = self._records(games)
         self._finished.append(records)
         self._episodes += list(zip(records.outcome.tolist(), records.lengths.tolist(), strict=True))
+        self._begin(games, generator)
+
+    def _begin(self, games: NDArray[np.int64], generator: np.random.Generator) -> None:
+        """Replace games by new ones."""
         fresh, spread = self.game.start(len(games)), self.context.config.komi_spread
         if spread > 0:
             more = np.rint(spread * generator.standard_normal(len(games))).astype(np.float32)
             self.game.set_komi(fresh, self.game.komi_of(fresh) + more)
         put(self.state, games, fresh)
-        self.ply[games], self.actions[games], self.full[games] = 0, -1, False
+        self.ply[games], self.actions[games], self.full[games], self.policies[games] = 0, -1, False, 0
 
     def _records(self, games: NDArray[np.int64]) -> Records:
         """Return the plies of games so far."""
@@ -173,6 +205,7 @@ class SelfPlayWorker(SourceWorker):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Play them up to where they were; with another number of games they begin anew."""
         records = as_records(state)
+        self._begun = True
         if len(records.lengths) != self.context.num_envs:
             return
         self.ply = records.lengths.astype(np.int64)

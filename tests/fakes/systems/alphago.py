@@ -40,6 +40,7 @@ TREES: dict[str, dict[str, Any]] = {
             "num_envs": 8,
             "search": {"simulations": 6},
             "komi_spread": 1.0,
+            "stagger": 5,
             "plies": 3,
             "window": 100,
             "window_exponent": 0.75,

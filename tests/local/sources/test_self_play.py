@@ -228,6 +228,22 @@ def test_komi_varies_in_whole_points_and_survives_a_barrier() -> None:
     assert len(set(one.komi.tolist())) > 3 and set((one.komi % 1).tolist()) == {0.5}
 
 
+def test_the_first_games_go_ahead_and_nobody_learns_the_policy_from_that() -> None:
+    game = {"kind": "go", "size": 3, "komi": 0.5, "max_plies": 14}
+    worker = RolloutWorker(config(game=game, stagger=9, num_envs=64), 0)
+    worker.collect(1)
+    worker.barrier()
+    own = worker.state_dict()["own"]
+    lengths, full = own["lengths"], own["full"]
+    assert len(set(lengths.tolist())) > 6 and lengths.max() <= 10
+    assert full.sum() == 64 - (lengths == 0).sum() and (own["entries"][full] > 0).all()
+    assert not own["entries"][~full].any()
+    other = RolloutWorker(config(game=game, stagger=9, num_envs=64), 0)
+    other.load_state_dict(worker.state_dict())
+    other.collect(1)
+    assert other.state_dict()["own"]["lengths"].max() <= 11, "it goes ahead once"
+
+
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
 def test_self_play_goes_on_with_another_number_of_learners(before: int, after: int) -> None:
     old, new = config(learners=before), config(learners=after)
