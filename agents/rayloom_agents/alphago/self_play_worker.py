@@ -144,7 +144,7 @@ class SelfPlayWorker(SourceWorker):
         for ply in range(self.context.config.stagger):
             running = np.flatnonzero((ahead > ply) & ~self.game.is_over(state))
             if not len(running):
-                return
+                break
             nowhere = np.zeros((len(running), 0), np.int64), np.zeros(len(running), np.int64)
             seen = self.game.leaves(state, running, *nowhere, self.game.start(1))
             logits, _ = yield seen.planes

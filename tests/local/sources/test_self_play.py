@@ -242,6 +242,8 @@ def test_the_first_games_go_ahead_and_nobody_learns_the_policy_from_that() -> No
     other.load_state_dict(worker.state_dict())
     other.collect(1)
     assert other.state_dict()["own"]["lengths"].max() <= 11, "it goes ahead once"
+    short = RolloutWorker(config(game={**game, "max_plies": 3}, stagger=9, num_envs=16), 0)
+    assert short.collect(2).env_steps == 32, "games that end meanwhile begin anew"
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
