@@ -122,7 +122,8 @@ class PolicyGradientSelfPlay(Algorithm):
     def opponent_logits(self, number: int, planes: Tensor) -> Tensor:
         """Return the logits [B, A] of an earlier policy; 0 is the first one, which before the first update is this."""
         if self.opponents() == 0:
-            return self.network(planes)[0].clone()
+            now: Tensor = self.network(planes)[0]
+            return now.clone()
         weights, given = {}, 0
         for name, parameter in self.network.named_parameters():
             weights[name] = self.pool[number, given : given + parameter.numel()].view_as(parameter)

@@ -69,12 +69,12 @@ def run_pipeline(
     """
     path = find_config(file)
     trees = _stage_trees(path, overrides)
-    plain = {name: from_tree(_resolved(tree, {other: other for other in trees})) for name, tree in trees.items()}
+    plain = _typed(trees, {name: name for name in trees})
     job = job or _job(path.stem, plain)
     first = next(iter(plain.values()))
     output = output_folder(first.output)
     runs = {name: job_folder(output, f"{job}-{name}").name for name in trees}
-    stages = {name: from_tree(_resolved(tree, runs)) for name, tree in trees.items()}
+    stages = _typed(trees, runs)
     folder = job_folder(output, job)
     tracker = _start_parent(folder, path, first, stages)
     results: dict[str, Result] = {}
@@ -123,6 +123,17 @@ def _stage_trees(path: Path, overrides: Sequence[str]) -> dict[str, dict[str, An
                 known = ", ".join(other for other in trees if other != name) or "none"
                 raise UserError(f"stages.{name}: there is no earlier stage {reference!r} (earlier ones: {known})")
     return trees
+
+
+def _typed(trees: Mapping[str, Mapping[str, Any]], runs: Mapping[str, str]) -> dict[str, RunConfig]:
+    """Return the typed configs of all stages, with `runs` in place of references."""
+    found = {}
+    for name, tree in trees.items():
+        try:
+            found[name] = from_tree(_resolved(tree, runs))
+        except UserError as error:
+            raise UserError(f"stages.{name}: {error}") from None
+    return found
 
 
 def _references(tree: Any) -> list[str]:

@@ -102,8 +102,8 @@ def attempt(
     """Take the folder of the job, made where this is its first attempt, and keep other attempts out.
 
     `file` is RUN or, for a study, STUDY; `note` takes remarks. An attempt may have other values of the settings that
-    are `changeable`, and then goes on with what had finished, too. `group` and `parent` are kept beside the id. UserError
-    when another attempt is at work at the moment, or began with another config.
+    are `changeable`, and then goes on with what had finished, too. `group` and `parent` are kept beside the id.
+    UserError when another attempt is at work at the moment, or began with another config.
     """
     folder = job_folder(Path(config.output), job)
     make_folder(folder / INTERNAL)
