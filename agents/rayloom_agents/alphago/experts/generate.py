@@ -24,10 +24,9 @@ from rayloom_agents.alphago.experts.records import save_table
 from rayloom_agents.alphago.experts.sgf import read_folder, write_game
 from rayloom_agents.alphago.games.go import Go
 from rayloom_agents.alphago.gtp.client import Engine
-from rayloom_agents.alphago.gtp.coordinates import action_of, vertex_of
+from rayloom_agents.alphago.gtp.coordinates import action_of, vertex
+from rayloom_agents.alphago.gtp.gnugo import gnugo_command
 
-GNUGO_OPTIONS = ("--mode", "gtp", "--chinese-rules", "--capture-all-dead", "--positional-superko", "--never-resign")
-"""The rules of `Go`; the game goes on until nothing dead is left on the board, as area scoring asks for."""
 _LARGEST_SEED = 2**30
 
 
@@ -48,8 +47,6 @@ class Plan:
     seed: int = 0
     processes: int = 1
     """Games that are played at once, each by a process of GNU Go."""
-    engine: str = "gnugo"
-    """The program."""
     deadline_s: float = 120.0
     """Longest wait for one move."""
 
@@ -75,25 +72,23 @@ def play_game(plan: Plan, number: int) -> bytes:
     game, generator = Go(plan.size, plan.komi), np.random.default_rng([plan.seed, number])
     level = int(generator.choice(plan.levels))
     opening = random_opening(game, int(generator.integers(plan.openings[0], plan.openings[1] + 1)), generator)
-    seed = int(generator.integers(1, _LARGEST_SEED))
-    command = [plan.engine, *GNUGO_OPTIONS, "--boardsize", str(plan.size), "--level", str(level), "--seed", str(seed)]
+    command = gnugo_command(plan.size, level, plan.komi, int(generator.integers(1, _LARGEST_SEED)))
     state, actions = game.start(1), []
-    engine = Engine(command, deadline_s=plan.deadline_s)
-    try:
+    with Engine(command, deadline_s=plan.deadline_s) as engine:
         for text in (f"boardsize {plan.size}", "clear_board", f"komi {plan.komi:g}"):
             engine.ask(text)
         while not game.is_over(state)[0]:
             colour = "bw"[len(actions) % 2]
             if len(actions) < len(opening):
-                actions.append(opening[len(actions)])
-                engine.ask(f"play {colour} {vertex_of(actions[-1], plan.size)}")
+                action = opening[len(actions)]
+                engine.ask(f"play {colour} {vertex(action, plan.size)}")
             else:
-                actions.append(action_of(engine.ask(f"genmove {colour}"), plan.size))
-            game.play(state, np.array(actions[-1:]))
-    except ValueError as error:
-        raise UserError(f"game {number}: {plan.engine} has broken the rules of the game ({error})") from None
-    finally:
-        engine.close()
+                action = action_of(engine.ask(f"genmove {colour}"), plan.size)
+            try:
+                game.play(state, np.array([action]))
+            except ValueError as error:
+                raise UserError(f"game {number}: GNU Go has played what our rules forbid ({error})") from None
+            actions.append(action)
     name = f"GNU Go level {level}"
     return write_game(actions, plan.size, plan.komi, float(game.score(state)[0]), len(opening), (name, name))
 
@@ -134,7 +129,6 @@ def _plan(words: Sequence[str]) -> tuple[Plan, Path | None]:
                         help="random plies at the beginning (2 8)")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="root of all chance (%(default)s)")
     parser.add_argument("--processes", type=int, default=1, help="games that are played at once (%(default)s)")
-    parser.add_argument("--engine", default="gnugo", help="the program (%(default)s)")
     parser.add_argument("--table", type=Path, help="also write all games as one compact table (.npz)")
     given: Any = parser.parse_args(words)
     if not 0 <= given.opening[0] <= given.opening[1] or not 0 <= given.seed or not 1 <= given.games:
@@ -142,7 +136,6 @@ def _plan(words: Sequence[str]) -> tuple[Plan, Path | None]:
     return Plan(
         folder=given.folder, games=given.games, size=given.size, komi=given.komi, levels=tuple(given.level),
         openings=(given.opening[0], given.opening[1]), seed=given.seed, processes=given.processes,
-        engine=given.engine,
     ), given.table  # fmt: skip
 
 
