@@ -27,6 +27,8 @@ ILLEGAL = 13
 """The plane of points where the mover may not play (`rayloom_agents.alphago.games.go`)."""
 RAW_PLANES = (0, 1, 15, 16, 17)
 """Stones, colour, komi and ones: what is left without features that follow from the rules or from earlier moves."""
+POLICY_HEAD, VALUE_HEAD = ("policy.", "policy_map."), ("value.", "value_map.")
+"""How the names of the network's parameters begin that serve one output alone."""
 _TOP = 5
 
 
@@ -103,8 +105,9 @@ class SupervisedPolicy(Algorithm):
         take_weights(self.network, inputs["network"], "network")
 
     def phases(self) -> list[Phase]:
-        """Return the only one."""
-        return [Phase("network", self.loss, tuple(self.network.parameters()))]
+        """Return the only one, which leaves the value's head alone where it has no weight."""
+        named, unused = self.network.named_parameters(), () if self.config.value_weight else VALUE_HEAD
+        return [Phase("network", self.loss, tuple(each for name, each in named if not name.startswith(unused)))]
 
     def _see(self, planes: Tensor) -> Tensor:
         return planes[:, list(RAW_PLANES)] if self.config.raw_planes else planes
@@ -135,7 +138,7 @@ class SupervisedPolicy(Algorithm):
         planes = batch["planes"]
         logits, value = self._judge_legal(planes)
         found = judge_moves(logits.log_softmax(dim=1), batch["action"])
-        together = judge_moves(self.symmetries.mean_over(self._judge_legal, planes)[0], batch["action"])
+        together = judge_moves(self.symmetries.judge_all(self._judge_legal, planes)[0], batch["action"])
         legal = legal_actions(planes).sum(dim=1).float()
         found |= {f"{name}_symmetries": together[name] for name in ("top1", "top5")}
         found |= {"uniform_top1": 1 / legal, "uniform_loss": legal.log()}

@@ -66,10 +66,11 @@ class Symmetries(nn.Module):
         }
         return {**batch, **turned}
 
-    def mean_over(self, judge: Callable[[Tensor], tuple[Tensor, Tensor]], planes: Tensor) -> tuple[Tensor, Tensor]:
-        """Return log-probabilities [B, A] and values [B] of the mean of `judge` (logits, values) over all symmetries.
+    def judge_all(self, judge: Callable[[Tensor], tuple[Tensor, Tensor]], planes: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what `judge` (planes to logits and values) makes of all symmetries of the planes.
 
-        Probabilities are averaged, each brought back to the board as it was (Silver et al. 2016, "Symmetries").
+        The mean of the probabilities, brought back to the board as it was, as logarithms [B, A] (Silver et al. 2016,
+        "Symmetries"), and the values of each symmetry [K, B].
         """
         probabilities: list[Tensor] = []
         values: list[Tensor] = []
@@ -79,4 +80,4 @@ class Symmetries(nn.Module):
             back = self.inverse[number].expand_as(logits)
             probabilities.append(logits.softmax(dim=1).gather(1, back))
             values.append(value)
-        return torch.stack(probabilities).mean(dim=0).log(), torch.stack(values).mean(dim=0)
+        return torch.stack(probabilities).mean(dim=0).log(), torch.stack(values)
