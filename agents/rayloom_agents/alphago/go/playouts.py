@@ -160,3 +160,22 @@ def play_out(
             first, plies = False, plies + 1
     rules.area(state, owner)
     return plies
+
+
+def mean_outcomes(
+    planes: NDArray[np.float32], f: Factors, rollouts: int, forbidden: NDArray[np.bool_]
+) -> NDArray[np.float32]:
+    """Return the mean outcome of playouts from positions [N, 18, S, S], 1 or -1 for whose turn it is.
+
+    `forbidden` [N, S, S]: where the first move may not be. Their chance follows from the position.
+    """
+    count, size = len(planes), planes.shape[-1]
+    owner = np.empty((count, size * size), np.int8)
+    first_move = np.ascontiguousarray(forbidden.reshape(count, -1))
+    total = np.zeros(count, np.float32)
+    for number in range(rollouts):
+        state = state_of(planes, 2 * size * size)
+        mover = np.where(state.header[:, rules.TO_MOVE] == rules.BLACK, 1, -1)
+        play_out(state, f, first_move, state.key ^ (number * _MULTIPLIER & (2**63 - 1)), owner)
+        total += np.sign(owner.sum(axis=1, dtype=np.float32) - state.komi) * mover
+    return total / rollouts
