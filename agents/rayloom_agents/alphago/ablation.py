@@ -12,8 +12,17 @@ from typing import Annotated, ClassVar
 import torch
 from annotated_types import Ge
 
-from rayloom.contract import Algorithm, Budget, Evaluation, EvaluationConfig, EvaluationContext, Figure, Findings, Metric
-from rayloom.contract import UserError
+from rayloom.contract import (
+    Algorithm,
+    Budget,
+    Evaluation,
+    EvaluationConfig,
+    EvaluationContext,
+    Figure,
+    Findings,
+    Metric,
+    UserError,
+)
 from rayloom_agents.alphago.alphago_player import AlphaGo
 from rayloom_agents.alphago.games.go import Go
 from rayloom_agents.alphago.matches import Player, play_match, wilson_interval
@@ -63,7 +72,10 @@ class Ablation(Evaluation):
         super().__init__(config, context)
         size = getattr(context.source, "size", None)
         if size is None:
-            raise UserError("evaluate.import: Ablation needs the source rayloom_agents.alphago.experts.source:ExpertGames")
+            raise UserError(
+                "evaluate.import: Ablation needs a source of expert games; set source.import to "
+                "rayloom_agents.alphago.experts.source:ExpertGames"
+            )
         self.game = Go(size, config.komi)
 
     def run(self, policy: Algorithm, seed: int, budget: Budget) -> Findings:
@@ -72,7 +84,8 @@ class Ablation(Evaluation):
             raise UserError(f"evaluate.import: Ablation takes AlphaGo apart, not {type(policy).__name__}")
         config: AblationConfig = self.config
         games = 2 * ((budget.count or config.games) // 2) or 2
-        metrics, rows = {}, []
+        metrics: dict[str, float] = {}
+        rows: list[list[float]] = []
         for name, parts in VARIANTS.items():
             ours = Player(self.game, games, policy.variant(*parts), config.search)
             theirs = Player(self.game, games, policy.variant(True, False, False), None)

@@ -57,7 +57,7 @@ class Plan:
 
 def random_opening(game: Go, plies: int, generator: np.random.Generator) -> list[int]:
     """Return random legal actions without a pass."""
-    state, actions = game.start(1), []
+    state, actions = game.start(1), list[int]()
     for _ in range(plies):
         legal = np.flatnonzero(game.legal(state)[0, :-1])
         if not len(legal):
@@ -73,7 +73,8 @@ def play_game(plan: Plan, number: int) -> bytes:
     level = int(generator.choice(plan.levels))
     opening = random_opening(game, int(generator.integers(plan.openings[0], plan.openings[1] + 1)), generator)
     command = gnugo_command(plan.size, level, plan.komi, int(generator.integers(1, _LARGEST_SEED)))
-    state, actions = game.start(1), []
+    state = game.start(1)
+    actions: list[int] = []
     with Engine(command, deadline_s=plan.deadline_s) as engine:
         for text in (f"boardsize {plan.size}", "clear_board", f"komi {plan.komi:g}"):
             engine.ask(text)
@@ -107,12 +108,18 @@ def generate(plan: Plan) -> int:
     with ThreadPoolExecutor(max(1, plan.processes)) as pool:
         try:
             for count, _ in enumerate(pool.map(play, missing), start=1):
-                if sys.stderr.isatty() or count % 100 == 0 or count == len(missing):
-                    print(f"{count} of {len(missing)} games", end="\r" if sys.stderr.isatty() else "\n", file=sys.stderr)
+                _report(count, len(missing))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
     return len(missing)
+
+
+def _report(count: int, total: int) -> None:
+    """Say how far it is: on one line of a terminal, else after every hundred games."""
+    terminal = sys.stderr.isatty()
+    if terminal or count % 100 == 0 or count == total:
+        print(f"{count} of {total} games", end="\r" if terminal and count < total else "\n", file=sys.stderr)
 
 
 def _plan(words: Sequence[str]) -> tuple[Plan, Path | None]:
@@ -131,7 +138,7 @@ def _plan(words: Sequence[str]) -> tuple[Plan, Path | None]:
     parser.add_argument("--processes", type=int, default=1, help="games that are played at once (%(default)s)")
     parser.add_argument("--table", type=Path, help="also write all games as one compact table (.npz)")
     given: Any = parser.parse_args(words)
-    if not 0 <= given.opening[0] <= given.opening[1] or not 0 <= given.seed or not 1 <= given.games:
+    if not 0 <= given.opening[0] <= given.opening[1] or not given.seed >= 0 or not given.games >= 1:
         parser.error("--opening FEWEST MOST, --seed and --games must be whole numbers in this order, none below 0")
     return Plan(
         folder=given.folder, games=given.games, size=given.size, komi=given.komi, levels=tuple(given.level),

@@ -1,6 +1,6 @@
 """Positions of recorded games, played again when they are asked for.
 
-    (game, ply) --the game's first plies--> state --observe--> planes;  the expert's action, who won, whose area it was
+(game, ply) --the game's first plies--> state --observe--> planes;  the expert's action, who won, whose area it was
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class Replay:
         state.komi[:] = self.games.komi[numbers[order]]
         left = np.searchsorted(-plies[order], -np.arange(actions.shape[1]), side="left")
         for ply, count in enumerate(left.tolist()):
-            running = take(state, slice(0, count))  # views: playing changes `state`
-            self.game.play(running, actions[:count, ply])
+            first: Any = slice(0, count)
+            self.game.play(take(state, first), actions[:count, ply])  # views: playing changes `state`
         return take(state, np.argsort(order, kind="stable"))
 
     def rows(self, numbers: NDArray[Any], plies: NDArray[Any]) -> Batch:

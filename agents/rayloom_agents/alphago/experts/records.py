@@ -44,9 +44,7 @@ class GameTable:
 
     def take(self, rows: NDArray[Any]) -> GameTable:
         """Return some of the games, by number or mask."""
-        chosen = {
-            each.name: getattr(self, each.name)[rows] for each in dataclasses.fields(self) if each.name != "size"
-        }
+        chosen = {each.name: getattr(self, each.name)[rows] for each in dataclasses.fields(self) if each.name != "size"}
         return GameTable(size=self.size, **chosen)
 
     @property

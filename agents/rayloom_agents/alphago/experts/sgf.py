@@ -1,6 +1,6 @@
 """Records of games in SGF (https://www.red-bean.com/sgf/), the format of all Go programs; sgfmill reads and writes it.
 
-    a folder of files --read_folder--> GameTable, and why the other games were left out
+a folder of files --read_folder--> GameTable, and why the other games were left out
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from sgfmill import sgf, sgf_grammar, sgf_moves
+from sgfmill import sgf, sgf_grammar, sgf_moves  # type: ignore[import-untyped]
 
 from rayloom.contract import UserError
 from rayloom_agents.alphago.experts.records import UNCOUNTED, GameTable, make_table
@@ -152,4 +152,5 @@ def write_game(
     for ply, action in enumerate(actions):
         move = None if action == size * size else (size - 1 - action // size, action % size)
         record.extend_main_sequence().set_move("bw"[ply % 2], move)
-    return record.serialise()
+    written: bytes = record.serialise()
+    return written

@@ -178,4 +178,4 @@ def mean_outcomes(
         mover = np.where(state.header[:, rules.TO_MOVE] == rules.BLACK, 1, -1)
         play_out(state, f, first_move, state.key ^ (number * _MULTIPLIER & (2**63 - 1)), owner)
         total += np.sign(owner.sum(axis=1, dtype=np.float32) - state.komi) * mover
-    return total / rollouts
+    return (total / rollouts).astype(np.float32)
