@@ -10,7 +10,7 @@ weight decay is the optimiser's; rows of fast searches do not teach the policy (
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, smooth_l1_loss
 
 from rayloom.contract import Algorithm, AlgorithmConfig, Batch, Loss, Metric, Phase, Spec, UserError
-from rayloom_agents.alphago.inference import Inference, InferenceSettings
+from rayloom_agents.alphago.inference import Inference, InferenceSettings, Pending
 from rayloom_agents.alphago.network import Judgement, PolicyValueNetwork
 
 
@@ -114,6 +114,7 @@ class AlphaZero(Algorithm):
 
     def infer(self, planes: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return logits [B, A] and values [B] of the player to move, as the tree search asks for them."""
+        self._inference.refresh()
         return self._inference.start(planes)()
 
     def inference_module(self) -> nn.Module | None:
@@ -123,6 +124,26 @@ class AlphaZero(Algorithm):
     def inference_input(self) -> str:
         """Return the name of the planes."""
         return "planes"
+
+
+Judge = Callable[[NDArray[Any]], Pending]
+"""Begins to judge planes in units of `Game.plane_scale`."""
+
+
+def judge_of(algorithm: Any, scale: NDArray[np.float32] | None) -> Judge:
+    """Return how an algorithm judges planes of a game with that `plane_scale`, with its present weights."""
+    inference = getattr(algorithm, "inference", None)
+    if isinstance(inference, Inference):
+        inference.refresh()
+        return lambda planes: inference.start(planes, scale)
+    infer = player(algorithm).infer
+
+    def judge(planes: NDArray[Any]) -> Pending:
+        factors = np.float32(1) if scale is None else scale[:, None, None]
+        found = infer(planes.astype(np.float32) * factors)
+        return lambda: found
+
+    return judge
 
 
 def player(algorithm: Any) -> AlphaZero:

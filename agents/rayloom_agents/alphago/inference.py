@@ -2,7 +2,7 @@
 
 On a GPU the planes go over as they are (bytes, where the game has them so), everything is queued at once, and the
 caller does something else until it asks for the result: the trees of one half of the games grow while the other half is
-judged. A twin of the network in the precision of inference takes over the weights at every call, on the device.
+judged. In bfloat16 a twin of the network judges, which `refresh` gives the present weights.
 """
 
 from __future__ import annotations
@@ -66,6 +66,17 @@ class Inference:
         """Copy and pickle the network and the settings alone."""
         return Inference, (self.network, self.settings)
 
+    @torch.inference_mode(False)  # what is made in that mode could not be changed outside of it
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Judge with the present weights from now on; without a call of it, possibly with earlier ones."""
+        device = next(self.network.parameters()).device
+        if device != self._device:
+            self._prepare(device)
+        if self._twin is not None:
+            torch._foreach_copy_(list(self._twin.parameters()), list(self.network.parameters()))
+
+    @torch.inference_mode(False)
     @torch.no_grad()
     def start(self, planes: NDArray[Any], scale: NDArray[np.float32] | None = None) -> Pending:
         """Begin to judge planes [B, C, H, W], which may be overwritten as soon as this returns.
@@ -73,12 +84,10 @@ class Inference:
         `scale` [C] is what one unit of each plane stands for, where planes are whole numbers; None: they are meant as
         they are.
         """
+        if self._device is None:
+            self.refresh()
         device = next(self.network.parameters()).device
-        if device != self._device:
-            self._prepare(device)
-        if device.type != "cuda":
-            return self._judge_here(planes, scale)
-        return self._judge_there(planes, scale, device)
+        return self._judge_there(planes, scale, device) if device.type == "cuda" else self._judge_here(planes, scale)
 
     def _prepare(self, device: torch.device) -> None:
         self._device = device
@@ -87,16 +96,15 @@ class Inference:
         self._twin = None
         if self.settings.precision == "bfloat16":
             twin = copy.deepcopy(self.network).to(torch.bfloat16).requires_grad_(False)
-            self._twin = twin.to(memory_format=torch.channels_last)
+            for parameter in twin.parameters():
+                if parameter.ndim == 4:
+                    parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+            self._twin = twin
         inner = self._twin or self.network
         self._forward = torch.compile(inner) if self.settings.compile else inner
 
     def _call(self, planes: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Bring the weights up to date and judge planes on the device; float32 outputs."""
-        if self._twin is not None:
-            torch._foreach_copy_(list(self._twin.parameters()), list(self.network.parameters()))
-            for own, theirs in zip(self._twin.buffers(), self.network.buffers(), strict=True):
-                own.copy_(theirs)
+        """Judge planes on the device; float32 outputs."""
         dtype = torch.float32 if self._twin is None else torch.bfloat16
         inputs = planes.to(dtype)
         if scale is not None:
@@ -123,7 +131,7 @@ class Inference:
         received = [self._take_buffer(tuple(each.shape), each.dtype) for each in outputs]
         for pinned, output in zip(received, outputs, strict=True):
             pinned.copy_(output, non_blocking=True)
-        done = torch.cuda.Event()
+        done: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
         done.record()
 
         def wait() -> Judged:
@@ -152,7 +160,7 @@ class Inference:
     def _run_there(self, sent: Tensor, scale: Tensor | None, device: torch.device) -> tuple[Tensor, Tensor]:
         if not self.settings.graphs:
             return self._call(sent.to(device, non_blocking=True), scale)
-        places = tuple(parameter.data_ptr() for parameter in self.network.parameters())
+        places = tuple(parameter.data_ptr() for parameter in (self._twin or self.network).parameters())
         if places != self._recorded:  # a graph reads the weights where they lay when it was recorded
             self._graphs.clear()
             self._recorded = places
@@ -167,7 +175,7 @@ class Inference:
     def _record(self, sent: Tensor, scale: Tensor | None, device: torch.device) -> _Graph:
         """Record the call for batches like `sent`; warmed up on a stream of its own, as recording demands."""
         planes = sent.to(device)
-        side = torch.cuda.Stream()
+        side: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(3):

@@ -23,6 +23,11 @@ def take(state: S, rows: Rows) -> S:
     return type(state)(*(array[rows] for array in state))
 
 
+def view(state: S, where: slice) -> S:
+    """Return the games of a slice, which are those of `state`: what is played in one is played in the other."""
+    return type(state)(*(array[where] for array in state))
+
+
 def repeat(state: S, times: int) -> S:
     """Return every game `times` times, one after the other."""
     return type(state)(*(np.repeat(array, times, axis=0) for array in state))
@@ -125,7 +130,7 @@ class Game(ABC):
         """Return whose every point is [N, rows * columns]: 1 the first player's, -1 the second's, 0 nobody's."""
         raise NotImplementedError(f"points of {type(self).__name__} belong to nobody")
 
-    def komi(self, state: State) -> NDArray[np.float32]:
+    def komi_of(self, state: State) -> NDArray[np.float32]:
         """Return how many points the second player gets in each game [N]; 0 in games without points."""
         return np.zeros(len(self.mover(state)), np.float32)
 

@@ -91,7 +91,7 @@ class Go(Game):
         rules.observe(state, 1.0, out)
         return out
 
-    def komi(self, state: GoState) -> NDArray[np.float32]:
+    def komi_of(self, state: GoState) -> NDArray[np.float32]:
         """Return White's points."""
         return state.komi
 

@@ -2,21 +2,25 @@
 
 No suicide; positional, situational or no superko; a game ends after two passes in a row or `max_plies` plies and is
 scored by area (Tromp and Taylor 1995: https://tromp.github.io/go.html): stones, and empty regions that reach one colour
-only. Action `row * size + column` puts a stone there, action `size^2` passes.
-
-Every function here takes the whole batch `state` and the index `n` of one game, or no index and does all games.
+only. Action `row * size + column` puts a stone there, action `size^2` passes. Every function here takes the whole batch
+`state` and the index `n` of one game, or no index and does all games.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rayloom_agents.alphago.compiled import compiled
+
+# isort: off
 from rayloom_agents.alphago.go.state import (
     BLACK, BORDER, CAPTURED, EMPTY, KEYS, LARGEST, MAX_PLIES, NO_SUPERKO, PASSES, PLANES, PLY, POSITIONAL, RECENT,
-    SITUATIONAL, SIZE, SUPERKO, TO_MOVE, WHITE, WHITE_TO_MOVE, GoState, start,
+    SITUATIONAL, SIZE, SUPERKO, TO_MOVE, WHITE, WHITE_TO_MOVE, GoState, start
 )  # fmt: skip
+# isort: on
 
 __all__ = [
     "BLACK", "BORDER", "CAPTURED", "EMPTY", "LARGEST", "MAX_PLIES", "NO_SUPERKO", "PASSES", "PLANES", "PLY",
@@ -42,51 +46,48 @@ def _cell(action: int, size: int) -> int:
 
 
 @compiled
-def _remember(state: GoState, n: int, key: int) -> None:
-    mask = state.seen.shape[1] - 1
+def _slot(seen: NDArray[np.int64], key: int) -> int:
+    """Return where a key lies in a game's hash table, or where there is room for it."""
+    mask = len(seen) - 1
     slot = key & mask
-    while state.seen[n, slot] != 0 and state.seen[n, slot] != key:
+    while seen[slot] != 0 and seen[slot] != key:
         slot = (slot + 1) & mask
-    state.seen[n, slot] = key
+    return slot
 
 
 @compiled
-def _was_seen(state: GoState, n: int, key: int) -> bool:
-    mask = state.seen.shape[1] - 1
-    slot = key & mask
-    while state.seen[n, slot] != 0:
-        if state.seen[n, slot] == key:
-            return True
-        slot = (slot + 1) & mask
-    return False
-
-
-@compiled
-def _key_after(state: GoState, n: int, cell: int) -> int:
-    """Return the key of the position with the mover's stone on `cell`; 0: it is not empty, or the move is suicide."""
-    colour, head = state.colour[n], state.head[n]
-    if colour[cell] != EMPTY:
-        return 0
-    own, width = state.header[n, TO_MOVE], state.header[n, SIZE] + 2
-    key, alive = state.key[n], False
+def _key_after(
+    colour: NDArray[np.int8],
+    head: NDArray[np.int16],
+    liberties: NDArray[np.int16],
+    chain_key: NDArray[np.int64],
+    own: int,
+    key: int,
+    width: int,
+    cell: int,
+) -> int:
+    """Return the key of the position with the mover's stone on an empty cell; 0: the move is suicide."""
+    alive = False
     for direction in range(4):
         beside = _neighbour(cell, width, direction)
-        if colour[beside] == EMPTY:
+        stone = colour[beside]
+        if stone == EMPTY:
             alive = True
-        elif colour[beside] != BORDER:
-            chain, contacts, first = head[beside], 0, True
-            for other in range(4):
-                touched = _neighbour(cell, width, other)
-                if (colour[touched] == BLACK or colour[touched] == WHITE) and head[touched] == chain:
-                    contacts += 1
-                    first = first and other >= direction
-            survives = state.liberties[n, chain] > contacts
-            if colour[beside] == own:
+        elif stone != BORDER:
+            chain, contacts, first = head[beside], 1, True
+            if liberties[chain] <= 4:  # else it has some elsewhere
+                for other in range(4):
+                    touched = _neighbour(cell, width, other)
+                    if other != direction and colour[touched] == stone and head[touched] == chain:
+                        contacts += 1
+                        first = first and other > direction
+            survives = liberties[chain] > contacts
+            if stone == own:
                 alive = alive or survives
             elif not survives:
                 alive = True
                 if first:
-                    key ^= state.chain_key[n, chain]
+                    key ^= chain_key[chain]
     return key ^ KEYS[own, cell] if alive else 0
 
 
@@ -97,16 +98,26 @@ def is_over(state: GoState, n: int) -> bool:
 
 
 @compiled
-def _may_place(state: GoState, n: int, cell: int) -> bool:
-    key = _key_after(state, n, cell)
-    if key == 0:
-        return False
-    superko = state.header[n, SUPERKO]
-    if superko == NO_SUPERKO or state.header[n, CAPTURED] == 0:
-        return True  # without a capture the number of stones has only grown, and no position can come back
-    if superko == SITUATIONAL and state.header[n, TO_MOVE] == BLACK:
-        key ^= WHITE_TO_MOVE
-    return not _was_seen(state, n, key)
+def _mark_legal(state: GoState, n: int, first: int, end: int, out: NDArray[np.bool_]) -> None:
+    """Write for the actions from `first` to `end` whether the mover may put a stone there."""
+    colour, head, liberties, chain_key = state.colour[n], state.head[n], state.liberties[n], state.chain_key[n]
+    seen, key, size, own = state.seen[n], state.key[n], state.header[n, SIZE], state.header[n, TO_MOVE]
+    # Without a capture the number of stones has only grown, and no position can come back.
+    repeats = state.header[n, SUPERKO] != NO_SUPERKO and state.header[n, CAPTURED] > 0
+    turn = WHITE_TO_MOVE if state.header[n, SUPERKO] == SITUATIONAL and own == BLACK else 0
+    for action in range(first, end):
+        cell = _cell(action, size)
+        out[action - first] = False
+        if colour[cell] == EMPTY:
+            after = _key_after(colour, head, liberties, chain_key, own, key, size + 2, cell)
+            out[action - first] = after != 0 and not (repeats and seen[_slot(seen, after ^ turn)] != 0)
+
+
+@compiled
+def _may_place(state: GoState, n: int, action: int) -> bool:
+    out = np.empty(1, np.bool_)
+    _mark_legal(state, n, action, action + 1, out)
+    return bool(out[0])
 
 
 @compiled
@@ -172,9 +183,9 @@ def _play_one(state: GoState, n: int, action: int) -> bool:
         return False
     cell = 0
     if action < size * size:
-        cell = _cell(action, size)
-        if not _may_place(state, n, cell):
+        if not _may_place(state, n, action):
             return False
+        cell = _cell(action, size)
         _place(state, n, cell)
         header[PASSES] = 0
     else:
@@ -186,7 +197,8 @@ def _play_one(state: GoState, n: int, action: int) -> bool:
     state.recent[n, 0] = cell
     if header[SUPERKO] != NO_SUPERKO:
         situational = header[SUPERKO] == SITUATIONAL and header[TO_MOVE] == WHITE
-        _remember(state, n, state.key[n] ^ WHITE_TO_MOVE if situational else state.key[n])
+        key = state.key[n] ^ WHITE_TO_MOVE if situational else state.key[n]
+        state.seen[n, _slot(state.seen[n], key)] = key
     return True
 
 
@@ -199,10 +211,9 @@ def play(state: GoState, actions: NDArray[np.int64], played: NDArray[np.bool_]) 
 
 @compiled
 def _legal_one(state: GoState, n: int, out: NDArray[np.bool_]) -> None:
-    size, running = state.header[n, SIZE], not is_over(state, n)
-    for action in range(size * size):
-        out[action] = running and _may_place(state, n, _cell(action, size))
-    out[size * size] = running
+    out[:] = not is_over(state, n)
+    if out[0]:
+        _mark_legal(state, n, 0, len(out) - 1, out)
 
 
 @compiled
@@ -269,9 +280,8 @@ def _count_liberties(state: GoState, n: int, count: NDArray[np.int16]) -> None:
 
 @compiled
 def _observe_one(
-    state: GoState, n: int, unit: float, count: NDArray[np.int16], legal: NDArray[np.bool_], out: NDArray[np.float32]
+    state: GoState, n: int, unit: float, count: NDArray[np.int16], legal: NDArray[np.bool_], out: NDArray[Any]
 ) -> None:
-    """Write the planes [18, size, size] of game n; see `observe`."""
     size, own, recent = state.header[n, SIZE], state.header[n, TO_MOVE], state.recent[n]
     _count_liberties(state, n, count)
     out[:] = 0
@@ -298,17 +308,13 @@ def _observe_one(
 
 @compiled
 def observe(state: GoState, unit: float, out: NDArray[np.float32]) -> None:
-    """Write the planes [N, 18, size, size] as the mover sees them; see `rayloom_agents.alphago.games.go`.
-
-    `unit`: 1, or into how many parts a point is divided where komi is to be a whole number and not in board lengths.
+    """Write the planes [N, 18, size, size] as the mover sees them (`rayloom_agents.alphago.games.go`), komi in board
+    lengths where `unit` is 1, else as a whole number of the parts into which `unit` divides a point.
     """
     count = np.empty(state.colour.shape[1], np.int16)
-    may = np.empty(out.shape[2] * out.shape[3] + 1, np.bool_)
+    may = np.empty(out.shape[2] * out.shape[3], np.bool_)
     for n in range(len(out)):
-        _legal_one(state, n, may)
-        if is_over(state, n):
-            for action in range(len(may) - 1):
-                may[action] = _may_place(state, n, _cell(action, state.header[n, SIZE]))
+        _mark_legal(state, n, 0, len(may), may)
         _observe_one(state, n, unit, count, may, out[n])
 
 
@@ -329,7 +335,7 @@ def reach(
     lengths: NDArray[np.int64],
     other: GoState,
     unit: float,
-    planes: NDArray[np.float32],
+    planes: NDArray[Any],
     may: NDArray[np.bool_],
     over: NDArray[np.bool_],
     movers: NDArray[np.int8],
@@ -341,9 +347,8 @@ def reach(
     lead [B], and one after the other the planes of the others; returns how many these are, or -1 - b for the first path
     with an illegal action.
     """
-    count = np.empty(state.colour.shape[1], np.int16)
-    owner, stack = np.empty(state.colour.shape[1], np.int8), np.empty(state.colour.shape[1], np.int16)
-    running = 0
+    cells, running = state.colour.shape[1], 0
+    count, owner, stack = np.empty(cells, np.int16), np.empty(cells, np.int8), np.empty(cells, np.int16)
     for b in range(len(games)):
         _copy_game(state, games[b], other)
         for step in range(lengths[b]):
@@ -386,7 +391,7 @@ def play_at_random(state: GoState, seed: int, most: int) -> int:
                 for direction in range(4):
                     beside = state.colour[n, _neighbour(cell, size + 2, direction)]
                     eye = eye and (beside == BORDER or beside == state.header[n, TO_MOVE])
-                if not eye and _may_place(state, n, cell):
+                if not eye and _may_place(state, n, candidate):
                     action = candidate
                     break
             _play_one(state, n, action)

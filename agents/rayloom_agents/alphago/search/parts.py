@@ -7,6 +7,7 @@ trees.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -14,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from rayloom_agents.alphago.games.game import Game, Leaves, State
+from rayloom_agents.alphago.games.game import Game, Leaves, State, view
 from rayloom_agents.alphago.search import tree as trees
 
 Result = TypeVar("Result")
@@ -37,7 +38,7 @@ def cut(count: int, parts: int) -> list[slice]:
     """Return at most `parts` slices of `count` things, about equally long."""
     parts = max(1, min(parts, count))
     bounds = [count * part // parts for part in range(parts + 1)]
-    return [slice(low, high) for low, high in zip(bounds, bounds[1:], strict=False)]
+    return [slice(low, high) for low, high in itertools.pairwise(bounds)]
 
 
 class Part:
@@ -45,7 +46,7 @@ class Part:
 
     def __init__(self, game: Game, tree: trees.Tree, where: slice, leaves: int, depth: int) -> None:
         self.game, self.where = game, where
-        self.tree = trees.Tree(*(array[where] for array in tree))
+        self.tree = view(tree, where)
         shape = (where.stop - where.start, leaves)
         self._nodes = np.zeros((*shape, depth), np.int32)
         self._actions = np.zeros((*shape, depth), np.int64)
@@ -56,10 +57,8 @@ class Part:
     def begin(self, state: State, rule: trees.Rule, done: NDArray[np.int64], wanted: NDArray[np.int64]) -> None:
         """Take what belongs to these games of the whole search's positions, rule and simulations done and wanted."""
         where = self.where
-        self._state = type(state)(*(array[where] for array in state))
-        self._rule = rule._replace(
-            forced=rule.forced[where], gumbel=rule.gumbel[where], schedule=rule.schedule[where]
-        )
+        self._state = view(state, where)
+        self._rule = rule._replace(forced=rule.forced[where], gumbel=rule.gumbel[where], schedule=rule.schedule[where])
         self._done, self._wanted, self._leaves = done[where].copy(), wanted[where], None
 
     def descend(self) -> NDArray[Any] | None:
