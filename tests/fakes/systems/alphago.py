@@ -75,3 +75,44 @@ TREES: dict[str, dict[str, Any]] = {
         "stop": {"updates": 60},
     },
 }
+
+_EXPERTS = {"import": "rayloom_agents.alphago.experts.source:ExpertGames", "size": 5}
+TREES |= {
+    "supervised_policy": {
+        "algorithm": {
+            "import": "rayloom_agents.alphago.supervised_policy:SupervisedPolicy",
+            "blocks": 1,
+            "channels": 8,
+            "value_weight": 0.5,
+        },
+        "source": _EXPERTS,
+        "learner": {"batch_size": 32},
+        "evaluate": {"every": "20 updates"},
+        "stop": {"updates": 60},
+    },
+    "rollout_policy": {
+        "algorithm": {"import": "rayloom_agents.alphago.rollout_policy:RolloutPolicy"},
+        "source": _EXPERTS,
+        "learner": {"batch_size": 32},
+        "evaluate": {"every": "20 updates"},
+        "stop": {"updates": 60},
+    },
+    "value_network": {
+        "algorithm": {"import": "rayloom_agents.alphago.value_network:ValueNetwork", "blocks": 1, "channels": 8},
+        "source": {**_EXPERTS, "one_position_per_game": True},
+        "learner": {"batch_size": 32},
+        "evaluate": {"every": "5 epochs"},
+        "stop": {"updates": 60},
+    },
+    "alphago": {
+        "algorithm": {
+            "import": "rayloom_agents.alphago.alphago_player:AlphaGo",
+            "policy": {"blocks": 0, "channels": 4},
+            "value": {"blocks": 0, "channels": 4},
+        },
+        "source": {**_EXPERTS, "one_position_per_game": True},
+        "learner": {"batch_size": 40},
+        "evaluate": {"every": "2 epochs"},
+        "stop": {"epochs": 4},
+    },
+}
