@@ -30,7 +30,7 @@ def test_black_takes_the_centre_of_5x5_and_the_whole_board(tmp_path: Path) -> No
     """Komi 24.5: Black wins by 25 points or not at all."""
     result = rayloom.run(
         "alphazero_go5x5",
-        "evaluate.every=400 updates",
+        "evaluate.every=1000 updates",
         "tracking.enabled=false",
         "tracking.pictures=false",
         f"output={tmp_path}",

@@ -12,7 +12,7 @@ from rayloom_agents.alphago.experts.sgf import read_folder
 from rayloom_agents.alphago.games import Go
 from rayloom_agents.alphago.gtp.gnugo import gnugo_program
 
-PROGRAM = '''
+PROGRAM = """
 import random, sys
 size, seed, fault = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 chance, free, moves = random.Random(seed), [l + str(n) for l in "ABCDEFGHJ"[:size] for n in range(1, size + 1)], 0
@@ -31,7 +31,7 @@ for line in sys.stdin:
         if fault == "dies":
             sys.exit(1)
     print(f"={number} {answer}\\n", flush=True)
-'''
+"""
 
 
 @pytest.fixture

@@ -72,7 +72,11 @@ def test_compiled_and_planes_features_give_the_same_scores(size: int) -> None:
     some = empty & (found > 0)
     np.testing.assert_allclose(found[some], wanted[some], rtol=1e-5)
     assert (found[~empty] == 0).all() and (empty & ~some).sum() < 0.1 * empty.sum()  # eyes
-    for begin, end in ((patterns.NEAR, patterns.NEXT), (patterns.NEXT, patterns.LINE), (patterns.CHAINS, patterns.PASS)):
+    for begin, end in (
+        (patterns.NEAR, patterns.NEXT),
+        (patterns.NEXT, patterns.LINE),
+        (patterns.CHAINS, patterns.PASS),
+    ):
         classes = set(features.numpy()[empty].ravel().tolist()) & set(range(begin, end))
         assert len(classes) > (end - begin) // 4  # the positions show most of what there is
 
