@@ -56,7 +56,7 @@ def judge(infer: Any, positions: int = 400) -> tuple[float, float]:
 def test_the_network_without_search_finds_the_best_moves(seed: int, tmp_path: Path) -> None:
     options = [
         "tracking.enabled=false", "tracking.pictures=false", f"output={tmp_path}", f"seed={seed}",
-        "evaluate.games=20", "evaluate.raw=true", "evaluate.every=null",
+        "evaluate.every=null",
     ]  # fmt: skip
     found = []
     for updates in (1, 250):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
 from typing import TypeVar, cast
 
 import numba
@@ -14,6 +17,23 @@ def compiled(function: Function) -> Function:
     """Return the function compiled by numba on its first call; it runs without the interpreter lock.
 
     The machine code is kept beside the source file. Numba compiles anew when that file changes, not when a file does
-    from which it imports compiled functions: a compiled function therefore calls only those of its own module.
+    from which it imports compiled functions: a compiled function therefore calls only those of its own module, or is
+    made by `compiled_upon`.
     """
     return cast(Function, numba.njit(cache=True, nogil=True, error_model="numpy")(function))
+
+
+def compiled_upon(module: ModuleType) -> Callable[[Function], Function]:
+    """Return the same for functions that call compiled ones of `module`.
+
+    Their machine code is kept under a name that holds the hash of that module's source: where it changes, they are
+    compiled anew. All functions of one file that call each other are to be made upon the same module.
+    """
+    assert module.__file__ is not None
+    stamp = hashlib.sha256(Path(module.__file__).read_bytes()).hexdigest()[:12]
+
+    def compile_(function: Function) -> Function:
+        function.__qualname__ = f"{function.__qualname__}-{stamp}"
+        return compiled(function)
+
+    return compile_

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from numpy.typing import NDArray
 
 from rayloom.contract import (
@@ -27,6 +27,7 @@ from rayloom.contract import (
     Metric,
     UserError,
 )
+from rayloom_agents.alphago.alpha_beta import AlphaBetaPlayer
 from rayloom_agents.alphago.alphazero import player
 from rayloom_agents.alphago.games.game import Game, State
 from rayloom_agents.alphago.search import Infer, Search, SearchSettings
@@ -42,10 +43,16 @@ class MatchesConfig(EvaluationConfig):
     """The policy's tree search, without noise."""
     raw: bool = False
     """Play the network's likeliest move, without search."""
-    opponent: Literal["random", "search"] = "random"
-    """random: any legal move; search: PUCT without knowledge, with equal priors and the value of ended games alone."""
+    sampled: bool = False
+    """With `raw`: draw moves from the network's policy instead, on both sides where the opponent is `first`."""
+    opponent: Literal["random", "search", "alpha_beta", "first"] = "random"
+    """random: any legal move; search: PUCT without knowledge, with equal priors and the value of ended games alone;
+    alpha_beta: classical search of Connect Four; first: the policy that the run began with, without search
+    (policy-gradient self-play)."""
     opponent_simulations: Annotated[int, Ge(1)] = 500
     """Simulations of the opponent `search` per move."""
+    opponent_depth: Annotated[int, Ge(1), Le(12)] = 6
+    """Plies that the opponent `alpha_beta` looks ahead."""
     opening_plies: Annotated[int, Ge(0)] = 2
     """Random plies with which a pair of games begins, so that they differ."""
 
@@ -64,6 +71,14 @@ def random_actions(game: Game, state: State, generator: np.random.Generator) -> 
     return np.where(legal.any(axis=1), draws.argmax(axis=1), -1)
 
 
+def sampled_actions(
+    logits: NDArray[np.float32], legal: NDArray[np.bool_], generator: np.random.Generator
+) -> NDArray[np.int64]:
+    """Return an action drawn from the softmax over the legal ones in each game [N]; -1 where none is legal."""
+    noise = generator.gumbel(size=legal.shape)  # the largest of logits with Gumbel noise is a draw from their softmax
+    return np.where(legal.any(axis=1), np.where(legal, logits + noise, -np.inf).argmax(axis=1), -1)
+
+
 def no_knowledge(actions: int) -> Infer:
     """Return a network that gives all actions the same logit and every position the value 0."""
 
@@ -76,9 +91,16 @@ def no_knowledge(actions: int) -> Infer:
 class Player:
     """Chooses moves in all games of a match at once."""
 
-    def __init__(self, game: Game, games: int, infer: Infer | None, settings: SearchSettings | None) -> None:
-        """Without `infer` it moves at random, without `settings` it plays the likeliest move."""
-        self.game, self.infer = game, infer
+    def __init__(
+        self,
+        game: Game,
+        games: int,
+        infer: Infer | None,
+        settings: SearchSettings | None,
+        sampled: bool = False,
+    ) -> None:
+        """Without `infer` it moves at random, without `settings` it plays the likeliest move, or draws one."""
+        self.game, self.infer, self.sampled = game, infer, sampled
         self._search = Search(game, games, settings) if infer is not None and settings is not None else None
 
     def choose(self, state: State, turns: NDArray[np.bool_], generator: np.random.Generator) -> NDArray[np.int64]:
@@ -88,7 +110,10 @@ class Player:
         elif self._search is None:
             logits, _ = self.infer(self.game.observe(state))
             legal = self.game.legal(state)
-            actions = np.where(legal.any(axis=1), np.where(legal, logits, -np.inf).argmax(axis=1), -1)
+            if self.sampled:
+                actions = sampled_actions(logits, legal, generator)
+            else:
+                actions = np.where(legal.any(axis=1), np.where(legal, logits, -np.inf).argmax(axis=1), -1)
         else:
             self._search.forget(np.arange(len(turns)))
             simulations = np.where(turns, self._search.settings.simulations, 0)
@@ -96,8 +121,20 @@ class Player:
         return np.where(turns, actions, -1)
 
 
+class Chooses(Protocol):
+    """Whoever plays a match."""
+
+    def choose(self, state: State, turns: NDArray[np.bool_], generator: np.random.Generator) -> NDArray[np.int64]:
+        """Return an action where it is this player's turn [N], else -1."""
+
+
 def play_match(
-    game: Game, players: tuple[Player, Player], games: int, opening_plies: int, seed: int, budget: Budget | None = None
+    game: Game,
+    players: tuple[Chooses, Chooses],
+    games: int,
+    opening_plies: int,
+    seed: int,
+    budget: Budget | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Play an even number of games; player 0 begins those of even number, and game 2k and 2k + 1 open alike.
 
@@ -122,6 +159,17 @@ def play_match(
     return (game.outcome(state) * sides).astype(np.float32), np.stack(moves, axis=1)
 
 
+def check_first(policy: Any) -> Infer:
+    """Return the policy that the run began with; UserError where the algorithm does not keep it."""
+    if not callable(infer := getattr(policy, "infer_first", None)):
+        raise UserError(
+            f"evaluate.opponent: {type(policy).__name__} does not keep the policy that its run began with; choose "
+            "random or search"
+        )
+    found: Infer = infer
+    return found
+
+
 class Matches(Evaluation):
     """Plays the run's game, with the latest weights."""
 
@@ -129,6 +177,8 @@ class Matches(Evaluation):
     metrics: ClassVar = {
         "score": Metric(better="max", meaning="1 for a win, one half for a draw"),
         "score_low": Metric(better="max", meaning="lower end of the score's 95 % interval"),
+        "score_first": Metric(better="max", meaning="the score as the first player"),
+        "score_second": Metric(better="max", meaning="the score as the second player"),
         "won": Metric(better="max", meaning="share of the games"),
         "lost": Metric(better="min", meaning="share of the games"),
         "distinct": Metric(meaning="share of the games that are no repetition of another one with the same colours"),
@@ -141,12 +191,17 @@ class Matches(Evaluation):
             raise UserError("evaluate.import: Matches needs a source with a game, such as rayloom_agents' SelfPlay")
         self.game: Game = component.make()
 
-    def players(self, policy: Any, games: int) -> tuple[Player, Player]:
+    def players(self, policy: Any, games: int) -> tuple[Chooses, Chooses]:
         """Return the policy and its opponent."""
         config: MatchesConfig = self.config
-        ours = Player(self.game, games, player(policy).infer, None if config.raw else config.search)
+        settings = None if config.raw else config.search
+        ours = Player(self.game, games, player(policy).infer, settings, config.sampled)
         if config.opponent == "random":
             return ours, Player(self.game, games, None, None)
+        if config.opponent == "first":
+            return ours, Player(self.game, games, check_first(policy), None, config.sampled)
+        if config.opponent == "alpha_beta":
+            return ours, AlphaBetaPlayer(self.game, config.opponent_depth)
         settings = SearchSettings(simulations=config.opponent_simulations, leaves=4)
         return ours, Player(self.game, games, no_knowledge(self.game.num_actions), settings)
 
@@ -161,6 +216,8 @@ class Matches(Evaluation):
         metrics = {
             "score": score,
             "score_low": wilson_interval(score, games)[0],
+            "score_first": float((outcomes[::2] + 1).mean() / 2),
+            "score_second": float((outcomes[1::2] + 1).mean() / 2),
             "won": float((outcomes == 1).mean()),
             "lost": float((outcomes == -1).mean()),
             "distinct": (len(set(lines[::2])) + len(set(lines[1::2]))) / games,

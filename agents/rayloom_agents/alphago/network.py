@@ -1,14 +1,30 @@
-"""The network of AlphaZero: a residual net over the planes with a policy and a value head.
+"""The network of the chapter: a residual net over the planes with a policy and a value head.
 
 Pre-activation residual blocks (He et al. 2016, arXiv 1603.05027) of 3x3 convolutions with global pooling (Wu 2019,
-arXiv 1902.10565, section 3.3). Departures: group normalisation instead of batch normalisation, so that an example's
-outputs depend on nothing else in its batch; every block pools.
+arXiv 1902.10565, section 3.3); two further heads say who will own each point and by how much the game will be won
+(section 3.4 there). Departures: group normalisation instead of batch normalisation, so that an example's outputs depend
+on nothing else in its batch; every block pools; the score is a number and no distribution.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
+
+
+class Judgement(NamedTuple):
+    """What the network thinks of B positions, from the side of the player to move."""
+
+    logits: Tensor
+    """[B, A], of illegal actions too."""
+    value: Tensor
+    """[B] in (-1, 1)."""
+    ownership: Tensor | None
+    """[B, H * W]: log-odds that a point will be the mover's; None without the heads."""
+    score: Tensor | None
+    """[B]: expected lead at the end, in board lengths; None without the heads."""
 
 
 def pool_globally(features: Tensor) -> Tensor:
@@ -40,7 +56,17 @@ class PooledBlock(nn.Module):
 class PolicyValueNetwork(nn.Module):
     """Maps planes [B, C, H, W] to logits [B, A] and values [B] in (-1, 1) of the player to move."""
 
-    def __init__(self, planes: int, rows: int, columns: int, actions: int, blocks: int, channels: int) -> None:
+    def __init__(
+        self,
+        planes: int,
+        rows: int,
+        columns: int,
+        actions: int,
+        blocks: int,
+        channels: int,
+        auxiliary: bool = False,
+    ) -> None:
+        """`auxiliary`: with the heads for ownership and score."""
         super().__init__()
         self.stem = nn.Conv2d(planes, channels, 3, padding=1, bias=False)
         self.blocks = nn.Sequential(*(PooledBlock(channels) for _ in range(blocks)))
@@ -50,11 +76,28 @@ class PolicyValueNetwork(nn.Module):
         self.value_map = nn.Conv2d(channels, 4, 1)
         self.value = nn.Sequential(nn.Linear(4 * rows * columns + 2 * channels, 2 * channels), nn.ReLU(),
                                    nn.Linear(2 * channels, 1))  # fmt: skip
+        self.ownership = nn.Conv2d(channels, 1, 1) if auxiliary else None
+        self.score = nn.Linear(2 * channels, 1) if auxiliary else None
 
     def forward(self, planes: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits, of illegal actions too, and values."""
-        features = self.norm(self.blocks(self.stem(planes))).relu()
+        """Return logits, of illegal actions too, and values: what a search asks for."""
+        features = self.features(planes)
+        return self._policy_and_value(features, pool_globally(features))
+
+    def judge(self, planes: Tensor) -> Judgement:
+        """Return what all heads say."""
+        features = self.features(planes)
         pooled = pool_globally(features)
+        ownership = None if self.ownership is None else self.ownership(features).flatten(1)
+        score = None if self.score is None else self.score(pooled).squeeze(1)
+        return Judgement(*self._policy_and_value(features, pooled), ownership, score)
+
+    def features(self, planes: Tensor) -> Tensor:
+        """Return the feature maps [B, channels, H, W] that the heads share."""
+        features: Tensor = self.norm(self.blocks(self.stem(planes))).relu()
+        return features
+
+    def _policy_and_value(self, features: Tensor, pooled: Tensor) -> tuple[Tensor, Tensor]:
         policy = torch.cat([self.policy_map(features).relu().flatten(1), pooled], dim=1)
         value = torch.cat([self.value_map(features).relu().flatten(1), pooled], dim=1)
         logits: Tensor = self.policy(policy)

@@ -53,6 +53,12 @@ def run_command(options: argparse.Namespace) -> int:
     )
 
 
+def pipeline_command(options: argparse.Namespace) -> int:
+    from rayloom.cli.pipeline_command import run_pipeline_command
+
+    return run_pipeline_command(options)
+
+
 def resume_command(options: argparse.Namespace) -> int:
     from rayloom.config.load import apply_overrides
 

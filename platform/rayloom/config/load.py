@@ -58,6 +58,7 @@ __all__ = [
     "parse_yaml",
     "read_tree",
     "shipped_configs",
+    "shipped_pipelines",
     "suggest",
     "validate",
 ]
@@ -143,7 +144,16 @@ def config_folder() -> Path:
 
 def shipped_configs() -> dict[str, Path]:
     """Return the shipped configs by name, whichever folder they lie in."""
-    return {path.stem: path for path in sorted(config_folder().rglob("*.yaml")) if path.parent.name != "cluster"}
+    return {path.stem: path for path in _shipped() if path.parent.name not in ("cluster", "pipelines")}
+
+
+def shipped_pipelines() -> dict[str, Path]:
+    """Return the shipped pipelines by name; none of them has the name of a config."""
+    return {path.stem: path for path in _shipped() if path.parent.name == "pipelines"}
+
+
+def _shipped() -> list[Path]:
+    return sorted(config_folder().rglob("*.yaml"))
 
 
 def find_config(name: str) -> Path:
@@ -151,7 +161,7 @@ def find_config(name: str) -> Path:
     path = Path(name)
     if path.is_file():
         return path
-    shipped = shipped_configs()
+    shipped = {**shipped_configs(), **shipped_pipelines()}
     if name in shipped:
         return shipped[name]
     if path.is_dir():

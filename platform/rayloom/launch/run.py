@@ -58,6 +58,7 @@ def run(
     job: str | None = None,
     chaos: str | None = None,
     group: str | None = None,
+    parent: str | None = None,
 ) -> Result:
     """Train one config to its end and return the result.
 
@@ -65,7 +66,8 @@ def run(
     `local` keeps every role in this process. `job` is the id of a job that its cluster may start several times: the
     same id goes on with the same run, or returns its result again once it has finished. `chaos` injects faults, as
     "rollout=6/min,learner=1" (see `rayloom.launch.chaos`); a run that is continued has none. `group` is a tag of a
-    job's run, for what several have in common (see `rayloom.launch.seeds`). Raises UserError for
+    job's run, for what several have in common (see `rayloom.launch.seeds`), and `parent` MLflow's id of the run below
+    which the tracker shows it (see `rayloom.launch.pipeline`). Raises UserError for
     mistakes in the config, before any work; an exception of an algorithm or environment passes through with its own
     traceback, after the run was marked FAILED.
     """
@@ -82,7 +84,7 @@ def run(
     if is_uploaded(Path.cwd()) and not Path(typed.output).is_absolute():
         observer.note(f"output: {typed.output} goes with this node; name a folder that all nodes share, as /mnt/runs")
     if job is not None:
-        return _run_job(typed, plan, job, observer, striker, group)
+        return _run_job(typed, plan, job, observer, striker, group, parent)
     role = make_role(typed, plan)
     try:
         read_objectives(typed, role.parameter_counts())
@@ -99,10 +101,16 @@ def run(
 
 
 def _run_job(
-    config: RunConfig, plan: Plan, job: str, observer: Observer, chaos: Chaos | None, group: str | None
+    config: RunConfig,
+    plan: Plan,
+    job: str,
+    observer: Observer,
+    chaos: Chaos | None,
+    group: str | None,
+    parent: str | None,
 ) -> Result:
     """Begin the run of a job, go on with it, or report it again."""
-    with attempt(config, job, observer.note, uses_ray=plan.uses_ray, group=group) as taken:
+    with attempt(config, job, observer.note, uses_ray=plan.uses_ray, group=group, parent=parent) as taken:
         if taken.ended is not None:
             result = earlier_result(config, taken.folder, taken.ended)
             observer.note(f"job {job} has finished its run before: this is its result")

@@ -78,12 +78,13 @@ def seed_folders(output: Path, group: str) -> list[Path]:
 
 
 def job_tag(folder: Path) -> dict[str, str]:
-    """Return the tags of the job to which what lies in `folder` belongs, and of its group; none without a job."""
+    """Return the tags of the job to which what lies in `folder` belongs, its group's and its parent's; or none."""
     job = read_record(folder / JOB, _JOB)
     if not job:
         return {}
     group = {"rayloom.group": job["group"]} if isinstance(job.get("group"), str) else {}
-    return {"rayloom.job": job["job"], **group}
+    parent = {"mlflow.parentRunId": job["parent"]} if isinstance(job.get("parent"), str) else {}
+    return {"rayloom.job": job["job"], **group, **parent}
 
 
 @contextlib.contextmanager
@@ -96,12 +97,13 @@ def attempt(
     file: str = RUN,
     changeable: Collection[str] = (),
     group: str | None = None,
+    parent: str | None = None,
 ) -> Iterator[Attempt]:
     """Take the folder of the job, made where this is its first attempt, and keep other attempts out.
 
     `file` is RUN or, for a study, STUDY; `note` takes remarks. An attempt may have other values of the settings that
-    are `changeable`, and then goes on with what had finished, too. `group` is kept beside the id. UserError when
-    another attempt is at work at the moment, or began with another config.
+    are `changeable`, and then goes on with what had finished, too. `group` and `parent` are kept beside the id.
+    UserError when another attempt is at work at the moment, or began with another config.
     """
     folder = job_folder(Path(config.output), job)
     make_folder(folder / INTERNAL)
@@ -117,7 +119,8 @@ def attempt(
         if not begun:
             for name in (RUN, STUDY, LOCAL_MARK):  # of an attempt that ended before it had begun anything
                 (folder / name).unlink(missing_ok=True)
-            of_group = {} if group is None else {"group": group}
+            given = {"group": group, "parent": parent}
+            of_group = {name: value for name, value in given.items() if value is not None}
             write_json(folder / JOB, {"job": job, "file": file, "uses_ray": uses_ray, **of_group})
         if changed or not begun:
             write_config(folder / file, config)

@@ -7,7 +7,7 @@ and copied alike. Two players move in turn; the score is the first one's, and wh
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,11 @@ S = TypeVar("S", bound=tuple[NDArray[Any], ...])
 def take(state: S, rows: Rows) -> S:
     """Return the games `rows` (indices, or a mask [N]), which change independently of `state`."""
     return type(state)(*(array[rows] for array in state))
+
+
+def view(state: S, where: slice) -> S:
+    """Return the games of a slice, which are those of `state`: what is played in one is played in the other."""
+    return type(state)(*(array[where] for array in state))
 
 
 def repeat(state: S, times: int) -> S:
@@ -39,6 +44,22 @@ def put(state: S, rows: Rows, values: S) -> None:
         array[rows] = new
 
 
+class Leaves(NamedTuple):
+    """Where B paths lead."""
+
+    planes: NDArray[Any]
+    """[R, C, rows, columns]: what the network sees of those that have not ended, one after the other, in units of
+    `Game.plane_scale`."""
+    legal: NDArray[np.bool_]
+    """[B, A]"""
+    over: NDArray[np.bool_]
+    """[B]"""
+    movers: NDArray[np.int8]
+    """[B]"""
+    outcomes: NDArray[np.float32]
+    """[B]: 1 where the first player has won, -1 where the second has, 0 elsewhere."""
+
+
 class Game(ABC):
     """A board game for two."""
 
@@ -49,6 +70,10 @@ class Game(ABC):
     num_planes: int
     max_plies: int
     """No game is longer."""
+    plane_scale: NDArray[np.float32] | None = None
+    """[C]: what one unit of each plane of `leaves` stands for, where these are bytes; None: they are as `observe`'s."""
+    has_owners: bool = False
+    """Whether points belong to somebody at the end (`owners`)."""
 
     @abstractmethod
     def start(self, count: int) -> State:
@@ -100,6 +125,31 @@ class Game(ABC):
         points = self.point_symmetries()
         rest = np.arange(self.rows * self.columns, self.num_actions)
         return points, np.concatenate([points, np.tile(rest, (len(points), 1))], axis=1)
+
+    def owners(self, state: State) -> NDArray[np.int8]:
+        """Return whose every point is [N, rows * columns]: 1 the first player's, -1 the second's, 0 nobody's."""
+        raise NotImplementedError(f"points of {type(self).__name__} belong to nobody")
+
+    def komi_of(self, state: State) -> NDArray[np.float32]:
+        """Return how many points the second player gets in each game [N]; 0 in games without points."""
+        return np.zeros(len(self.mover(state)), np.float32)
+
+    def set_komi(self, state: State, komi: NDArray[np.float32]) -> None:  # noqa: B027  most games have none
+        """Change the points that the second player gets [N], in place."""
+
+    def leaves(
+        self, state: State, games: Rows, paths: NDArray[np.int64], lengths: NDArray[np.int64], spare: State
+    ) -> Leaves:
+        """Return where the first `lengths` [B] actions of each path [B, D] lead from game `games` [B] of `state`.
+
+        `state` does not change. `spare` holds one game, which is overwritten. ValueError where an action is illegal.
+        """
+        reached = take(state, games)
+        self.advance(reached, paths, lengths)
+        over, movers = self.is_over(reached), self.mover(reached)
+        outcomes = np.where(over, self.outcome(reached), 0).astype(np.float32)
+        running = np.flatnonzero(~over)
+        return Leaves(self.observe(take(reached, running)), self.legal(reached), over, movers, outcomes)
 
     def advance(self, state: State, paths: NDArray[np.int64], lengths: NDArray[np.int64]) -> None:
         """Play the first `lengths` [N] actions of each path [N, D], in place."""

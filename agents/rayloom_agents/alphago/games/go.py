@@ -8,10 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rayloom.contract import UserError
-from rayloom_agents.alphago.games.game import Game, refuse, square_symmetries
+from rayloom_agents.alphago.games.game import Game, Leaves, refuse, square_symmetries
 from rayloom_agents.alphago.go import rules
 from rayloom_agents.alphago.go.rules import GoState
 
+_PARTS = 2.0
+"""Of a point, in which komi is told in bytes: up to 63.5 points."""
 SUPERKO = {"none": rules.NO_SUPERKO, "positional": rules.POSITIONAL, "situational": rules.SITUATIONAL}
 
 
@@ -24,6 +26,7 @@ class Go(Game):
     """
 
     num_planes = rules.PLANES
+    has_owners = True
 
     def __init__(
         self,
@@ -41,6 +44,8 @@ class Go(Game):
         self.num_actions = size * size + 1
         self.komi, self.superko = komi, superko
         self.max_plies = 3 * size * size if max_plies is None else max_plies
+        self.plane_scale = np.ones(self.num_planes, np.float32)
+        self.plane_scale[16] = 1 / (_PARTS * size)
 
     def start(self, count: int) -> GoState:
         """Return `count` games on empty boards; komi may be changed in the state."""
@@ -83,8 +88,31 @@ class Go(Game):
     def observe(self, state: GoState) -> NDArray[np.float32]:
         """Return the planes."""
         out = np.empty((len(state.komi), self.num_planes, self.size, self.size), np.float32)
-        rules.observe(state, out)
+        rules.observe(state, 1.0, out)
         return out
+
+    def komi_of(self, state: GoState) -> NDArray[np.float32]:
+        """Return White's points."""
+        return state.komi
+
+    def set_komi(self, state: GoState, komi: NDArray[np.float32]) -> None:
+        """Change White's points."""
+        state.komi[:] = komi
+
+    def leaves(
+        self, state: GoState, games: NDArray[Any], paths: NDArray[np.int64], lengths: NDArray[np.int64], spare: GoState
+    ) -> Leaves:
+        """Return where paths lead, in one compiled loop."""
+        count = len(games)
+        planes = np.empty((count, self.num_planes, self.size, self.size), np.int8)
+        legal, over = np.empty((count, self.num_actions), np.bool_), np.empty(count, np.bool_)
+        movers, scores = np.empty(count, np.int8), np.empty(count, np.float32)
+        running = rules.reach(
+            state, games, paths, lengths, spare, _PARTS, planes, legal, over, movers, scores
+        )  # fmt: skip
+        if running < 0:
+            raise ValueError(f"path {-1 - running} is illegal in game {int(games[-1 - running])}")
+        return Leaves(planes[:running], legal, over, movers, np.sign(scores))
 
     def board(self, state: GoState) -> NDArray[np.int8]:
         """Return the stones [N, size, size]: 1 Black, -1 White, 0 none."""

@@ -42,7 +42,7 @@ class LineGame(Game):
     def __init__(self, rows: int, columns: int, length: int, num_actions: int) -> None:
         self.rows, self.columns, self.num_actions = rows, columns, num_actions
         self.max_plies = rows * columns
-        self._lines = lines_of(rows, columns, length)
+        self.lines = lines_of(rows, columns, length)
         self._length = length
 
     def start(self, count: int) -> LineState:
@@ -64,7 +64,7 @@ class LineGame(Game):
         mover = self.mover(state)[games]
         state.board[games, points] = mover
         state.ply[games] += 1
-        sums = state.board[games][:, self._lines].sum(axis=2, dtype=np.int64) * mover[:, None]
+        sums = state.board[games][:, self.lines].sum(axis=2, dtype=np.int64) * mover[:, None]
         state.winner[games] = np.where((sums == self._length).any(axis=1), mover, 0)
 
     def score(self, state: LineState) -> NDArray[np.float32]:

@@ -1,87 +1,32 @@
-"""The rules of Go, compiled, over a batch of games in flat arrays.
+"""The rules of Go, compiled, over a batch of games in flat arrays (`rayloom_agents.alphago.go.state`).
 
 No suicide; positional, situational or no superko; a game ends after two passes in a row or `max_plies` plies and is
 scored by area (Tromp and Taylor 1995: https://tromp.github.io/go.html): stones, and empty regions that reach one colour
-only.
-
-A board of `size` lines lies in an array of (size + 2)^2 cells with a border, so that a neighbour needs no bounds check.
-Action `row * size + column` puts a stone there, action `size^2` passes. Chains are circular lists. Their liberties are
-counted with multiplicity (an empty point beside two stones of a chain counts twice), which adding and removing stones
-keeps up to date, and which is zero exactly where the liberties are. A position's key is the exclusive or of one random
-number for each stone (Zobrist 1970); the keys of past positions lie in a hash table in the state.
-
-Every function here takes the whole batch `state` and the index `n` of one game, or no index and does all games.
+only. Action `row * size + column` puts a stone there, action `size^2` passes. Every function here takes the whole batch
+`state` and the index `n` of one game, or no index and does all games.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rayloom_agents.alphago.compiled import compiled
 
-EMPTY, BLACK, WHITE, BORDER = 0, 1, 2, 3
-NO_SUPERKO, POSITIONAL, SITUATIONAL = 0, 1, 2
-SIZE, TO_MOVE, PASSES, PLY, MAX_PLIES, SUPERKO, CAPTURED = range(7)
-"""Columns of `GoState.header`."""
-LARGEST = 19
-RECENT = 5
-"""Moves that are remembered for the planes."""
-PLANES = 18
-_CELLS = (LARGEST + 2) ** 2
-_KEYS = np.random.default_rng(1995).integers(1, 2**62, (3, _CELLS))
-_EMPTY_BOARD = 0x1B873593A7C15F39
-_WHITE_TO_MOVE = 0x2545F4914F6CDD1D
+# isort: off
+from rayloom_agents.alphago.go.state import (
+    BLACK, BORDER, CAPTURED, EMPTY, KEYS, LARGEST, MAX_PLIES, NO_SUPERKO, PASSES, PLANES, PLY, POSITIONAL, RECENT,
+    SITUATIONAL, SIZE, SUPERKO, TO_MOVE, WHITE, WHITE_TO_MOVE, GoState, start
+)  # fmt: skip
+# isort: on
 
-
-class GoState(NamedTuple):
-    """N games."""
-
-    header: NDArray[np.int32]
-    """[N, 7]: see the columns above."""
-    komi: NDArray[np.float32]
-    """[N]: points that White gets."""
-    colour: NDArray[np.int8]
-    """[N, cells]: what lies there."""
-    head: NDArray[np.int16]
-    """[N, cells]: the cell that names a stone's chain."""
-    link: NDArray[np.int16]
-    """[N, cells]: the next stone of the chain."""
-    liberties: NDArray[np.int16]
-    """[N, cells]: at a chain's head, its empty neighbours with multiplicity."""
-    chain_key: NDArray[np.int64]
-    """[N, cells]: at a chain's head, the exclusive or of its stones' keys."""
-    key: NDArray[np.int64]
-    """[N]: the position's key."""
-    seen: NDArray[np.int64]
-    """[N, 2^k]: hash table of the keys of positions, with whose turn it was where superko is situational; 0: free.
-    Not kept without superko."""
-    recent: NDArray[np.int16]
-    """[N, 5]: cells of the last moves, the newest first; 0 for a pass or none."""
-
-
-def start(count: int, size: int, komi: float, superko: int, max_plies: int) -> GoState:
-    """Return `count` games on empty boards."""
-    cells = (size + 2) ** 2
-    colour = np.full((size + 2, size + 2), BORDER, np.int8)
-    colour[1:-1, 1:-1] = EMPTY
-    slots = 1 if superko == NO_SUPERKO else 1 << (2 * max_plies + 1).bit_length()
-    state = GoState(
-        header=np.tile(np.array([size, BLACK, 0, 0, max_plies, superko, 0], np.int32), (count, 1)),
-        komi=np.full(count, komi, np.float32),
-        colour=np.tile(colour.reshape(-1), (count, 1)),
-        head=np.zeros((count, cells), np.int16),
-        link=np.zeros((count, cells), np.int16),
-        liberties=np.zeros((count, cells), np.int16),
-        chain_key=np.zeros((count, cells), np.int64),
-        key=np.full(count, _EMPTY_BOARD, np.int64),
-        seen=np.zeros((count, slots), np.int64),
-        recent=np.zeros((count, RECENT), np.int16),
-    )
-    state.seen[:, _EMPTY_BOARD & (slots - 1)] = _EMPTY_BOARD  # Black's turn adds nothing to a key
-    return state
+__all__ = [
+    "BLACK", "BORDER", "CAPTURED", "EMPTY", "LARGEST", "MAX_PLIES", "NO_SUPERKO", "PASSES", "PLANES", "PLY",
+    "POSITIONAL", "RECENT", "SITUATIONAL", "SIZE", "SUPERKO", "TO_MOVE", "WHITE", "GoState", "area", "is_over", "legal",
+    "observe", "play", "play_at_random", "reach", "start",
+]  # fmt: skip
 
 
 @compiled
@@ -101,52 +46,49 @@ def _cell(action: int, size: int) -> int:
 
 
 @compiled
-def _remember(state: GoState, n: int, key: int) -> None:
-    mask = state.seen.shape[1] - 1
+def _slot(seen: NDArray[np.int64], key: int) -> int:
+    """Return where a key lies in a game's hash table, or where there is room for it."""
+    mask = len(seen) - 1
     slot = key & mask
-    while state.seen[n, slot] != 0 and state.seen[n, slot] != key:
+    while seen[slot] != 0 and seen[slot] != key:
         slot = (slot + 1) & mask
-    state.seen[n, slot] = key
+    return slot
 
 
 @compiled
-def _was_seen(state: GoState, n: int, key: int) -> bool:
-    mask = state.seen.shape[1] - 1
-    slot = key & mask
-    while state.seen[n, slot] != 0:
-        if state.seen[n, slot] == key:
-            return True
-        slot = (slot + 1) & mask
-    return False
-
-
-@compiled
-def _key_after(state: GoState, n: int, cell: int) -> int:
-    """Return the key of the position with the mover's stone on `cell`; 0: it is not empty, or the move is suicide."""
-    colour, head = state.colour[n], state.head[n]
-    if colour[cell] != EMPTY:
-        return 0
-    own, width = state.header[n, TO_MOVE], state.header[n, SIZE] + 2
-    key, alive = state.key[n], False
+def _key_after(
+    colour: NDArray[np.int8],
+    head: NDArray[np.int16],
+    liberties: NDArray[np.int16],
+    chain_key: NDArray[np.int64],
+    own: int,
+    key: int,
+    width: int,
+    cell: int,
+) -> int:
+    """Return the key of the position with the mover's stone on an empty cell; 0: the move is suicide."""
+    alive = False
     for direction in range(4):
         beside = _neighbour(cell, width, direction)
-        if colour[beside] == EMPTY:
+        stone = colour[beside]
+        if stone == EMPTY:
             alive = True
-        elif colour[beside] != BORDER:
-            chain, contacts, first = head[beside], 0, True
-            for other in range(4):
-                touched = _neighbour(cell, width, other)
-                if (colour[touched] == BLACK or colour[touched] == WHITE) and head[touched] == chain:
-                    contacts += 1
-                    first = first and other >= direction
-            survives = state.liberties[n, chain] > contacts
-            if colour[beside] == own:
+        elif stone != BORDER:
+            chain, contacts, first = head[beside], 1, True
+            if liberties[chain] <= 4:  # else it has some elsewhere
+                for other in range(4):
+                    touched = _neighbour(cell, width, other)
+                    if other != direction and colour[touched] == stone and head[touched] == chain:
+                        contacts += 1
+                        first = first and other > direction
+            survives = liberties[chain] > contacts
+            if stone == own:
                 alive = alive or survives
             elif not survives:
                 alive = True
                 if first:
-                    key ^= state.chain_key[n, chain]
-    return key ^ _KEYS[own, cell] if alive else 0
+                    key ^= chain_key[chain]
+    return key ^ KEYS[own, cell] if alive else 0
 
 
 @compiled
@@ -156,16 +98,26 @@ def is_over(state: GoState, n: int) -> bool:
 
 
 @compiled
-def _may_place(state: GoState, n: int, cell: int) -> bool:
-    key = _key_after(state, n, cell)
-    if key == 0:
-        return False
-    superko = state.header[n, SUPERKO]
-    if superko == NO_SUPERKO or state.header[n, CAPTURED] == 0:
-        return True  # without a capture the number of stones has only grown, and no position can come back
-    if superko == SITUATIONAL and state.header[n, TO_MOVE] == BLACK:
-        key ^= _WHITE_TO_MOVE
-    return not _was_seen(state, n, key)
+def _mark_legal(state: GoState, n: int, first: int, end: int, out: NDArray[np.bool_]) -> None:
+    """Write for the actions from `first` to `end` whether the mover may put a stone there."""
+    colour, head, liberties, chain_key = state.colour[n], state.head[n], state.liberties[n], state.chain_key[n]
+    seen, key, size, own = state.seen[n], state.key[n], state.header[n, SIZE], state.header[n, TO_MOVE]
+    # Without a capture the number of stones has only grown, and no position can come back.
+    repeats = state.header[n, SUPERKO] != NO_SUPERKO and state.header[n, CAPTURED] > 0
+    turn = WHITE_TO_MOVE if state.header[n, SUPERKO] == SITUATIONAL and own == BLACK else 0
+    for action in range(first, end):
+        cell = _cell(action, size)
+        out[action - first] = False
+        if colour[cell] == EMPTY:
+            after = _key_after(colour, head, liberties, chain_key, own, key, size + 2, cell)
+            out[action - first] = after != 0 and not (repeats and seen[_slot(seen, after ^ turn)] != 0)
+
+
+@compiled
+def _may_place(state: GoState, n: int, action: int) -> bool:
+    out = np.empty(1, np.bool_)
+    _mark_legal(state, n, action, action + 1, out)
+    return bool(out[0])
 
 
 @compiled
@@ -205,8 +157,8 @@ def _place(state: GoState, n: int, cell: int) -> None:
     colour, head, width = state.colour[n], state.head[n], state.header[n, SIZE] + 2
     own = state.header[n, TO_MOVE]
     colour[cell], head[cell], state.link[n, cell] = own, cell, cell
-    state.chain_key[n, cell], state.liberties[n, cell] = _KEYS[own, cell], 0
-    state.key[n] ^= _KEYS[own, cell]
+    state.chain_key[n, cell], state.liberties[n, cell] = KEYS[own, cell], 0
+    state.key[n] ^= KEYS[own, cell]
     for direction in range(4):
         beside = _neighbour(cell, width, direction)
         if colour[beside] == EMPTY:
@@ -231,9 +183,9 @@ def _play_one(state: GoState, n: int, action: int) -> bool:
         return False
     cell = 0
     if action < size * size:
-        cell = _cell(action, size)
-        if not _may_place(state, n, cell):
+        if not _may_place(state, n, action):
             return False
+        cell = _cell(action, size)
         _place(state, n, cell)
         header[PASSES] = 0
     else:
@@ -245,7 +197,8 @@ def _play_one(state: GoState, n: int, action: int) -> bool:
     state.recent[n, 0] = cell
     if header[SUPERKO] != NO_SUPERKO:
         situational = header[SUPERKO] == SITUATIONAL and header[TO_MOVE] == WHITE
-        _remember(state, n, state.key[n] ^ _WHITE_TO_MOVE if situational else state.key[n])
+        key = state.key[n] ^ WHITE_TO_MOVE if situational else state.key[n]
+        state.seen[n, _slot(state.seen[n], key)] = key
     return True
 
 
@@ -257,13 +210,17 @@ def play(state: GoState, actions: NDArray[np.int64], played: NDArray[np.bool_]) 
 
 
 @compiled
+def _legal_one(state: GoState, n: int, out: NDArray[np.bool_]) -> None:
+    out[:] = not is_over(state, n)
+    if out[0]:
+        _mark_legal(state, n, 0, len(out) - 1, out)
+
+
+@compiled
 def legal(state: GoState, out: NDArray[np.bool_]) -> None:
     """Write which actions are legal [N, size^2 + 1]; none is in a game that has ended."""
     for n in range(len(out)):
-        size, running = state.header[n, SIZE], not is_over(state, n)
-        for action in range(size * size):
-            out[n, action] = running and _may_place(state, n, _cell(action, size))
-        out[n, size * size] = running
+        _legal_one(state, n, out[n])
 
 
 @compiled
@@ -322,31 +279,94 @@ def _count_liberties(state: GoState, n: int, count: NDArray[np.int16]) -> None:
 
 
 @compiled
-def observe(state: GoState, out: NDArray[np.float32]) -> None:
-    """Write the planes [N, 18, size, size] as the mover sees them; see `rayloom_agents.alphago.games.go`."""
-    count = np.empty(state.colour.shape[1], np.int16)
+def _observe_one(
+    state: GoState, n: int, unit: float, count: NDArray[np.int16], legal: NDArray[np.bool_], out: NDArray[Any]
+) -> None:
+    size, own, recent = state.header[n, SIZE], state.header[n, TO_MOVE], state.recent[n]
+    _count_liberties(state, n, count)
     out[:] = 0
+    for action in range(size * size):
+        row, column, cell = action // size, action % size, _cell(action, size)
+        stone = state.colour[n, cell]
+        if stone != EMPTY:
+            plane = 0 if stone == own else 1
+            out[plane, row, column] = 1
+            liberties = min(3, count[state.head[n, cell]])
+            out[1 + 3 * plane + liberties, row, column] = 1
+        if not legal[action]:
+            out[13, row, column] = 1
+    for age in range(RECENT):
+        if recent[age] > 0:
+            out[8 + age, recent[age] // (size + 2) - 1, recent[age] % (size + 2) - 1] = 1
+    out[14] = state.header[n, PASSES] > 0
+    out[15] = own == BLACK
+    out[16] = min(127.0, max(-127.0, np.rint(state.komi[n] * unit))) if unit > 1 else state.komi[n] / size
+    if own == BLACK:
+        out[16] = -out[16]
+    out[17] = 1
+
+
+@compiled
+def observe(state: GoState, unit: float, out: NDArray[np.float32]) -> None:
+    """Write the planes [N, 18, size, size] as the mover sees them (`rayloom_agents.alphago.games.go`), komi in board
+    lengths where `unit` is 1, else as a whole number of the parts into which `unit` divides a point.
+    """
+    count = np.empty(state.colour.shape[1], np.int16)
+    may = np.empty(out.shape[2] * out.shape[3], np.bool_)
     for n in range(len(out)):
-        size, own = state.header[n, SIZE], state.header[n, TO_MOVE]
-        _count_liberties(state, n, count)
-        for action in range(size * size):
-            row, column, cell = action // size, action % size, _cell(action, size)
-            stone = state.colour[n, cell]
-            if stone != EMPTY:
-                plane = 0 if stone == own else 1
-                out[n, plane, row, column] = 1
-                liberties = min(3, count[state.head[n, cell]])
-                out[n, 1 + 3 * plane + liberties, row, column] = 1
-                out[n, 13, row, column] = 1
-            elif not _may_place(state, n, cell):
-                out[n, 13, row, column] = 1
-            for age in range(RECENT):
-                if state.recent[n, age] == cell:
-                    out[n, 8 + age, row, column] = 1
-        out[n, 14] = state.header[n, PASSES] > 0
-        out[n, 15] = own == BLACK
-        out[n, 16] = state.komi[n] / size * (1 if own == WHITE else -1)
-        out[n, 17] = 1
+        _mark_legal(state, n, 0, len(may), may)
+        _observe_one(state, n, unit, count, may, out[n])
+
+
+@compiled
+def _copy_game(state: GoState, n: int, other: GoState) -> None:
+    """Make the only game of `other` the same as game n."""
+    other.header[0], other.komi[0], other.key[0] = state.header[n], state.komi[n], state.key[n]
+    other.colour[0], other.head[0], other.link[0] = state.colour[n], state.head[n], state.link[n]
+    other.liberties[0], other.chain_key[0] = state.liberties[n], state.chain_key[n]
+    other.seen[0], other.recent[0] = state.seen[n], state.recent[n]
+
+
+@compiled
+def reach(
+    state: GoState,
+    games: NDArray[np.int64],
+    paths: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    other: GoState,
+    unit: float,
+    planes: NDArray[Any],
+    may: NDArray[np.bool_],
+    over: NDArray[np.bool_],
+    movers: NDArray[np.int8],
+    scores: NDArray[np.float32],
+) -> int:
+    """Play the first `lengths` [B] actions of each path [B, D] from game `games` [B] on, in `other`, which holds one.
+
+    Writes which actions may be played [B, A], where the game is over, whose turn it is and, where it is over, Black's
+    lead [B], and one after the other the planes of the others; returns how many these are, or -1 - b for the first path
+    with an illegal action.
+    """
+    cells, running = state.colour.shape[1], 0
+    count, owner, stack = np.empty(cells, np.int16), np.empty(cells, np.int8), np.empty(cells, np.int16)
+    for b in range(len(games)):
+        _copy_game(state, games[b], other)
+        for step in range(lengths[b]):
+            if not _play_one(other, 0, paths[b, step]):
+                return -1 - b
+        over[b] = is_over(other, 0)
+        movers[b] = 1 if other.header[0, TO_MOVE] == BLACK else -1
+        scores[b] = 0
+        _legal_one(other, 0, may[b])
+        if over[b]:
+            _owners(other, 0, owner, stack)
+            scores[b] = -other.komi[0]
+            for cell in range(len(owner)):
+                scores[b] += (owner[cell] == BLACK) - np.int8(owner[cell] == WHITE)
+        else:
+            _observe_one(other, 0, unit, count, may[b], planes[running])
+            running += 1
+    return running
 
 
 @compiled
@@ -371,7 +391,7 @@ def play_at_random(state: GoState, seed: int, most: int) -> int:
                 for direction in range(4):
                     beside = state.colour[n, _neighbour(cell, size + 2, direction)]
                     eye = eye and (beside == BORDER or beside == state.header[n, TO_MOVE])
-                if not eye and _may_place(state, n, cell):
+                if not eye and _may_place(state, n, candidate):
                     action = candidate
                     break
             _play_one(state, n, action)

@@ -8,19 +8,21 @@ tree has count towards `simulations`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rayloom_agents.alphago.games.game import Game, State, take
+from rayloom_agents.alphago.games.game import Game, State
 from rayloom_agents.alphago.search import tree as trees
-from rayloom_agents.alphago.search.roots import considered_visits, dirichlet_noise, unforced_visits
+from rayloom_agents.alphago.search.parts import Part, cut, in_threads
+from rayloom_agents.alphago.search.roots import considered_visits, dirichlet_noise, take_forced_visits
 from rayloom_agents.alphago.search.settings import SearchSettings
 
-Infer = Callable[[NDArray[np.float32]], tuple[NDArray[np.float32], NDArray[np.float32]]]
+Judged = tuple[NDArray[np.float32], NDArray[np.float32]]
+Infer = Callable[[NDArray[np.float32]], Judged]
 """planes [B, C, rows, columns] -> logits [B, A], values [B] in [-1, 1] for the player whose turn it is."""
 
 
@@ -38,17 +40,19 @@ class SearchResult:
     """[G]: the one to play for strength: the most visited; Gumbel's winner."""
 
 
+Steps = Generator[NDArray[Any], Judged, SearchResult]
+"""Yields planes, in units of `Game.plane_scale`, wants them judged, and returns what was found."""
+
+
 class Search:
     """Trees of a fixed number of games. Not thread-safe; it keeps its trees between `run` and `follow`."""
 
-    def __init__(self, game: Game, games: int, settings: SearchSettings) -> None:
+    def __init__(self, game: Game, games: int, settings: SearchSettings, threads: int = 1) -> None:
+        """`threads`: how many grow the trees; the trees do not depend on it."""
         self.game, self.games, self.settings = game, games, settings
         self.tree = trees.allocate(games, settings.simulations + 1, game.num_actions)
         depth = min(game.max_plies, settings.simulations + 1) + 1
-        shape = (games, settings.leaves)
-        self._nodes = np.zeros((*shape, depth), np.int32)
-        self._actions = np.zeros((*shape, depth), np.int64)
-        self._lengths = np.full(shape, -1, np.int64)
+        self._parts = [Part(game, self.tree, where, settings.leaves, depth) for where in cut(games, threads)]
         self._raw_prior = np.zeros((games, game.num_actions), np.float32)
 
     def run(
@@ -64,18 +68,41 @@ class Search:
         `explore` [G]: which roots get noise and forced playouts, and give targets without these; None: none of them.
         `simulations` [G]: each at most the settings' (None: exactly these).
         """
+        steps, scale = self.steps(state, generator, explore, simulations), self.game.plane_scale
+        try:
+            planes = next(steps)
+            while True:
+                if scale is not None:
+                    planes = planes.astype(np.float32) * scale[:, None, None]
+                planes = steps.send(infer(planes))
+        except StopIteration as end:
+            found: SearchResult = end.value
+            return found
+
+    def steps(
+        self,
+        state: State,
+        generator: np.random.Generator,
+        explore: NDArray[np.bool_] | None = None,
+        simulations: NDArray[np.int64] | None = None,
+    ) -> Steps:
+        """Search as `run` does, for a caller who judges the planes that come and sends logits and values back."""
         explore = np.zeros(self.games, np.bool_) if explore is None else explore
         limit = self.settings.simulations
         simulations = np.full(self.games, limit) if simulations is None else np.minimum(simulations, limit)
         simulations = np.where(self.game.is_over(state), 0, simulations).astype(np.int64)
-        self._plant(infer, state)
+        yield from self._plant(state)
         rule = self._begin(explore, simulations, generator)
         first = self.tree.visits[:, 0].sum(axis=1).astype(np.int64)
-        done = first.copy() if self.settings.method == "puct" else np.zeros_like(first)
-        while (done < simulations).any():
-            trees.select(self.tree, rule, done, simulations, self._nodes, self._actions, self._lengths)
-            self._judge(infer, state)
-            done += (self._lengths >= 0).sum(axis=1)
+        done = first if self.settings.method == "puct" else np.zeros_like(first)
+        for part in self._parts:
+            part.begin(state, rule, done, simulations)
+        planes = self._each_part(Part.descend)
+        while any(each is not None for each in planes):
+            given = [each for each in planes if each is not None]
+            wanted = given[0] if len(given) == 1 else np.concatenate(given)
+            logits, values = (yield wanted) if len(wanted) else (np.zeros((0, 0), np.float32), np.zeros(0, np.float32))
+            planes = self._take_back(planes, logits, values)
         self.tree.prior[:, 0] = self._raw_prior
         return self._result(rule, simulations > 0, explore)
 
@@ -83,24 +110,46 @@ class Search:
         """Make the position after `actions` [G] the root of each tree; below 0: forget the tree."""
         if self.settings.method == "gumbel":  # sequential halving begins with roots that nobody has visited
             actions = np.full_like(actions, -1)
-        trees.reroot(self.tree, np.ascontiguousarray(actions, np.int64))
+        actions = np.ascontiguousarray(actions, np.int64)
+        self._each_part(lambda part: trees.reroot(part.tree, actions[part.where]))
 
     def forget(self, games: NDArray[np.int64]) -> None:
         """Drop the trees of `games` (indices): their next search begins with a new root."""
         self.tree.size[games] = 0
 
-    def _plant(self, infer: Infer, state: State) -> None:
+    def _each_part(self, work: Callable[[Part], Any]) -> list[Any]:
+        return in_threads(work, self._parts)
+
+    def _take_back(
+        self, planes: list[NDArray[Any] | None], logits: NDArray[np.float32], values: NDArray[np.float32]
+    ) -> list[NDArray[Any] | None]:
+        """Hand each part what belongs to the planes that it asked about; return what it asks about next."""
+        logits, values = np.ascontiguousarray(logits, np.float32), np.ascontiguousarray(values, np.float32)
+        ends = np.cumsum([0 if each is None else len(each) for each in planes]).tolist()
+        rows = {id(part): slice(low, high) for part, low, high in zip(self._parts, [0, *ends], ends, strict=False)}
+
+        def go_on(part: Part) -> NDArray[Any] | None:
+            part.ascend(logits[rows[id(part)]], values[rows[id(part)]])
+            return part.descend()
+
+        return self._each_part(go_on)
+
+    def _plant(self, state: State) -> Generator[NDArray[Any], Judged, None]:
         """Judge the positions of games without a tree; a game that has ended gets none."""
         over = self.game.is_over(state)
         self.tree.size[over] = 0
         if self.settings.method == "gumbel":
             self.tree.size[:] = 0
         games = np.flatnonzero(~over & (self.tree.size == 0))
-        if len(games):
-            roots = take(state, games)
-            logits, values = self._network(infer, roots)
-            legal, movers = self.game.legal(roots), self.game.mover(roots)
-            trees.plant(self.tree, games, logits, legal, values, movers)
+        if not len(games):
+            return
+        nowhere = np.zeros((len(games), 0), np.int64), np.zeros(len(games), np.int64)
+        roots = self.game.leaves(state, games, *nowhere, self.game.start(1))
+        logits, values = yield roots.planes
+        trees.plant(
+            self.tree, games, np.ascontiguousarray(logits, np.float32), roots.legal,
+            np.ascontiguousarray(values, np.float32), roots.movers,
+        )  # fmt: skip
 
     def _begin(
         self, explore: NDArray[np.bool_], simulations: NDArray[np.int64], generator: np.random.Generator
@@ -137,29 +186,6 @@ class Search:
             schedule[g, : simulations[g]] = considered_visits(actions, int(simulations[g]))
         return schedule
 
-    def _network(self, infer: Infer, state: State) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        logits, values = infer(self.game.observe(state))
-        return np.ascontiguousarray(logits, np.float32), np.ascontiguousarray(values, np.float32)
-
-    def _judge(self, infer: Infer, state: State) -> None:
-        """Play the selected paths, let the network judge where they lead, and bring the values back."""
-        leaves = np.flatnonzero(self._lengths.reshape(-1) >= 0)
-        lengths = self._lengths.reshape(-1)[leaves]
-        reached = take(state, leaves // self.settings.leaves)
-        paths = self._actions.reshape(len(self._lengths.reshape(-1)), -1)[leaves]
-        self.game.advance(reached, paths, lengths)
-        over, movers = self.game.is_over(reached), self.game.mover(reached)
-        values = self.game.outcome(reached) * movers
-        logits = np.zeros((len(leaves), self.game.num_actions), np.float32)
-        running = np.flatnonzero(~over)
-        if len(running):
-            logits[running], values[running] = self._network(infer, take(reached, running))
-        legal = self.game.legal(reached)
-        trees.back_up(
-            self.tree, leaves, self._nodes, self._actions, self._lengths, logits, legal,
-            values.astype(np.float32), movers,
-        )  # fmt: skip
-
     def _result(self, rule: trees.Rule, searched: NDArray[np.bool_], explore: NDArray[np.bool_]) -> SearchResult:
         visits = np.where(searched[:, None], self.tree.visits[:, 0], 0)
         sums = np.where(searched[:, None], self.tree.value_sum[:, 0], 0)
@@ -179,11 +205,9 @@ class Search:
     ) -> NDArray[Any]:
         settings, kept = self.settings, visits.astype(np.float64)
         if settings.forced_playouts > 0:
-            for g in np.flatnonzero(explore & (visits.sum(axis=1) > 0)):
-                means = sums[g] / np.maximum(visits[g], 1)
-                kept[g] = unforced_visits(
-                    self._raw_prior[g], visits[g], means, settings.exploration, settings.forced_playouts
-                )
+            take_forced_visits(
+                self._raw_prior, visits, sums, explore, settings.exploration, settings.forced_playouts, kept
+            )
         shares: NDArray[np.float64] = kept / np.maximum(kept.sum(axis=1, keepdims=True), 1)
         return shares
 

@@ -7,6 +7,8 @@ import functools
 import numpy as np
 from numpy.typing import NDArray
 
+from rayloom_agents.alphago.compiled import compiled
+
 
 def dirichlet_noise(legal: NDArray[np.bool_], total: float, generator: np.random.Generator) -> NDArray[np.float32]:
     """Return a draw over each row's legal actions [N, A], whose parameters are alike and sum to `total`."""
@@ -39,6 +41,7 @@ def considered_visits(actions: int, simulations: int) -> tuple[int, ...]:
     return tuple(found[:simulations])
 
 
+@compiled
 def unforced_visits(
     prior: NDArray[np.float32],
     visits: NDArray[np.int32],
@@ -51,11 +54,13 @@ def unforced_visits(
     From every action but the most visited one up to sqrt(k * prior * all visits) are taken, as long as its PUCT score
     stays below the most visited one's; what is left with a single visit is left out.
     """
-    total, kept = int(visits.sum()), visits.astype(np.int64)
+    total, kept = visits.sum(), visits.astype(np.int64)
     factor = exploration * np.sqrt(1.0 + total)
-    best = int(visits.argmax())
+    best = visits.argmax()
     limit = means[best] + factor * prior[best] / (1 + visits[best])
-    for action in np.flatnonzero((visits > 0) & (np.arange(len(visits)) != best)):
+    for action in range(len(visits)):
+        if visits[action] == 0 or action == best:
+            continue
         forced = int(np.sqrt(k * prior[action] * total))
         while forced > 0 and kept[action] > 0 and means[action] + factor * prior[action] / kept[action] < limit:
             kept[action] -= 1
@@ -63,3 +68,21 @@ def unforced_visits(
         if kept[action] == 1:
             kept[action] = 0
     return kept
+
+
+@compiled
+def take_forced_visits(
+    prior: NDArray[np.float32],
+    visits: NDArray[np.int32],
+    sums: NDArray[np.float32],
+    explore: NDArray[np.bool_],
+    exploration: float,
+    k: float,
+    kept: NDArray[np.float64],
+) -> None:
+    """Write the visits of all roots [G, A] into `kept`, without the forced ones where a root explored."""
+    for g in range(len(visits)):
+        kept[g] = visits[g]
+        if explore[g] and visits[g].sum() > 0:
+            means = sums[g] / np.maximum(visits[g], 1).astype(np.float32)
+            kept[g] = unforced_visits(prior[g], visits[g], means, exploration, k)

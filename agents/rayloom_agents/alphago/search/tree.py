@@ -243,29 +243,34 @@ def back_up(
     nodes: NDArray[np.int32],
     actions: NDArray[np.int64],
     lengths: NDArray[np.int64],
+    judged: NDArray[np.int64],
     logits: NDArray[np.float32],
-    legal: NDArray[np.bool_],
     values: NDArray[np.float32],
+    legal: NDArray[np.bool_],
     movers: NDArray[np.int8],
+    outcomes: NDArray[np.float32],
 ) -> None:
     """Add the leaves' nodes and bring their values back along their paths.
 
-    `leaves` [B] numbers them, g * L + l; the rows of what follows `lengths` belong to them. Two visits of one batch
-    that found the same leaf share its node.
+    `leaves` [B] numbers them, g * L + l; the rows of `judged` and of what follows `values` belong to them. `judged` is
+    a leaf's row of `logits` and `values`, or -1 where the game has ended with the first player's `outcomes`. Two visits
+    of one batch that found the same leaf share its node.
     """
     for row in range(len(leaves)):
         g, leaf = leaves[row] // lengths.shape[1], leaves[row] % lengths.shape[1]
         last = lengths[g, leaf] - 1
         node, action = nodes[g, leaf, last], actions[g, leaf, last]
+        at = max(0, judged[row])
+        value = values[at] if judged[row] >= 0 else outcomes[row] * movers[row]
         if tree.child[g, node, action] < 0:
             tree.child[g, node, action] = tree.size[g]
-            _fill_node(tree, g, tree.size[g], logits[row], legal[row], values[row], movers[row])
+            _fill_node(tree, g, tree.size[g], logits[at], legal[row], value, movers[row])
             tree.size[g] += 1
         for step in range(last + 1):
             node, action = nodes[g, leaf, step], actions[g, leaf, step]
             tree.visits[g, node, action] += 1
             tree.pending[g, node, action] -= 1
-            tree.value_sum[g, node, action] += values[row] * movers[row] * tree.mover[g, node]
+            tree.value_sum[g, node, action] += value * movers[row] * tree.mover[g, node]
 
 
 @compiled

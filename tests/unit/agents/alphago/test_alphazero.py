@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -10,7 +12,8 @@ import torch
 
 from rayloom.contract import TensorSpec
 from rayloom.errors import UserError
-from rayloom_agents.alphago.alphazero import AlphaZero, player
+from rayloom_agents.alphago.alphazero import AlphaZero, judge_of, player
+from rayloom_agents.alphago.inference import InferenceSettings, padded_size
 from rayloom_agents.alphago.network import PolicyValueNetwork, pool_globally
 
 
@@ -64,6 +67,70 @@ def test_the_loss_by_hand() -> None:
     assert loss.metrics["policy_loss"].tolist() == pytest.approx([math.log(9)] * 2)
     assert loss.metrics["policy_gap"].tolist() == pytest.approx([math.log(9) - math.log(2), math.log(9)], abs=1e-5)
     assert loss.metrics["value_loss"].tolist() == [1.0, 1.0]
+
+
+def go_spec(size: int = 3) -> dict[str, TensorSpec]:
+    """Return what a source of Go delivers."""
+    points = {"ownership": TensorSpec(shape=(size * size,), dtype=torch.float32)}
+    return {**spec(18, size, size * size + 1), **points, "score": TensorSpec(shape=(), dtype=torch.float32)}
+
+
+def test_the_auxiliary_losses_by_hand() -> None:
+    """Log-odds 0 of every owner cost log 2 each; a lead of 6 points on 3 lines is 2, and Huber's loss of 2 is 1.5."""
+    algorithm = AlphaZero(AlphaZero.Config(blocks=0, channels=8, ownership_weight=0.25, score_weight=2.0), go_spec())
+    for parameter in algorithm.network.parameters():
+        parameter.data.zero_()
+    batch = {"planes": torch.rand(1, 18, 3, 3), "policy": torch.eye(10)[:1], "outcome": torch.ones(1),
+             "full": torch.zeros(1), "ownership": torch.tensor([[1.0, -1, 0, 1, 1, 1, -1, -1, 0]]),
+             "score": torch.tensor([6.0])}  # fmt: skip
+    loss = algorithm.loss(batch)
+    assert loss.metrics["ownership_loss"].tolist() == pytest.approx([math.log(2)])
+    assert loss.metrics["score_loss"].tolist() == pytest.approx([1.5])
+    assert loss.per_example.tolist() == pytest.approx([1.0 + 0.25 * math.log(2) + 2.0 * 1.5])
+    sure = algorithm.network.ownership
+    assert sure is not None and sure.bias is not None
+    sure.bias.data.fill_(2.0)  # the more of the mover's, the better for its own points
+    owned = {**batch, "ownership": torch.ones(1, 9)}
+    assert algorithm.loss(owned).metrics["ownership_loss"] < math.log(2)
+
+
+def test_heads_that_nobody_needs_are_not_made() -> None:
+    assert AlphaZero(AlphaZero.Config(blocks=0, channels=8), spec()).network.ownership is None
+    off = AlphaZero.Config(blocks=0, channels=8, ownership_weight=0, score_weight=0)
+    assert AlphaZero(off, go_spec()).network.score is None
+
+
+def test_inference_in_bfloat16_follows_the_weights_and_survives_copies() -> None:
+    torch.manual_seed(0)
+    config = AlphaZero.Config(blocks=1, channels=16, inference=InferenceSettings(precision="bfloat16"))
+    algorithm = AlphaZero(config, go_spec())
+    planes = (np.random.default_rng(0).random((5, 18, 3, 3)) < 0.3).astype(np.int8)
+    scale = np.linspace(0.5, 1.5, 18, dtype=np.float32)
+    with torch.inference_mode():  # as an evaluation, which may come first
+        algorithm.infer(planes.astype(np.float32))
+    with torch.no_grad():
+        algorithm.network.policy.bias += 3.0
+        expected, value = algorithm.network(torch.from_numpy(planes * scale[:, None, None]))
+    for each in (algorithm, copy.deepcopy(algorithm), pickle.loads(pickle.dumps(algorithm))):  # noqa: S301
+        logits, values = judge_of(each, scale)(planes)()
+        assert logits.dtype == np.float32 and logits == pytest.approx(expected.numpy(), abs=0.05)
+        assert values == pytest.approx(value.numpy(), abs=0.03)
+
+
+def test_an_algorithm_with_infer_alone_judges_planes_as_they_are_meant() -> None:
+    class Plain:
+        def infer(self, planes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            return planes.reshape(len(planes), -1), planes.sum(axis=(1, 2, 3))
+
+    planes, scale = np.ones((2, 2, 1, 1), np.int8), np.array([1.0, 0.5], np.float32)
+    logits, values = judge_of(Plain(), scale)(planes)()
+    assert logits.tolist() == [[1.0, 0.5]] * 2 and values.tolist() == [1.5, 1.5]
+
+
+def test_batches_are_padded_to_few_sizes() -> None:
+    sizes = [padded_size(count) for count in range(1, 3000)]
+    assert all(count <= size <= max(16, 1.25 * count + 16) for count, size in enumerate(sizes, start=1))
+    assert len(set(sizes)) < 40 and padded_size(1024) == 1024
 
 
 def test_the_loss_pulls_towards_the_target_and_the_outcome() -> None:
