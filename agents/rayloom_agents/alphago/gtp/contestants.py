@@ -88,7 +88,7 @@ class Searcher(Contestant):
     """A network with tree search, or its likeliest move where there is no search; trees are kept between moves."""
 
     def __init__(self, name: str, game: Go, tables: int, infer: Infer, settings: SearchSettings | None) -> None:
-        self.name, self._game, self._infer = name, game, infer
+        self.name, self._game, self.infer = name, game, infer
         self._search = None if settings is None else Search(game, tables, settings)
         self._generator = np.random.default_rng(0)  # nothing is drawn without noise
         self._tables = tables
@@ -101,12 +101,12 @@ class Searcher(Contestant):
     def choose(self, state: State, tables: Sequence[int], colours: NDArray[np.int8]) -> list[Choice]:
         """Search in the games named; the likeliest or most visited move."""
         if self._search is None:
-            logits, values = self._infer(self._game.observe(state))
+            logits, values = self.infer(self._game.observe(state))
             best = np.where(self._game.legal(state), logits, -np.inf).argmax(axis=1)
             return [Choice(int(best[table]), (float(values[table]) + 1) / 2) for table in tables]
         simulations = np.zeros(self._tables, np.int64)
         simulations[list(tables)] = self._search.settings.simulations
-        found = self._search.run(self._infer, state, self._generator, simulations=simulations)
+        found = self._search.run(self.infer, state, self._generator, simulations=simulations)
         return [Choice(int(found.action[table]), (float(found.value[table]) + 1) / 2) for table in tables]
 
     def played(self, actions: NDArray[np.int64], colours: NDArray[np.int8], own: NDArray[np.bool_]) -> dict[int, str]:

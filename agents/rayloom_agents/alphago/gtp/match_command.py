@@ -12,10 +12,12 @@ from typing import Any
 import torch
 
 from rayloom.contract import Command, CommandHost, UserError
+from rayloom_agents.alphago.games.go import Go
 from rayloom_agents.alphago.gtp.command import positive
+from rayloom_agents.alphago.gtp.contestants import Contestant, Searcher
 from rayloom_agents.alphago.gtp.naming import CHOICES, Tables, file_name, is_external, make_contestant
 from rayloom_agents.alphago.gtp.referee import MatchResult, PlayedGame, Referee
-from rayloom_agents.alphago.gtp.reports import figures, pictures, records, summary, table
+from rayloom_agents.alphago.gtp.reports import figures, pictures, policy_png, records, summary, table
 from rayloom_agents.alphago.players import TrainedPlayer, go_of, load_player
 
 _TABLES = 64
@@ -51,9 +53,12 @@ class MatchCommand(Command):
         torch.set_num_threads(options.threads)
         networks = Networks(host, options.simulations)
         board = networks.load(options.run_id)
-        result, game = play(options, networks, host)
+        result, game, sides = play(options, networks, host)
         count = min(options.pictures, len(result.games))
         files = {**records(result, game), **pictures(result, game, count)}
+        for side, letter in zip(sides, "ab", strict=True) if count else ():
+            if isinstance(side, Searcher) and not side.name.startswith("search:"):
+                files[f"policy_{letter}.png"] = policy_png(result.games[0], game, side.infer, side.name)
         name = f"{time.strftime('%Y%m%d-%H%M%S')}-{file_name(options.a)}-{file_name(options.b)}"
         folder = options.destination or Path(options.output) / "matches" / name
         write(folder, files)
@@ -81,8 +86,10 @@ class Networks:
         return self._known[key]
 
 
-def play(options: Namespace, networks: Networks, host: CommandHost) -> tuple[MatchResult, Any]:
-    """Play the match; return what came out, and the game it was in."""
+def play(
+    options: Namespace, networks: Networks, host: CommandHost
+) -> tuple[MatchResult, Go, tuple[Contestant, Contestant]]:
+    """Play the match; return what came out, the game it was in, and both sides, which are closed."""
     game = go_of(networks.load(options.run_id))
     if options.komi is not None:
         game.komi = options.komi
@@ -104,7 +111,7 @@ def play(options: Namespace, networks: Networks, host: CommandHost) -> tuple[Mat
             if first.name == second.name:
                 first.name, second.name = f"{first.name} (A)", f"{second.name} (B)"
             referee = Referee(game, (first, second), tables.count, told)
-            return referee.play(options.games, options.opening_plies, options.seed), game
+            return referee.play(options.games, options.opening_plies, options.seed), game, (first, second)
         finally:
             second.close()
     finally:

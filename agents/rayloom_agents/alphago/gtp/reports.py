@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from rayloom.contract import Figure
 from rayloom_agents.alphago.games.go import Go
+from rayloom_agents.alphago.gtp.coordinates import vertex
 from rayloom_agents.alphago.gtp.records import write_sgf
 from rayloom_agents.alphago.gtp.referee import MatchResult, PlayedGame
-from rayloom_agents.alphago.pictures import board_png, gallery, replay, win_rate_curves, win_rate_png
+from rayloom_agents.alphago.pictures import (
+    BoardPicture,
+    board_png,
+    gallery,
+    replay,
+    stones_of,
+    win_rate_curves,
+    win_rate_png,
+)
+from rayloom_agents.alphago.search import Infer
 
 _MOST_FAULTS = 20
 
@@ -76,13 +89,46 @@ def records(result: MatchResult, game: Go) -> dict[str, str | bytes]:
     return {"result.txt": table(result), **files}
 
 
+def final_position(played: PlayedGame, game: Go, title: str) -> BoardPicture:
+    """Return how a game ended, with whose area is whose where it was counted."""
+    actions = [move.action for move in played.moves]
+    found = replay(game, actions, title=title)
+    if played.score is None:
+        return found
+    state = game.start(1)
+    for action in actions:
+        game.play(state, np.array([action]))
+    return dataclasses.replace(found, ownership=game.owners(state)[0].reshape(game.size, game.size))
+
+
+def policy_png(played: PlayedGame, game: Go, infer: Infer, name: str, count: int = 4) -> bytes:
+    """Return what a network wants to play in positions of a game, whoever's turn it is, and the move that came."""
+    plies = np.unique(np.linspace(0, max(0, len(played.moves) - 1), count, dtype=np.int64)).tolist()
+    boards, state = [], game.start(1)
+    for ply, move in enumerate(played.moves):
+        if ply in plies:
+            policy = legal_policy(game, state, infer)[:-1].reshape(game.size, game.size)
+            came = f"move {ply + 1}: {name} would play here, {vertex(move.action, game.size)} came"
+            last = played.moves[ply - 1].action if ply else None
+            boards.append(BoardPicture(stones_of(game, state)[0].copy(), last=last, policy=policy, title=came))
+        game.play(state, np.array([move.action]))
+    return board_png(boards)
+
+
+def legal_policy(game: Go, state: Any, infer: Infer) -> NDArray[np.float64]:
+    """Return the network's shares of the legal moves in the first position of a state [A]."""
+    logits, _ = infer(game.observe(state))
+    weights = np.where(game.legal(state)[0], np.exp(logits[0] - logits[0].max(), dtype=np.float64), 0)
+    shares: NDArray[np.float64] = weights / max(weights.sum(), 1e-300)
+    return shares
+
+
 def pictures(result: MatchResult, game: Go, count: int) -> dict[str, str | bytes]:
     """Return pictures of the first `count` games: the last positions, and Black's chances."""
     chosen = result.games[:count]
     if not chosen:
         return {}
-    boards = [replay(game, [move.action for move in played.moves], title=title_of(played, result.names))
-              for played in chosen]  # fmt: skip
+    boards = [final_position(played, game, title_of(played, result.names)) for played in chosen]
     curves = [(title_of(played, result.names), played.win_rates) for played in chosen]
     files: dict[str, str | bytes] = {"boards.png": board_png(boards)}
     if any(rate is not None for _, rates in curves for rate in rates):

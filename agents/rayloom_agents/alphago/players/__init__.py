@@ -6,6 +6,7 @@ is asked for, its name will do: `rayloom gtp go9x9`.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,8 @@ class TrainedPlayer:
 
     @property
     def name(self) -> str:
-        """What it is called."""
-        return self.learnt.name
+        """What it is called: its own name, without the time that folders of runs begin with."""
+        return re.sub(r"^\d{8}-\d{6}-", "", self.learnt.name)
 
 
 def shipped_players(folder: Path = FOLDER) -> list[str]:
@@ -68,14 +69,21 @@ def _load_run(host: CommandHost, name: str, weights: str | None, folder: Path) -
 
 
 def game_of(learnt: Learnt) -> Game:
-    """Return the game that a run has learnt, from its source's settings; UserError where it has none."""
-    source: Any = learnt.source
+    """Return the game that a run has learnt; UserError where it has learnt none."""
+    return game_of_source(learnt.source, learnt.name)
+
+
+def game_of_source(source: Any, who: str) -> Game:
+    """Return the game of a source by its settings: its `game`, or for games of experts its size and superko.
+
+    UserError, which begins with `who`, where it has none.
+    """
     if hasattr(source, "game"):
         game: Game = source.game.make()
         return game
-    if hasattr(source, "size") and hasattr(source, "superko"):  # games of experts
+    if hasattr(source, "size") and hasattr(source, "superko"):
         return Go(source.size, superko=source.superko)
-    raise UserError(f"{learnt.name} has learnt no board game: its source has none")
+    raise UserError(f"{who} needs a source with a board game, as rayloom_agents.alphago.self_play:SelfPlay")
 
 
 def go_of(player: TrainedPlayer) -> Go:
