@@ -6,7 +6,7 @@ import os
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from typing import TYPE_CHECKING, Any, ClassVar, TextIO
 
 import torch
@@ -67,7 +67,8 @@ def only_answers() -> Iterator[TextIO]:
     os.dup2(2, 1)
     try:
         out = os.fdopen(kept, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
-        yield out
+        with redirect_stdout(sys.stderr):
+            yield out
         with suppress(BrokenPipeError):  # the reader has gone
             out.close()
     finally:
