@@ -71,8 +71,9 @@ class RunHost(CommandHost):
         for title, figure in figures.items():
             tracker.log_figure(title, figure, step)
         status = str(result.get("status"))
-        tracker.finish(status if status in STATUSES else "KILLED", timeout_s=_PATIENCE_S)
-        return None
+        if tracker.finish(status if status in STATUSES else "KILLED", timeout_s=_PATIENCE_S):
+            return None
+        return f"MLflow has not got it yet ({tracker.problem or 'it is slow'}); the next run there delivers it"
 
     def _build(self, folder: Path, weights: str | None) -> TrainedAlgorithm:
         which = None if weights is None else parse_which(weights, "--weights")

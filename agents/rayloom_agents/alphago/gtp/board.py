@@ -98,6 +98,11 @@ class Board:
         self.turn_to(mover)
         return True
 
+    def become(self, other: Board) -> None:
+        """Take over another board's position, past and komi; the other one must not be used any more."""
+        self.game, self.komi, self.state = other.game, other.komi, other.state
+        self.moves, self._past = other.moves, other._past
+
     def undo(self) -> bool:
         """Take the last ply back; return whether there was one."""
         if not self.moves:

@@ -115,18 +115,17 @@ class Session(Commands):
             raise GtpError("loadsgf takes a file, and perhaps the number of a move")
         number = int(_numbers(words[-1:], 1, whole=True)[0]) if len(words) > 1 and words[-1].isdecimal() else None
         path = " ".join(words if number is None else words[:-1])
-        position = read_position(path, self.board.size, number)
-        self.thinker.forget()
-        if position.komi is not None:
-            self.board.set_komi(position.komi)
-        if not self.board.set_up(position.black, position.white, position.mover):
+        position, board = read_position(path, self.board.size, number), Board(self.board.game)
+        board.set_komi(self.board.komi if position.komi is None else position.komi)
+        if not board.set_up(position.black, position.white, position.mover):
             raise GtpError("cannot load file: its stones make no position")
         for index, (colour, action) in enumerate(position.moves, 1):
-            if not self.board.play(colour, action):
-                self.board.clear()
-                raise GtpError(f"cannot load file: move {index}, {vertex(action, self.board.size)}, is illegal")
+            if not board.play(colour, action):
+                raise GtpError(f"cannot load file: move {index}, {vertex(action, board.size)}, is illegal")
         if position.mover_after is not None:
-            self.board.turn_to(position.mover_after)
+            board.turn_to(position.mover_after)
+        self.board.become(board)
+        self.thinker.forget()
         return ""
 
     # --- playing ----------------------------------------------------------------------------------------------------

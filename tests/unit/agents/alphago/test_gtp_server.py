@@ -62,9 +62,9 @@ def test_mistakes_are_answered_and_change_nothing(tmp_path: Path) -> None:
     assert len(answers) == len(wrong)
     for (line, told), answer in zip(wrong.items(), answers, strict=True):
         assert answer.startswith("?") and told in answer and len(answer) < 300, (line[:50], answer[:300])
-    assert to.board.stones().sum() == 1 and to.board.komi == 6.5 and to.board.mover == -1
     assert talk(to, f"loadsgf {tmp_path}/illegal.sgf")[0].startswith("? cannot load file: move 2, A5, is illegal")
-    assert talk(to, "undo")[0] == "? cannot undo"
+    assert to.board.stones().sum() == 1 and to.board.komi == 6.5 and to.board.mover == -1
+    assert talk(to, "undo", "undo") == ["=", "? cannot undo"]
 
 
 def test_board_undo_and_colours_out_of_turn() -> None:
