@@ -30,7 +30,11 @@ from rayloom.contract import (
 from rayloom_agents.alphago.alpha_beta import AlphaBetaPlayer
 from rayloom_agents.alphago.alphazero import player
 from rayloom_agents.alphago.games.game import Game, State
+from rayloom_agents.alphago.pictures import gallery
 from rayloom_agents.alphago.search import Infer, Search, SearchSettings
+
+_DRAWN = 4
+"""Games in the gallery."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,5 +230,9 @@ class Matches(Evaluation):
         results = Figure(
             "table", torch.tensor(counts), labels=("first", "second"), column_labels=("won", "drawn", "lost")
         )
+        drawn = [[move for move in row if move >= 0] for row in moves[:_DRAWN].tolist()]
+        titles = [f"{n}: {'wins' if o > 0 else 'loses' if o < 0 else 'draws'}" for n, o in enumerate(outcomes[:_DRAWN])]
         record = "\n".join(f"{outcome:+.0f} {line}" for outcome, line in zip(outcomes, lines, strict=True))
-        return Findings(metrics, {"results": results}, {"games.txt": record})
+        return Findings(
+            metrics, {"results": results, "games": gallery(self.game, drawn, titles)}, {"games.txt": record}
+        )

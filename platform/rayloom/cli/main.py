@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from rayloom.cli import commands as do
 from rayloom.cli.check import check_command
+from rayloom.cli.family_commands import FAMILY_COMMANDS, add_family_arguments, family_command
 from rayloom.cli.run_display import DEFAULT_OUTPUT
 from rayloom.cli.terminal import flush, print_failure, tolerate_any_sign
 from rayloom.errors import UserError
@@ -70,8 +71,8 @@ def _run(options: argparse.Namespace) -> int:
     return code
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of all commands; each sets `command` to the function that carries it out."""
+def build_parser(wanted: str | None = None) -> argparse.ArgumentParser:
+    """Return the parser of all commands; of those that families add only the `wanted` one is imported and complete."""
     parser = argparse.ArgumentParser(
         prog="rayloom", description="Train reinforcement-learning, generative and supervised models."
     )
@@ -161,10 +162,9 @@ def build_parser() -> argparse.ArgumentParser:
             command.add_argument("--figure", type=Path, metavar="FILE", help="draw the seeds' intervals into a file")
         _add_output(command)
         _add_json(command)
-    interface = add("ui", do.ui_command, "open the MLflow UI on the run store")
-    interface.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
-    interface.add_argument("--port", type=_positive, default=5000, help="port to listen on (default: 5000)")
-    _add_output(interface)
+    for name, of_family in FAMILY_COMMANDS.items():
+        _add_family_command(name, add(name, family_command, of_family.summary), name == wanted)
+    _add_ui(add("ui", do.ui_command, "open the MLflow UI on the run store"))
     return parser
 
 
@@ -204,7 +204,7 @@ class _Version(argparse.Action):
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = build_parser()
+    parser = build_parser(next((word for word in arguments if not word.startswith("-")), None))
     # argparse refuses positionals behind an option (`run CONFIG --json KEY=VALUE`): take them from what it left over.
     options, rest = parser.parse_known_args(arguments)
     words = [word for word in rest if not word.startswith("-")]
@@ -228,6 +228,18 @@ def _add_loudness(command: argparse.ArgumentParser) -> None:
     how_loud = command.add_mutually_exclusive_group()
     _add_quiet(how_loud)
     how_loud.add_argument("--verbose", action="store_true", help="the changed settings, and all metrics at every step")
+
+
+def _add_family_command(name: str, command: argparse.ArgumentParser, wanted: bool) -> None:
+    _add_output(command)
+    if wanted:
+        add_family_arguments(name, command)
+
+
+def _add_ui(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    command.add_argument("--port", type=_positive, default=5000, help="port to listen on (default: 5000)")
+    _add_output(command)
 
 
 def _add_submit(command: argparse.ArgumentParser) -> None:

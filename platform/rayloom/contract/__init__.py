@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from rayloom.components import Component, Kinds, NoSettings, Shipped, component
 from rayloom.contract.algorithm import Action, Algorithm, AlgorithmConfig, Input, Observation, replace_rows
+from rayloom.contract.commands import Command, CommandHost, Learnt
 from rayloom.contract.data import (
     Batch,
     Metric,
@@ -57,6 +58,8 @@ __all__ = [
     "AlgorithmConfig",
     "Batch",
     "Budget",
+    "Command",
+    "CommandHost",
     "Component",
     "Condition",
     "Evaluation",
@@ -69,6 +72,7 @@ __all__ = [
     "Group",
     "Input",
     "Kinds",
+    "Learnt",
     "Loss",
     "Metric",
     "NoSettings",

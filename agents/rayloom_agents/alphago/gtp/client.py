@@ -123,7 +123,10 @@ class Engine:
         """Return whether the process has ended. Its number is not given back yet, nor are its children (who may hold
         its output open) looked for."""
         assert self._process is not None
-        return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
+        try:
+            return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
+        except ChildProcessError:  # whoever started us lets children go at once
+            return True
 
     def _exchange(self, sent: bytearray, wait_s: float) -> bool:
         """Wait for the engine to take or say something, at most `wait_s`; return whether it said something."""

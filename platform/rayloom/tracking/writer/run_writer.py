@@ -268,6 +268,8 @@ class Writer:
                 **record["tags"],
             }
         )
+        if not record["params"]:
+            return  # a command that adds to a run: it was trained elsewhere, and in another environment
         store.log_params(record["params"])
         self._log_environment(store)
 
