@@ -1,4 +1,4 @@
-"""The supervised stages of AlphaGo on 5x5, from the shipped games of GNU Go: both policies beat chance by far, on games that they have not seen."""
+"""AlphaGo's supervised stages on 5x5, from shipped games of GNU Go: both policies beat chance by far on other games."""
 
 from __future__ import annotations
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from rayloom.config.load import shipped_pipelines
+from rayloom.config.load import shipped_configs, shipped_pipelines
 from rayloom.errors import UserError
-from rayloom.launch.pipeline import _stage_trees, run_pipeline
+from rayloom.launch.pipeline import _stage_trees, _typed, run_pipeline
 from rayloom.runs.inputs import recorded_inputs
 from rayloom.runs.observer import Observer
 from rayloom.tracking.journal import last_start, read_metrics
@@ -85,4 +85,6 @@ def test_mistakes_are_told_before_the_first_stage(tmp_path: Path, before: str, a
 
 @pytest.mark.parametrize("name", sorted(shipped_pipelines()))
 def test_shipped_pipelines_name_configs_that_there_are(name: str) -> None:
-    assert _stage_trees(shipped_pipelines()[name], [])
+    trees = _stage_trees(shipped_pipelines()[name], [])
+    assert len(_typed(trees, {stage: stage for stage in trees})) > 1
+    assert name not in shipped_configs()

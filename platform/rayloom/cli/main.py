@@ -110,16 +110,7 @@ def build_parser(wanted: str | None = None) -> argparse.ArgumentParser:
             )
             command.add_argument("--chaos", metavar="FAULTS", help="inject faults, as rollout=6/min,learner=1,node=1")
         _add_json(command)
-    pipeline = add("pipeline", do.pipeline_command, "train several configs as the stages of one pipeline")
-    pipeline.set_defaults(overridable=True)
-    pipeline.add_argument("config", metavar="FILE", help="a YAML file with stages, or the name of a shipped pipeline")
-    pipeline.add_argument(
-        "overrides", metavar="KEY=VALUE", nargs="*", help="of all stages, or of one as STAGE.stop.updates=100"
-    )
-    pipeline.add_argument("--local", action="store_true", help="everything in this process, without Ray")
-    pipeline.add_argument("--job", metavar="ID", help="go on with this pipeline (default: that of the same stages)")
-    _add_loudness(pipeline)
-    _add_json(pipeline)
+    _add_pipeline(add("pipeline", do.pipeline_command, "train several configs as the stages of one pipeline"))
     _add_submit(add("submit", do.submit_command, "check a config here, and train it as a job of a Ray cluster"))
     search = add("search", do.search_command, "search hyperparameters: a study of trials, each a whole run")
     search.set_defaults(overridable=True, overrides=[])
@@ -240,6 +231,18 @@ def _add_ui(command: argparse.ArgumentParser) -> None:
     command.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     command.add_argument("--port", type=_positive, default=5000, help="port to listen on (default: 5000)")
     _add_output(command)
+
+
+def _add_pipeline(command: argparse.ArgumentParser) -> None:
+    command.set_defaults(overridable=True)
+    command.add_argument("config", metavar="FILE", help="a YAML file with stages, or the name of a shipped pipeline")
+    command.add_argument(
+        "overrides", metavar="KEY=VALUE", nargs="*", help="of all stages, or of one as STAGE.stop.updates=100"
+    )
+    command.add_argument("--local", action="store_true", help="everything in this process, without Ray")
+    command.add_argument("--job", metavar="ID", help="go on with this pipeline (default: that of the same stages)")
+    _add_loudness(command)
+    _add_json(command)
 
 
 def _add_submit(command: argparse.ArgumentParser) -> None:

@@ -258,7 +258,7 @@ def test_shipped_names_are_unique(root: Path) -> None:
 
 def test_every_shipped_config_parses(root: Path) -> None:
     paths = sorted((root / "configs").rglob("*.yaml"))
-    paths = [path for path in paths if path.parent.name != "cluster"]
+    paths = [path for path in paths if path.parent.name not in ("cluster", "pipelines")]
     assert len(paths) > 0
     problems = []
     for path in paths:

@@ -51,7 +51,7 @@ def _set_up(state: GoState, planes: NDArray[np.float32]) -> None:
         header[rules.PASSES] = 1 if planes[n, 14, 0, 0] > 0.5 else 0
         komi = planes[n, 16, 0, 0] * size * (1 if own == rules.WHITE else -1)
         state.komi[n] = np.round(2 * komi) / 2
-        rules._remember(state, n, state.key[n])
+        state.seen[n, rules._slot(state.seen[n], state.key[n])] = state.key[n]
 
 
 @compiled
