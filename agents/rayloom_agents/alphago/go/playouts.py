@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from rayloom_agents.alphago.compiled import compiled_upon
 from rayloom_agents.alphago.go import patterns, rules
+from rayloom_agents.alphago.go import state as state_arrays
 from rayloom_agents.alphago.go.patterns import Factors
 from rayloom_agents.alphago.go.rules import GoState
 
 _FARTHEST, _MOST_LINES, _MOST_LIBERTIES = patterns.FARTHEST, patterns.MOST_LINES, patterns.MOST_LIBERTIES
 _MULTIPLIER, _INCREMENT = 6364136223846793005, 1442695040888963407  # Knuth's linear congruential generator
 _FRACTION = 1.0 / (1 << 53)
-compiled = compiled_upon(rules)
+compiled = compiled_upon(rules, state_arrays, patterns)
 
 
 def state_of(planes: NDArray[np.float32], max_plies: int) -> GoState:
@@ -51,7 +52,7 @@ def _set_up(state: GoState, planes: NDArray[np.float32]) -> None:
         header[rules.PASSES] = 1 if planes[n, 14, 0, 0] > 0.5 else 0
         komi = planes[n, 16, 0, 0] * size * (1 if own == rules.WHITE else -1)
         state.komi[n] = np.round(2 * komi) / 2
-        rules._remember(state, n, state.key[n])
+        state.seen[n, rules._slot(state.seen[n], state.key[n])] = state.key[n]
 
 
 @compiled
