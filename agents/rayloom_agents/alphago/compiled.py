@@ -23,14 +23,14 @@ def compiled(function: Function) -> Function:
     return cast(Function, numba.njit(cache=True, nogil=True, error_model="numpy")(function))
 
 
-def compiled_upon(module: ModuleType) -> Callable[[Function], Function]:
-    """Return the same for functions that call compiled ones of `module`.
+def compiled_upon(*modules: ModuleType) -> Callable[[Function], Function]:
+    """Return the same for functions that call compiled ones of `modules`, or take constants from there.
 
-    Their machine code is kept under a name that holds the hash of that module's source: where it changes, they are
-    compiled anew. All functions of one file that call each other are to be made upon the same module.
+    Their machine code is kept under a name that holds the hash of those modules' sources: where one changes, they are
+    compiled anew.
     """
-    assert module.__file__ is not None
-    stamp = hashlib.sha256(Path(module.__file__).read_bytes()).hexdigest()[:12]
+    sources = [Path(module.__file__ or "").read_bytes() for module in modules]
+    stamp = hashlib.sha256(b"".join(sources)).hexdigest()[:12]
 
     def compile_(function: Function) -> Function:
         function.__qualname__ = f"{function.__qualname__}-{stamp}"

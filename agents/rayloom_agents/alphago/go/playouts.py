@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from rayloom_agents.alphago.compiled import compiled_upon
 from rayloom_agents.alphago.go import patterns, rules
+from rayloom_agents.alphago.go import state as state_arrays
 from rayloom_agents.alphago.go.patterns import Factors
 from rayloom_agents.alphago.go.rules import GoState
 
 _FARTHEST, _MOST_LINES, _MOST_LIBERTIES = patterns.FARTHEST, patterns.MOST_LINES, patterns.MOST_LIBERTIES
 _MULTIPLIER, _INCREMENT = 6364136223846793005, 1442695040888963407  # Knuth's linear congruential generator
 _FRACTION = 1.0 / (1 << 53)
-compiled = compiled_upon(rules)
+compiled = compiled_upon(rules, state_arrays, patterns)
 
 
 def state_of(planes: NDArray[np.float32], max_plies: int) -> GoState:
