@@ -181,6 +181,11 @@ class WindowTable(RowTable):
         """Whether the sequence is no memory map."""
         return not isinstance(self._sequence, np.memmap)
 
+    @property
+    def consecutive(self) -> bool:
+        """Whether windows neither overlap nor leave anything out."""
+        return self._stride == self._length
+
 
 @component("data set", DocumentsConfig)
 def load_documents(config: DocumentsConfig, seed: int) -> Dataset:
