@@ -115,24 +115,32 @@ class CharacterModel(Algorithm):
             return {}
         return {"sample": self.sample(1, torch.Generator(self.head.weight.device).manual_seed(0))}
 
-    @torch.no_grad()
     def sample(
         self, count: int, generator: torch.Generator, *, temperature: float = 1.0, length: int = 200, prompt: Any = "\n"
     ) -> Figure:
         """Write `count` texts of `length` characters after `prompt`; below 1, `temperature` prefers likely ones."""
+        start = str(prompt)  # on a command line 42 is a number
+        written = self.write(count, generator, temperature, length, start)
+        return Figure("text", text="\n--------\n".join(start + text for text in written))
+
+    @torch.no_grad()
+    def write(self, count: int, generator: torch.Generator, temperature: float, length: int, prompt: str) -> list[str]:
+        """Return what the model writes after `prompt`: `count` texts of `length` characters.
+
+        UserError for a prompt with characters that have no number.
+        """
         if not self.labels:
             raise UserError("sample: bytes have no names; train on tokens: characters")
         if temperature <= 0 or length < 1:
             raise UserError("sample: temperature must be above 0 and length at least 1")
         numbers = {label: number for number, label in enumerate(self.labels)}
-        start = str(prompt)  # on a command line 42 is a number
-        unknown = next((character for character in start if character not in numbers), None)
-        if not start:
+        unknown = next((character for character in prompt if character not in numbers), None)
+        if not prompt:
             raise UserError("sample: prompt must have at least one character")
         if unknown is not None:
             raise UserError(f"sample: prompt has the character {unknown!r}, which the training text does not have")
         device = self.head.weight.device
-        token = torch.tensor([[numbers[character] for character in start]] * count, device=device)
+        token = torch.tensor([[numbers[character] for character in prompt]] * count, device=device)
         states, written = None, []
         for _ in range(length):
             logits, states = self.read(token, states)
@@ -140,8 +148,7 @@ class CharacterModel(Algorithm):
             token = torch.multinomial(probability, 1, generator=generator)
             written.append(token)
         rows = torch.cat(written, dim=1).tolist()
-        texts = (start + "".join(self.labels[number] for number in row) for row in rows)
-        return Figure("text", text="\n--------\n".join(texts))
+        return ["".join(self.labels[number] for number in row) for row in rows]
 
     def inference_module(self) -> nn.Module:
         """Return what maps characters [B, L] to the logits of what comes after each [B, L, V]."""

@@ -59,9 +59,7 @@ def test_without_the_kernel_there_are_pythons_headers(tmp_path: Path, monkeypatc
 
 
 def test_what_has_no_code_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(
-        UserError, match="there is no tarball or folder .*gone; install the Debian package"
-    ):
+    with pytest.raises(UserError, match=r"there is no tarball or folder .*gone; install the Debian package"):
         load(path=str(tmp_path / "gone"))
     with pytest.raises(UserError, match=r"has no \.c or \.h files; name another folder"):
         load(path=str(tmp_path))
