@@ -60,7 +60,7 @@ def bleu(written: Sequence[str], true: Sequence[str], tokenize: str) -> float:
 
 def by_length(values: Tensor, counts: Tensor, lengths: Tensor, name: str) -> Figure:
     """Return the curve of the sums `values` [N] over the sums of `counts` [N], by the lengths [N] that occur."""
-    places = lengths.unique()
+    places = torch.unique(lengths)
     rates = [float(values[lengths == place].sum() / counts[lengths == place].sum()) for place in places]
     return Figure("curves", torch.tensor([rates]), labels=(name,), x=places.float(), axes=("length", name))
 
