@@ -34,6 +34,8 @@ class CharacterModelConfig(AlgorithmConfig):
     """Probability of dropping a unit of the top layer in training, for a whole window (Gal and Ghahramani 2016)."""
     burn_in: Annotated[int, Ge(0)] = 0
     """Characters at the start of each window that fill the memory and are not judged (unit: characters)."""
+    places: bool = False
+    """Tell the model how far into its window it is: for texts of a fixed form, of which each window is one."""
 
 
 class CharacterModel(Algorithm):
@@ -66,6 +68,7 @@ class CharacterModel(Algorithm):
         self.labels = spec["token"].labels
         self.vocabulary = Vocabulary(self.labels)
         self.embedding = nn.Embedding(spec["token"].categories, config.embedding_size)
+        self.places = nn.Embedding(spec["token"].shape[0], config.embedding_size) if config.places else None
         self.memory = RecurrentStack(config.cell, config.embedding_size, config.cell_size, config.cell_layers)
         self.head = nn.Linear(config.cell_size, spec["token"].categories)
 
@@ -77,12 +80,15 @@ class CharacterModel(Algorithm):
         """Return those of what comes after each character of `token` [B, L]: [B, L, V]."""
         return self.read(token, None)[0]
 
-    def read(self, token: Tensor, memory: list[State] | None) -> tuple[Tensor, list[State]]:
+    def read(self, token: Tensor, memory: list[State] | None, place: int = 0) -> tuple[Tensor, list[State]]:
         """Return the logits [B, L, V] of what comes after each character of `token` [B, L], and the memory then.
 
-        `memory` is the one before the first character; None: empty.
+        `memory` is the one before the first character, which stands at `place` of its window; None: empty.
         """
-        outputs, after = self.memory(self.embedding(token), None, memory)
+        vectors = self.embedding(token)
+        if self.places is not None:
+            vectors = vectors + self.places.weight[place : place + token.shape[1]]
+        outputs, after = self.memory(vectors, None, memory)
         if self.training and self.config.dropout:
             kept = self.noise.uniform(len(outputs), outputs.shape[2]) >= self.config.dropout
             outputs = outputs * kept[:, None] / (1 - self.config.dropout)
@@ -116,18 +122,24 @@ class CharacterModel(Algorithm):
         return {"sample": self.sample(1, torch.Generator(self.head.weight.device).manual_seed(0))}
 
     def sample(
-        self, count: int, generator: torch.Generator, *, temperature: float = 1.0, length: int = 200, prompt: Any = "\n"
+        self, count: int, generator: torch.Generator, *, temperature: float = 1.0, length: int = 200, prompt: Any = None
     ) -> Figure:
-        """Write `count` texts of `length` characters after `prompt`; below 1, `temperature` prefers likely ones."""
+        """Write `count` texts of `length` characters after `prompt`; below 1, `temperature` prefers likely ones.
+
+        Without a prompt they begin after a line break, or after the first character where the text has no such thing.
+        """
         start = str(prompt)  # on a command line 42 is a number
+        if prompt is None:
+            start = "\n" if "\n" in self.labels else next((name for name in self.labels if len(name) == 1), "")
         written = self.write(count, generator, temperature, length, start)
         return Figure("text", text="\n--------\n".join(start + text for text in written))
 
     @torch.no_grad()
     def write(self, count: int, generator: torch.Generator, temperature: float, length: int, prompt: str) -> list[str]:
-        """Return what the model writes after `prompt`: `count` texts of `length` characters.
+        """Return what the model writes after `prompt`: `count` texts of `length` characters, none of them unknown.
 
-        UserError for a prompt with characters that have no number.
+        UserError for a prompt with characters that have no number, and for a text that is longer than a window where
+        the model is told its `places`.
         """
         if not self.labels:
             raise UserError("sample: bytes have no names; train on tokens: characters")
@@ -139,12 +151,16 @@ class CharacterModel(Algorithm):
             raise UserError("sample: prompt must have at least one character")
         if unknown is not None:
             raise UserError(f"sample: prompt has the character {unknown!r}, which the training text does not have")
+        if self.places is not None and len(prompt) + length - 1 > len(self.places.weight):
+            raise UserError(f"sample: a text has {len(self.places.weight)} characters at most; lower length")
         device = self.head.weight.device
+        unnamed = torch.tensor([len(label) != 1 for label in self.labels], device=device)
         token = torch.tensor([[numbers[character] for character in prompt]] * count, device=device)
-        states, written = None, []
+        states, written, place = None, [], 0
         for _ in range(length):
-            logits, states = self.read(token, states)
-            probability = torch.softmax(logits[:, -1] / temperature, dim=1)
+            logits, states = self.read(token, states, place)
+            place += token.shape[1]
+            probability = torch.softmax(logits[:, -1].masked_fill(unnamed, -torch.inf) / temperature, dim=1)
             token = torch.multinomial(probability, 1, generator=generator)
             written.append(token)
         rows = torch.cat(written, dim=1).tolist()
@@ -176,9 +192,8 @@ class _Reader(nn.Module):
 
     def __init__(self, model: CharacterModel) -> None:
         super().__init__()
-        self.embedding, self.memory, self.head = model.embedding, model.memory, model.head
+        self.model = model
 
     def forward(self, token: Tensor) -> Tensor:
         """Map characters [B, L] to logits [B, L, V]."""
-        logits: Tensor = self.head(self.memory(self.embedding(token))[0])
-        return logits
+        return self.model.logits(token)

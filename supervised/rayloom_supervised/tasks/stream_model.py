@@ -21,6 +21,8 @@ class StreamModelConfig(CharacterModelConfig):
 
     streams: Annotated[int, Ge(1)] = 64
     """Texts that are read side by side, of each of which a memory is kept: at least `learner.batch_size`."""
+    windows_before: Annotated[int, Ge(0)] = 1
+    """Windows that are read, from an empty memory, before each held-out one is judged."""
 
 
 class StreamModel(CharacterModel):
@@ -28,8 +30,8 @@ class StreamModel(CharacterModel):
 
     It needs `source.order: streams`, whose batch t has in row b window t of stream b. The memories of all streams,
     [streams, layers * tensors of the cell, size], are a buffer that is equal on all learners: each adds those of its
-    rows, so that any number of learners goes on from any checkpoint. Held-out windows are judged after the window
-    before has been read from an empty memory: that costs two passes, and no order of the batches.
+    rows, so that any number of learners goes on from any checkpoint. A held-out window is judged after
+    `windows_before` others have been read from an empty memory: that many passes more, all windows of a batch at once.
     """
 
     Config = StreamModelConfig
@@ -40,6 +42,8 @@ class StreamModel(CharacterModel):
         super().__init__(config, spec)
         if config.burn_in:
             raise UserError("algorithm.burn_in: a memory that is carried over needs none; leave it out")
+        if config.places:
+            raise UserError("algorithm.places: streams have no form that repeats in each window; leave it out")
         tensors = config.cell_layers * self.memory.memories
         self.register_buffer("carried", torch.zeros(config.streams, tensors, config.cell_size))
         self._moved: tuple[Tensor, Tensor] | None = None
@@ -80,7 +84,9 @@ class StreamModel(CharacterModel):
         return [tuple(parts[first : first + each]) for first in range(0, len(parts), each)]
 
     def _held_out_logits(self, token: Tensor) -> Tensor:
-        """Return the logits [B, L, V] of windows that follow each other, each read after the one before it."""
-        _, ended = self.read(token, None)
-        before = [tuple(torch.cat((torch.zeros_like(part[:1]), part[:-1])) for part in state) for state in ended]
+        """Return the logits [B, L, V] of windows that follow each other, each read after some of those before it."""
+        before: list[State] | None = None
+        for _ in range(self.config.windows_before):
+            _, ended = self.read(token, before)
+            before = [tuple(torch.cat((torch.zeros_like(part[:1]), part[:-1])) for part in state) for state in ended]
         return self.read(token, before)[0]

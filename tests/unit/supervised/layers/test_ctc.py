@@ -103,7 +103,7 @@ def test_other_data_are_refused() -> None:
 
 def test_labels_need_a_frame_each_and_one_between_equal_ones() -> None:
     """The loss is infinite exactly where there are fewer frames than that."""
-    labels = torch.tensor([[1, 2, 3, 0, 0], [1, 1, 1, 0, 0], [2, 2, 1, 1, 0], [3, 0, 0, 0, 0]])
+    labels = torch.tensor([[1, 2, 3, 0, 0], [1, 1, 1, 0, 0], [2, 2, 1, 1, 0], [3, 3, 3, 0, 0]])
     lengths = torch.tensor([3, 3, 4, 1])
     fewest = fewest_frames(labels, lengths)
     assert fewest.tolist() == [3, 5, 6, 1]

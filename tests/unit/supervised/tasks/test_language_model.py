@@ -76,6 +76,23 @@ def test_a_sample_goes_on_from_its_memory() -> None:
     assert numbers[2:] == likeliest[1:]
 
 
+def test_a_model_may_be_told_its_places() -> None:
+    """One that knows nothing else writes a character for each place of a window, and never an unknown one."""
+    algorithm = model(places=True)
+    with torch.no_grad():
+        algorithm.embedding.weight.zero_()
+    first, second = algorithm.logits(torch.tensor([[1, 2, 3, 1, 2, 3], [3, 3, 3, 3, 3, 3]])).detach()
+    torch.testing.assert_close(first, second)
+    with torch.no_grad():
+        algorithm.head.weight.mul_(2000)
+        algorithm.head.bias[0] = 1e4  # the unknown one would be the likeliest
+    text = algorithm.sample(1, torch.Generator().manual_seed(0), length=5, prompt="ab").text
+    likeliest = algorithm.logits(torch.ones(1, 6, dtype=torch.int64))[0, :, 1:].argmax(dim=1) + 1
+    assert [NAMES.index(character) for character in text[2:]] == likeliest[1:].tolist()
+    with pytest.raises(UserError, match="a text has 6 characters at most; lower length"):
+        algorithm.sample(1, torch.Generator(), length=6, prompt="ab")
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [

@@ -60,12 +60,13 @@ def test_gradients_end_between_windows() -> None:
     assert bool(algorithm.carried[:STREAMS].abs().min() > 0) and not algorithm.carried[STREAMS:].any()
 
 
-def test_held_out_windows_are_read_after_the_one_before() -> None:
-    algorithm = model().eval()
+@pytest.mark.parametrize("before", [0, 1, 3])
+def test_held_out_windows_are_read_after_those_before(before: int) -> None:
+    algorithm = model(windows_before=before).eval()
     rows = text()[0, :-1].view(WINDOWS, LENGTH)
     found = algorithm.evaluate({"token": rows, "next_token": text()[0, 1:].view(WINDOWS, LENGTH)})["loss"][0]
     for row in range(WINDOWS):
-        start = max(0, row - 1) * LENGTH
+        start = max(0, row - before) * LENGTH
         logits = algorithm.logits(text()[:1, start : (row + 1) * LENGTH])[0, -LENGTH:]
         wanted = nn.functional.cross_entropy(
             logits, text()[0, row * LENGTH + 1 : (row + 1) * LENGTH + 1], reduction="sum"
@@ -97,6 +98,8 @@ def test_what_does_not_fit_is_refused() -> None:
         model().loss({name: value for name, value in window(0, True).items() if name not in ("stream", "first")})
     with pytest.raises(UserError, match=r"algorithm\.burn_in: a memory that is carried over needs none"):
         model(burn_in=1)
+    with pytest.raises(UserError, match=r"algorithm\.places: streams have no form"):
+        model(places=True)
 
 
 def test_the_vocabulary_is_part_of_the_checkpoint() -> None:
