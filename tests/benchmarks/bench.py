@@ -58,9 +58,10 @@ def main() -> None:
     import reinforcement
     import rollouts
     import search
+    import sequences
     import supervised
 
-    modules = (reinforcement, supervised, engine, search, population, rollouts)
+    modules = (reinforcement, supervised, sequences, engine, search, population, rollouts)
     groups = {name: group for module in modules for name, group in module.COMPARISONS.items()}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", choices=[*groups, []], help=", ".join(groups))

@@ -18,12 +18,13 @@ from systems import (
     policy_gradient,
     sequences,
     supervised,
+    texts,
     value_based,
 )
 
 CHAPTERS = (
     adversarial, alphago, autoencoders, continuous, energy, finite_mdp, graphical, mixtures, policy_gradient, sequences,
-    supervised, value_based,
+    supervised, texts, value_based,
 )  # fmt: skip
 """Where the systems of each chapter have their small runs."""
 

@@ -122,6 +122,10 @@ class DatasetSourceConfig(SourceConfig):
     """Selects this source."""
     dataset: Annotated[Component, DATASETS]
     """A data set: its kind (`rayloom list`), or a mapping of `kind` or `import` and its settings."""
+    order: Literal["shuffled", "streams"] = "shuffled"
+    """streams: the rows are the pieces of one long text, which is cut into `learner.batch_size` streams; each row of a
+    batch goes on where the same row of the batch before ended. Batches then have the fields `stream` [B] (int64), its
+    number, and `first` [B] (bool), whether it begins, which it does in every epoch."""
     drop_last: bool = True
     """Leave out an epoch's last batch when it is smaller than `learner.batch_size`."""
     augment: tuple[Annotated[Component, AUGMENTATIONS], ...] = ()

@@ -50,6 +50,11 @@ class RowTable(ABC):
         """Lengths [N] (int64) of each ragged field; batches are formed of rows that are alike in the first of them."""
         return {}
 
+    @property
+    def consecutive(self) -> bool:
+        """Whether each row goes on where the one before it ends, so that all of them are one long text."""
+        return False
+
 
 class TensorTable(RowTable):
     """Rows of tensors [N, ...] in memory; `table["label"]` is a whole column."""

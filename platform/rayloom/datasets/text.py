@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -45,6 +46,9 @@ class TextConfig(SplitConfig):
     """Most words or characters that have a number of their own: the most frequent ones of the training split."""
     max_length: Annotated[int, Gt(0)] = 512
     """Tokens that are kept of a text, from its start."""
+    encoding: str | None = None
+    """What the files are written in: gb18030, cp1252 and so on; null: UTF-8, or UTF-16 where a file begins with its
+    mark."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +67,9 @@ class DocumentsConfig:
     """Share of the text that is held out for development: it follows the training text."""
     test: Annotated[float, Ge(0)] = 0.1
     """Share of the text that is held out for the last word: its end."""
+    encoding: str | None = None
+    """What the files are written in, for characters: gb18030, cp1252 and so on; null: UTF-8, or UTF-16 where a file
+    begins with its mark."""
 
 
 @component("data set", TextConfig)
@@ -72,7 +79,8 @@ def load_text(config: TextConfig, seed: int) -> Dataset:
     The vocabulary and the classes are those of the training split; other words become the token 1.
     """
     root = Path(config.path)
-    texts, labels, classes, given, files = _labelled_lines(root) if root.is_file() else _labelled_files(root)
+    read = _labelled_lines if root.is_file() else _labelled_files
+    texts, labels, classes, given, files = read(root, config.encoding)
     rows = complete_splits(given, config, labels)
     missing = [name for number, name in enumerate(classes) if number not in labels[rows["train"]]]
     if missing:
@@ -85,7 +93,7 @@ def load_text(config: TextConfig, seed: int) -> Dataset:
     table = _ragged(tokens, names, labels, config.tokens)
     tables = split_tables(table, rows)
     digest = combined_digest(files_digest(files), config.tokens, config.lower, config.vocabulary, config.max_length,
-                             config.validation, config.test, config.split_seed)  # fmt: skip
+                             config.encoding, config.validation, config.test, config.split_seed)  # fmt: skip
     spec = _text_spec(names, classes, max(map(len, tokens)))
     splits = (tables["train"], tables["validation"], tables["test"])
     return Dataset(*splits, spec, root.stem, digest, reader=_UnlabelledTexts(config, names, root.is_file()))
@@ -121,9 +129,9 @@ class _UnlabelledTexts:
 _Labelled = tuple[list[str], Rows, tuple[str, ...], dict[str, Rows], list[tuple[str, Path]]]
 
 
-def _labelled_lines(path: Path) -> _Labelled:
+def _labelled_lines(path: Path, encoding: str | None) -> _Labelled:
     texts, words = [], []
-    for number, line in enumerate(_read(path).splitlines(), start=1):
+    for number, line in enumerate(_read(path, encoding).splitlines(), start=1):
         if not line.strip():
             continue
         label, tab, text = line.partition("\t")
@@ -139,17 +147,30 @@ def _labelled_lines(path: Path) -> _Labelled:
     return texts, labels, classes, {"train": np.arange(len(texts))}, [(path.name, path)]
 
 
-def _labelled_files(root: Path) -> _Labelled:
+def _labelled_files(root: Path, encoding: str | None) -> _Labelled:
     files = find_classes(root, _SUFFIXES, ".txt files")
     named = [(path.relative_to(root).as_posix(), path) for path in files.paths]
-    return [_read(path) for path in files.paths], files.labels, files.classes, files.rows, named
+    return [_read(path, encoding) for path in files.paths], files.labels, files.classes, files.rows, named
 
 
-def _read(path: Path) -> str:
+def _read(path: Path, encoding: str | None) -> str:
+    """Return a file's text; UserError for another encoding than the one that is said, or detected."""
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as UTF-8 text ({type(error).__name__}): convert or remove it") from None
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({type(error).__name__}): make it readable or remove it") from None
+    named = encoding or ("utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig")
+    try:
+        return content.decode(named).replace("\r\n", "\n").replace("\r", "\n")
+    except LookupError:
+        known = "utf-8, gb18030 or cp1252"
+        raise UserError(f"source.dataset.encoding: Python knows no encoding {encoding!r}; try {known}") from None
+    except UnicodeError as error:
+        advice = "say its right encoding" if encoding else "say its encoding (gb18030, cp1252 and so on)"
+        raise UserError(
+            f"{path} cannot be read as {encoding or 'UTF-8'} text (byte {getattr(error, 'start', 0) + 1}): {advice} as "
+            "source.dataset.encoding, convert or remove it"
+        ) from None
 
 
 def _tokens(text: str, kind: str) -> Sequence[Any]:
@@ -211,6 +232,11 @@ class WindowTable(RowTable):
         """Whether the sequence is no memory map."""
         return not isinstance(self._sequence, np.memmap)
 
+    @property
+    def consecutive(self) -> bool:
+        """Whether windows neither overlap nor leave anything out."""
+        return self._stride == self._length
+
 
 @component("data set", DocumentsConfig)
 def load_documents(config: DocumentsConfig, seed: int) -> Dataset:
@@ -235,7 +261,8 @@ def load_documents(config: DocumentsConfig, seed: int) -> Dataset:
                 f"source.dataset.length: the {name} split of {root} has {len(part)} {config.tokens}, too few for a "
                 f"window of {config.length} and the next: shorten the window or hold out more"
             )
-    digest = combined_digest(files_digest(files), config.tokens, config.length, stride, config.validation, config.test)
+    digest = combined_digest(files_digest(files), config.tokens, config.length, stride, config.validation, config.test,
+                             config.encoding)  # fmt: skip
     spec = {"token": spec_of, "next_token": spec_of}
     return Dataset(tables["train"], tables["validation"], tables["test"], spec, root.stem, digest)
 
@@ -256,7 +283,7 @@ def _document_parts(root: Path, config: DocumentsConfig) -> tuple[dict[str, npt.
         paths = [folder] if folder.is_file() else sorted(folder.rglob("*.txt"))
         if not paths:
             raise UserError(f"source.dataset.path: {folder} has no .txt files")
-        parts[name] = _sequence(paths, config.tokens)
+        parts[name] = _sequence(paths, config.tokens, config.encoding)
         files += [(path.relative_to(root).as_posix() if path != root else path.name, path) for path in paths]
     whole = parts["train"]
     end = len(whole)
@@ -267,11 +294,11 @@ def _document_parts(root: Path, config: DocumentsConfig) -> tuple[dict[str, npt.
     return {**parts, "train": whole[:end]}, files
 
 
-def _sequence(paths: Sequence[Path], kind: str) -> npt.NDArray[Any]:
+def _sequence(paths: Sequence[Path], kind: str, encoding: str | None) -> npt.NDArray[Any]:
     """Return the codes of all characters, or the bytes, of some files."""
     if kind == "bytes":
         if len(paths) == 1 and paths[0].stat().st_size:
             return np.memmap(paths[0], dtype=np.uint8, mode="r")
         return np.frombuffer(b"".join(path.read_bytes() for path in paths), dtype=np.uint8)
-    text = "".join(_read(path) for path in paths)
+    text = "".join(_read(path, encoding) for path in paths)
     return np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,10 @@ def load_inference(run_dir: Path) -> tuple[nn.Module, Array, str] | None:
 
 
 def save_exported(built: TrainedAlgorithm, destination: Path) -> Path:
-    """Write the module to deploy as a .pt2 file; UserError where there is none or the file cannot be written."""
+    """Write the module to deploy as a .pt2 file; UserError where there is none or the file cannot be written.
+
+    The file holds labels.json, too: what the numbers of categories stand for (characters, words, classes), by field.
+    """
     found = _inference(built)
     if found is None:
         raise UserError(f"{type(built.algorithm).__name__} has no module to deploy (inference_module)")
@@ -41,10 +45,15 @@ def save_exported(built: TrainedAlgorithm, destination: Path) -> Path:
     program = export_open_batch(*found)
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
-        torch.export.save(program, destination)
+        torch.export.save(program, destination, extra_files={"labels.json": json.dumps(_labels(built))})
     except (OSError, RuntimeError) as error:
         raise UserError(f"the model {destination} cannot be written ({error}); choose another file") from None
     return destination
+
+
+def _labels(built: TrainedAlgorithm) -> dict[str, tuple[str, ...]]:
+    """Return the names of the categories of each field that has some."""
+    return {name: field.labels for name, field in built.spec.items() if field.labels}
 
 
 def _inference(built: TrainedAlgorithm) -> tuple[nn.Module, Array] | None:

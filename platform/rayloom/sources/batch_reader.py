@@ -28,17 +28,30 @@ class Place(NamedTuple):
 class BatchReader:
     """Reads one rank's share of any batch. What it returns depends on the place alone. Used by one thread at a time."""
 
-    def __init__(self, table: Table, batch_size: int, length: int, seed: int, rank: int, world_size: int) -> None:
-        """Read batches of `batch_size` from the first `length` rows of every epoch's order."""
+    def __init__(
+        self,
+        table: Table,
+        batch_size: int,
+        length: int,
+        seed: int,
+        rank: int,
+        world_size: int,
+        *,
+        streams: bool = False,
+    ) -> None:
+        """Read batches of `batch_size` from the first `length` rows of every epoch's order, or of `stream_order`."""
         self._table = table
         self._lengths = lengths_of(table)
+        self._streams = streams
         self._batch_size, self._length, self._seed = batch_size, length, seed
         self._rank, self._world_size = rank, world_size
         self._order: tuple[int, Tensor] | None = None
 
     def order(self, epoch: int) -> Tensor:
         """Return the order of the rows [N] in an epoch."""
-        if self._order is None or self._order[0] != epoch:
+        if self._streams:
+            self._order = self._order or (epoch, stream_order(self._length, self._batch_size))
+        elif self._order is None or self._order[0] != epoch:
             order = torch.randperm(len(self._table), generator=torch_generator(self._seed, "dataset", epoch))
             if self._lengths:
                 lengths = next(iter(self._lengths.values()))
@@ -61,6 +74,14 @@ class BatchReader:
         """Return the place of the next batch."""
         position = place.position + self._batch_size
         return Place(place.epoch, position) if position < self._length else Place(place.epoch + 1, 0)
+
+
+def stream_order(count: int, streams: int) -> Tensor:
+    """Return the order in which `streams` readers walk through `count` rows side by side, a multiple of `streams`.
+
+    Each has a contiguous part of them: row r of every batch goes on where row r of the batch before ended.
+    """
+    return torch.arange(count).view(streams, -1).T.reshape(-1)
 
 
 def alike_in_length(order: Tensor, lengths: Tensor, batch_size: int, generator: torch.Generator) -> Tensor:

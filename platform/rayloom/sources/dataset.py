@@ -1,4 +1,4 @@
-"""Batches from a data set, reshuffled every epoch.
+"""Batches from a data set, reshuffled every epoch, or of texts that are read from their start to their end.
 
 A training split that is small enough lies on the learner's device as a whole; a larger one, or one of sequences of
 unequal length, is read batch by batch. The order of the rows is the same.
@@ -18,14 +18,14 @@ from rayloom.config.sources import DatasetSourceConfig
 from rayloom.contract import Batch, ReshardContext, Source, SourceContext, Spec, Table
 from rayloom.datasets import Dataset
 from rayloom.datasets import load as load_dataset
-from rayloom.datasets.tables import TensorTable, in_memory, lengths_of
+from rayloom.datasets.tables import RowTable, TensorTable, in_memory, lengths_of
 from rayloom.errors import UserError
 from rayloom.sources.augmentation import augment
 from rayloom.sources.batch_reader import BatchReader, Place, ReadAhead
 
 
 class DatasetSource(Source):
-    """Walks through the training split in an order that depends on (seed, epoch) alone.
+    """Walks through the training split in an order that depends on (seed, epoch) alone, or in that of streams.
 
     So the state is the epoch and the position in it. All ranks draw the same global batches and take contiguous
     shares of them; another number of ranks continues with the same batches.
@@ -86,7 +86,12 @@ class DatasetSource(Source):
         self._cut = (0, batch_size)
         self._fields = _resident(dataset.train, dataset.spec, config.resident_mib, device)
         """The training split on the device; None where it is read batch by batch."""
-        self._reader = BatchReader(dataset.train, batch_size, self._length, context.seed, rank, world_size)
+        self._streams = config.order == "streams"
+        if self._streams:
+            _check_streams(dataset.train, self._name, config)
+        self._reader = BatchReader(
+            dataset.train, batch_size, self._length, context.seed, rank, world_size, streams=self._streams
+        )
         self._read_ahead = 0 if in_memory(dataset.train) else config.read_ahead
         self._ahead: ReadAhead | None = None
 
@@ -109,6 +114,9 @@ class DatasetSource(Source):
             batch = {name: tensor.index_select(0, rows) for name, tensor in self._fields}
         if self._augmentations:
             self._augment(batch, count, first, last)
+        if self._streams:
+            batch["stream"] = torch.arange(first, last, device=self._device)
+            batch["first"] = torch.full((last - first,), start == 0, device=self._device)
         self._position += count
         if self._position == self._length:
             self._epoch, self._position, self._order = self._epoch + 1, 0, None
@@ -175,6 +183,17 @@ class DatasetSource(Source):
         if self._ahead is not None:
             self._ahead.close()
             self._ahead = None
+
+
+def _check_streams(table: Table, name: str, config: DatasetSourceConfig) -> None:
+    """Refuse what is no text in consecutive pieces, and a last batch that lacks some of the streams."""
+    if not isinstance(table, RowTable) or not table.consecutive:
+        raise UserError(
+            f"source.order: streams need a text in windows that follow each other, which {name} is not; leave out its "
+            "stride, or choose documents or python-source"
+        )
+    if not config.drop_last:
+        raise UserError("source.drop_last: of streams every batch has all; leave it at true")
 
 
 def _resident(table: Table, spec: Spec, most_mib: float, device: torch.device) -> list[tuple[str, Tensor]] | None:

@@ -8,8 +8,19 @@ from itertools import groupby
 
 from torch import Tensor
 
+from rayloom_supervised.layers.padding import inside
+
 BLANK = 0
 """The output that writes nothing."""
+
+
+def fewest_frames(labels: Tensor, lengths: Tensor) -> Tensor:
+    """Return how many frames [B] labels [B, S] of true `lengths` [B] need: one each, and a blank between equal ones.
+
+    Of a sequence with fewer frames no path reads as its labels.
+    """
+    between = inside(lengths - 1, labels.shape[1])[:, :-1]
+    return lengths + ((labels[:, 1:] == labels[:, :-1]) & between).sum(dim=1)
 
 
 def greedy_labels(log_probabilities: Tensor, length: int) -> list[int]:

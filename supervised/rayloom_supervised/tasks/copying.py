@@ -15,6 +15,10 @@ from rayloom.contract import Algorithm, AlgorithmConfig, Batch, Figure, Loss, Me
 from rayloom_supervised.layers.external_memory import Head, read, write
 from rayloom_supervised.layers.padding import inside
 from rayloom_supervised.layers.recurrent import RecurrentStack
+from rayloom_supervised.metrics import sequences as metrics
+
+_LENGTHS = (5, 10, 20, 40, 80)
+_EACH = 4  # sequences of each length in the curve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,16 +113,32 @@ class Copier(Algorithm):
         return {"loss": (losses, count), "bit_error": (wrong, count)}
 
     def figures(self, batch: Batch) -> dict[str, Figure]:
-        """Show where the machine writes and reads while it copies the first sequence (figure 6 of the paper)."""
+        """Show how well longer and longer sequences are copied, and where the machine writes and reads while it copies
+        the first one (figures 4 and 6 of the paper)."""
+        curve = self._generalization(batch["pattern"].shape[2], batch["pattern"].device)
         if self.machine is None:
-            return {}
+            return {"bit_error_by_length": curve}
         length = int(batch["pattern_length"][0])
         given = copy_inputs(batch["pattern"][:1, :length], batch["pattern_length"][:1])
         _, written, looked = self.machine(given)
         return {
+            "bit_error_by_length": curve,
             "writing": Figure("matrix", written[0, : length + 1].T),
             "reading": Figure("matrix", looked[0, length + 1 :].T),
         }
+
+    def _generalization(self, width: int, device: torch.device) -> Figure:
+        """Return the share of wrong bits of sequences of each of `_LENGTHS`, the same ones at all times."""
+        chance = torch.Generator().manual_seed(0)
+        patterns = torch.randint(2, (_EACH, max(_LENGTHS), width), generator=chance).float().to(device)
+        wrong, count = [], []
+        for length in _LENGTHS:
+            batch = {"pattern": patterns[:, :length], "pattern_length": torch.full((_EACH,), length, device=device)}
+            _, errors, bits = self._judged(batch)
+            wrong.append(errors.sum())
+            count.append(bits.sum())
+        lengths = torch.tensor(_LENGTHS)
+        return metrics.by_length(torch.stack(wrong).cpu(), torch.stack(count).cpu(), lengths, "bit error")
 
     def logits(self, batch: Batch) -> Tensor:
         """Return those of the copied bits [B, L, width]: what comes out after the mark of each sequence."""

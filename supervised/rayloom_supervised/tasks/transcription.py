@@ -11,7 +11,7 @@ from annotated_types import Ge, Lt
 from torch import Tensor, nn
 
 from rayloom.contract import Algorithm, AlgorithmConfig, Batch, Figure, Loss, Metric, Phase, Spec, UserError
-from rayloom_supervised.layers.ctc import BLANK, beam_labels, greedy_labels
+from rayloom_supervised.layers.ctc import BLANK, beam_labels, fewest_frames, greedy_labels
 from rayloom_supervised.layers.recurrent import CellName, RecurrentStack
 from rayloom_supervised.metrics import sequences as metrics
 
@@ -45,6 +45,7 @@ class Transcriber(Algorithm):
         "loss": Metric(better="min", unit="nats", meaning="negative log-likelihood for each label"),
         "label_error": Metric(better="min", meaning="edit distance over the number of labels"),
         "exact_match": Metric(better="max", meaning="share of sequences that are read without a mistake"),
+        "impossible": Metric(better="min", meaning="share of sequences with more labels than their frames can write"),
     }
 
     def __init__(self, config: TranscriberConfig, spec: Spec) -> None:
@@ -88,6 +89,7 @@ class Transcriber(Algorithm):
             "loss": (_negative_log_likelihood(found, batch), count),
             "label_error": (metrics.edit_distances(read, true).to(found.device), count),
             "exact_match": metrics.exact_matches(read, true).to(found.device),
+            "impossible": (fewest_frames(batch["text"], count) > batch["frames_length"]).float(),
         }
 
     def read(self, log_probabilities: Tensor, lengths: Tensor) -> list[list[int]]:

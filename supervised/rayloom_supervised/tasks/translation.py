@@ -35,6 +35,9 @@ class TranslatorConfig(AlgorithmConfig):
     """Units of the decoder; of the encoder half of them in each direction."""
     beam_width: Annotated[int, Ge(1)] = 1
     """Sequences that evaluations follow; 1: greedy decoding."""
+    bleu: Literal["13a", "zh", "char"] | None = None
+    """Report the BLEU score of what evaluations write, cut into words as sacrebleu does for languages with blanks, for
+    Chinese, or into characters; needs the extra `text`."""
 
     def __post_init__(self) -> None:
         """Refuse sizes that have no half."""
@@ -69,6 +72,7 @@ class Translator(Algorithm):
         "token_accuracy": Metric(better="max", meaning="share of right tokens after the true ones"),
         "exact_match": Metric(better="max", meaning="share of targets that are written without a mistake"),
         "token_error": Metric(better="min", meaning="edit distance of what is written over the number of tokens"),
+        "bleu": Metric(better="max", meaning="BLEU of the whole split, 0 to 100"),
     }
 
     def __init__(self, config: TranslatorConfig, spec: Spec) -> None:
@@ -108,8 +112,32 @@ class Translator(Algorithm):
             "loss": (losses, count),
             "token_accuracy": (right, count),
             "token_error": (metrics.edit_distances(ours, true).to(losses.device), count),
-            "exact_match": metrics.exact_matches(ours, true).to(losses.device),
+            "exact_match": (exact := metrics.exact_matches(ours, true).to(losses.device)),
+            "_exact_match": exact,
+            "_source_length": batch["source_length"],
+            "_written": self._widened(written),
+            "_target": self._widened(target),
         }
+
+    def summarize(self, outputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Figure]]:
+        """Return BLEU, where it is asked for, and how exact matches fall with the length of the source."""
+        exact = outputs["_exact_match"]
+        curve = metrics.by_length(exact, torch.ones_like(exact), outputs["_source_length"], "exact match")
+        if self.config.bleu is None:
+            return {}, {"exact_match_by_length": curve}
+        written, true = (self._texts(outputs[name]) for name in ("_written", "_target"))
+        score = torch.tensor(metrics.bleu(written, true, self.config.bleu))
+        return {"bleu": score}, {"exact_match_by_length": curve}
+
+    def _widened(self, tokens: Tensor) -> Tensor:
+        """Return tokens [B, T] padded to the longest target that there is."""
+        return F.pad(tokens, (0, max(0, self.spec["target"].shape[0] - tokens.shape[1])), value=PADDING)
+
+    def _texts(self, tokens: Tensor) -> list[str]:
+        """Return what tokens [B, T] say, without END."""
+        labels, lengths = self.spec["target"].labels, _lengths(tokens).tolist()
+        rows = (row[:length] for row, length in zip(tokens.tolist(), lengths, strict=True))
+        return ["".join(labels[token] for token in row if token != END) for row in rows]
 
     def figures(self, batch: Batch) -> dict[str, Figure]:
         """Show where the decoder looks while it writes for the longest source of the batch."""

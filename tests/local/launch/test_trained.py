@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pkgutil
 import subprocess
 import sys
@@ -139,8 +140,10 @@ def test_an_exported_model_computes_what_the_module_does(tmp_path: Path) -> None
     run, output = result.run_dir.name, str(tmp_path)
     written = rayloom.export(run, output=output, destination=tmp_path / "made" / "model.pt2")
     assert written.weights.which == "last"
-    program = torch.export.load(written.path).module()
+    files = {"labels.json": ""}
+    program = torch.export.load(written.path, extra_files=files).module()
     trained = rayloom.load(run, output=output)
+    assert json.loads(files["labels.json"]) == {"label": [str(digit) for digit in range(10)]}
     field = trained.spec["image"]
     images = torch.randint(0, 16, (7, *field.shape)).to(field.dtype)
     torch.testing.assert_close(program(images), trained.predict(images), rtol=1e-4, atol=1e-5)

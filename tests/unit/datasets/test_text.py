@@ -98,3 +98,22 @@ def test_an_empty_text_and_a_missing_folder(reviews: Path, tmp_path: Path) -> No
         load(reviews)
     with pytest.raises(UserError, match="there is no file or folder"):
         load(tmp_path / "nowhere", "documents")
+
+
+def test_an_encoding_is_detected_or_said(tmp_path: Path) -> None:
+    poem = "床前明月光\r\n疑是地上霜\n" * 20
+    found = []
+    for name, encoding, said in (("a", "utf-8-sig", None), ("b", "utf-16", None), ("c", "gb18030", "gb18030")):
+        path = tmp_path / f"{name}.txt"
+        path.write_bytes(poem.encode(encoding))
+        found.append(datasets.load({"kind": "documents", "path": str(path), "length": 5, "encoding": said}, 0))
+    rows = [data.train.rows(torch.arange(len(data.train)))["token"] for data in found]
+    assert torch.equal(rows[0], rows[1]) and torch.equal(rows[0], rows[2])
+    assert found[0].spec["token"].labels == ("(unknown)", *sorted({*poem} - {"\r"}))
+    for said, sentence in (
+        (None, r"c\.txt cannot be read as UTF-8 text \(byte 1\): say its encoding"),
+        ("ascii", r"c\.txt cannot be read as ascii text \(byte 1\): say its right encoding"),
+        ("klingon", r"source\.dataset\.encoding: Python knows no encoding 'klingon'"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            datasets.load({"kind": "documents", "path": str(tmp_path / "c.txt"), "encoding": said}, 0)

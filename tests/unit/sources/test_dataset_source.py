@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from rayloom import datasets
 from rayloom.config.augmentations import AUGMENTATIONS
 from rayloom.config.sources import DatasetSourceConfig
 from rayloom.contract import Algorithm, AlgorithmConfig, Batch, Component, TensorSpec
+from rayloom.datasets.text import WindowTable
 from rayloom.errors import UserError
 from rayloom.sources.augmentation import augment, shift_images
 from rayloom.sources.dataset import DatasetSource
@@ -181,6 +183,53 @@ def test_points_cannot_be_shifted() -> None:
     config = DatasetSourceConfig(kind="dataset", dataset="gaussian", augment=SHIFT)
     with pytest.raises(UserError, match=r"source\.augment: gaussian has no images"):
         DatasetSource(config, context_of(Algorithm(AlgorithmConfig(), data.spec), 4, data=data))
+
+
+# --- streams -------------------------------------------------------------------------------------------------------
+
+
+def text_source(stride: int = 3, **settings: Any) -> DatasetSource:
+    """Return a source over the windows of the numbers from 0 to 39, of three streams."""
+    table = WindowTable(np.arange(40), 3, stride)
+    spec = {name: TensorSpec(shape=(3,), dtype=torch.int64, num_values=40) for name in ("token", "next_token")}
+    group = Learners(settings.pop("rank", 0), settings.pop("world_size", 1))
+    config = DatasetSourceConfig(kind="dataset", dataset="numbers", order="streams", **settings)
+    data = datasets.Dataset(table, table, table, spec, "numbers")
+    return DatasetSource(config, context_of(Algorithm(AlgorithmConfig(), data.spec), 3, data=data, group=group))
+
+
+@pytest.mark.parametrize("resident_mib", [0, 1024])
+def test_streams_go_on_from_batch_to_batch(resident_mib: float) -> None:
+    source = text_source(resident_mib=resident_mib)
+    for _ in range(2):  # thirteen windows: four in each stream, one is left over
+        batches = [source.next() for _ in range(4)]
+        assert torch.cat([batch["token"] for batch in batches], dim=1).tolist() == [
+            list(range(start, start + 12)) for start in (0, 12, 24)
+        ]
+        assert [batch["first"].tolist() for batch in batches] == [[True] * 3, *[[False] * 3] * 3]
+    assert batches[0]["stream"].tolist() == [0, 1, 2] and source.counters() == {"samples": 24, "epochs": 2}
+    source.close()
+
+
+def test_streams_are_shared_and_resumed() -> None:
+    single = text_source()
+    shares = [text_source(rank=rank, world_size=2) for rank in range(2)]
+    for number in range(6):
+        if number == 3:
+            shares, before = [text_source(rank=rank, world_size=2) for rank in range(2)], shares
+            for new, old in zip(shares, before, strict=True):
+                new.load_state_dict(old.state_dict())
+        whole, parts = single.next(), [share.next() for share in shares]
+        assert_same(whole, {name: torch.cat([part[name] for part in parts]) for name in whole})
+
+
+def test_what_is_no_stream_is_refused() -> None:
+    with pytest.raises(UserError, match=r"source\.order: streams need a text in windows that follow each other"):
+        text_source(stride=2)
+    with pytest.raises(UserError, match=r"source\.order: streams need .* which numbers is not"):
+        make_source(order="streams")
+    with pytest.raises(UserError, match=r"source\.drop_last: of streams every batch has all"):
+        text_source(drop_last=False)
 
 
 # --- augmentation --------------------------------------------------------------------------------------------------

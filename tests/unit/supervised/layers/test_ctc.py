@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rayloom.contract import TensorSpec, UserError
-from rayloom_supervised.layers.ctc import beam_labels, greedy_labels
+from rayloom_supervised.layers.ctc import beam_labels, fewest_frames, greedy_labels
 from rayloom_supervised.tasks.transcription import Transcriber
 
 T, V = 5, 3
@@ -99,3 +99,16 @@ def test_evaluations_count_labels() -> None:
 def test_other_data_are_refused() -> None:
     with pytest.raises(UserError, match=r"ragged fields frames \[L, F\] and text \[S\], not frames of \['image'\]"):
         Transcriber(Transcriber.Config(), {"image": TensorSpec(shape=(1, 8, 8), dtype=torch.uint8)})
+
+
+def test_labels_need_a_frame_each_and_one_between_equal_ones() -> None:
+    """The loss is infinite exactly where there are fewer frames than that."""
+    labels = torch.tensor([[1, 2, 3, 0, 0], [1, 1, 1, 0, 0], [2, 2, 1, 1, 0], [3, 3, 3, 0, 0]])
+    lengths = torch.tensor([3, 3, 4, 1])
+    fewest = fewest_frames(labels, lengths)
+    assert fewest.tolist() == [3, 5, 6, 1]
+    outputs = torch.zeros(6, 4, 4).log_softmax(dim=2)
+    for frames in range(1, 7):
+        given = torch.full((4,), frames)
+        losses = torch.nn.functional.ctc_loss(outputs, labels, given, lengths, reduction="none")
+        assert torch.equal(losses.isinf(), fewest > frames)

@@ -54,14 +54,14 @@ def test_a_text_is_written_character_by_character() -> None:
     torch.nn.init.zeros_(algorithm.head.weight)
     with torch.no_grad():
         algorithm.head.bias.copy_(torch.tensor([-30.0, 1, 0, -30]))
-    written = algorithm.sample(3, torch.Generator().manual_seed(0), length=400, start="ab").text
+    written = algorithm.sample(3, torch.Generator().manual_seed(0), length=400, prompt="ab").text
     texts = written.split("\n--------\n")
     assert [len(text) for text in texts] == [402] * 3 and all(text.startswith("ab") for text in texts)
     share = sum(text[2:].count("a") for text in texts) / 1200
     assert share == pytest.approx(math.e / (1 + math.e), abs=0.05)
-    cold = algorithm.sample(1, torch.Generator().manual_seed(0), length=200, start="b", temperature=0.1).text
+    cold = algorithm.sample(1, torch.Generator().manual_seed(0), length=200, prompt="b", temperature=0.1).text
     assert cold.count("a") >= 198
-    again = algorithm.sample(3, torch.Generator().manual_seed(0), length=400, start="ab").text
+    again = algorithm.sample(3, torch.Generator().manual_seed(0), length=400, prompt="ab").text
     assert again == written
 
 
@@ -70,15 +70,36 @@ def test_a_sample_goes_on_from_its_memory() -> None:
     with torch.no_grad():
         algorithm.head.weight.mul_(2000)  # nearly certain of every character
         algorithm.head.bias[0] = -1e6
-    text = algorithm.sample(1, torch.Generator().manual_seed(0), length=12, start="ab").text
+    text = algorithm.sample(1, torch.Generator().manual_seed(0), length=12, prompt="ab").text
     numbers = [NAMES.index(character) for character in text]
     likeliest = algorithm.logits(torch.tensor([numbers[:-1]])).argmax(dim=2)[0].tolist()
     assert numbers[2:] == likeliest[1:]
 
 
+def test_a_model_may_be_told_its_places() -> None:
+    """One that knows nothing else writes a character for each place of a window, and never an unknown one."""
+    algorithm = model(places=True)
+    with torch.no_grad():
+        algorithm.embedding.weight.zero_()
+    first, second = algorithm.logits(torch.tensor([[1, 2, 3, 1, 2, 3], [3, 3, 3, 3, 3, 3]])).detach()
+    torch.testing.assert_close(first, second)
+    with torch.no_grad():
+        algorithm.head.weight.mul_(2000)
+        algorithm.head.bias[0] = 1e4  # the unknown one would be the likeliest
+    text = algorithm.sample(1, torch.Generator().manual_seed(0), length=5, prompt="ab").text
+    likeliest = algorithm.logits(torch.ones(1, 6, dtype=torch.int64))[0, :, 1:].argmax(dim=1) + 1
+    assert [NAMES.index(character) for character in text[2:]] == likeliest[1:].tolist()
+    with pytest.raises(UserError, match="a text has 6 characters at most; lower length"):
+        algorithm.sample(1, torch.Generator(), length=6, prompt="ab")
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
-    [({"temperature": 0.0}, "temperature must be above 0"), ({"start": "z"}, "that the training text has, not 'z'")],
+    [
+        ({"temperature": 0.0}, "temperature must be above 0"),
+        ({"prompt": "az"}, "prompt has the character 'z', which the training text does not have"),
+        ({"prompt": ""}, "prompt must have at least one character"),
+    ],
 )
 def test_wrong_options_are_refused(options: dict[str, object], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
