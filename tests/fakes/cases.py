@@ -17,12 +17,14 @@ from systems import (
     mixtures,
     policy_gradient,
     sequences,
+    structures,
     supervised,
     value_based,
 )
 
 CHAPTERS = (
     adversarial, alphago, autoencoders, continuous, energy, finite_mdp, graphical, mixtures, policy_gradient, sequences,
+    structures,
     supervised, value_based,
 )  # fmt: skip
 """Where the systems of each chapter have their small runs."""

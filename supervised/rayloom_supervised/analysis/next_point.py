@@ -29,7 +29,8 @@ class GaussianNextPoint(NamedTuple):
         error = offset - foretold
         scaled = (torch.linalg.inv(self.covariances)[last_pen] @ error[:, :, None]).squeeze(2)
         normal = -0.5 * (error * scaled).sum(dim=1) - math.log(2 * math.pi)
-        return normal - 0.5 * torch.logdet(self.covariances)[last_pen] + self.pen[last_pen, pen].log()
+        found: Tensor = normal - 0.5 * torch.logdet(self.covariances)[last_pen] + self.pen[last_pen, pen].log()
+        return found
 
 
 def fit_next_point(last: Tensor, last_pen: Tensor, offset: Tensor, pen: Tensor, pens: int) -> GaussianNextPoint:

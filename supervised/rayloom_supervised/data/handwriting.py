@@ -48,7 +48,7 @@ class CharactersConfig(WritingConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class UnseenCharactersConfig(WritingConfig):
-    """Each of KanjiVG's characters (letters, kana, kanji) once, slightly deformed; held-out ones are other characters."""
+    """Each of KanjiVG's characters (letters, kana, kanji) once, a little deformed; held-out ones are others."""
 
     most_points: Annotated[int, Ge(2)] = 80
     """Longer characters are left out."""

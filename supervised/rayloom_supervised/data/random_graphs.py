@@ -62,7 +62,9 @@ def communities(config: CommunitiesConfig, seed: int) -> Dataset:
         linked = np.triu(chance.random((size, size)) < np.where(same, config.inside, config.between), 1)
         told = chance.random(size) < config.told
         told[chance.integers(size)] = False  # somebody is asked for
-        rows["node"].append(torch.from_numpy(np.eye(config.communities, dtype=np.float32)[member] * told[:, None]).float())
+        rows["node"].append(
+            torch.from_numpy(np.eye(config.communities, dtype=np.float32)[member] * told[:, None]).float()
+        )
         rows["edge"].append(_edges(linked))
         rows["query"].append(torch.from_numpy(np.flatnonzero(~told))[:, None])
         rows["query_label"].append(torch.from_numpy(member[~told]))
@@ -143,7 +145,9 @@ def distances(config: DistancesConfig, seed: int) -> Dataset:
         pairs = [choose.sample(range(size), 2) for _ in range(20)]
         listed: Edges = [(one, other) for one, other in edges.tolist()]
         told = (distance(size, listed, *pair) for pair in pairs)
-        fitting = (pair for pair, steps in zip(pairs, told, strict=True) if min(steps or answers, answers) - 1 == wanted)
+        fitting = (
+            pair for pair, steps in zip(pairs, told, strict=True) if min(steps or answers, answers) - 1 == wanted
+        )
         marked = next(fitting, None)
         if marked is None:
             continue

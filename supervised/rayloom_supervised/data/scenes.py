@@ -67,14 +67,14 @@ def _mask(shape: str, centre: npt.NDArray[np.float64], radius: float) -> npt.NDA
     """Return which pixels [SIDE, SIDE] of a picture a shape covers; it fits into a square of 2 * radius."""
     down, right = np.mgrid[:SIDE, :SIDE]
     x, y = right - centre[0], down - centre[1]
-    inside: npt.NDArray[np.bool_] = np.maximum(abs(x), abs(y)) <= radius
+    inside = np.maximum(abs(x), abs(y)) <= radius
     if shape == "circle":
-        return np.hypot(x, y) <= radius
-    if shape == "triangle":
-        return inside & (abs(x) <= (y + radius) / 2)
-    if shape == "cross":
-        return inside & (np.minimum(abs(x), abs(y)) <= radius / 3)
-    return inside
+        inside = np.hypot(x, y) <= radius
+    elif shape == "triangle":
+        inside &= abs(x) <= (y + radius) / 2
+    elif shape == "cross":
+        inside &= np.minimum(abs(x), abs(y)) <= radius / 3
+    return np.asarray(inside, dtype=np.bool_)
 
 
 def draw(scene: Scene, noise: float, chance: np.random.Generator) -> tuple[npt.NDArray[np.uint8], list[list[int]]]:
@@ -102,7 +102,7 @@ def draw(scene: Scene, noise: float, chance: np.random.Generator) -> tuple[npt.N
 
 @component("data set", ScenesConfig)
 def scenes(config: ScenesConfig, seed: int) -> Dataset:
-    """Return `image` uint8 [3, 36, 36], `boxes` int64 [2, 4]; `target` (ends with END) and `about` int64 [T], ragged."""
+    """Return `image` uint8 [3, 36, 36], `boxes` [2, 4]; ragged `target` [T] (ends with END) and `about` [T]."""
     order = np.random.RandomState(0).permutation(len(SCENES))
     cuts = np.split(order, [round(0.7 * len(order)), round(0.85 * len(order))])
     chance = np.random.default_rng(seed)
@@ -117,9 +117,7 @@ def scenes(config: ScenesConfig, seed: int) -> Dataset:
             rows["target"].append(torch.tensor([*(_NUMBERS[word] for word in words), END]))
             rows["about"].append(torch.tensor([*about, 0]))
     elements = 3 * SIDE * SIDE
-    image = TensorSpec(
-        shape=(3, SIDE, SIDE), dtype=torch.uint8, low=(0.0,) * elements, high=(255.0,) * elements
-    )
+    image = TensorSpec(shape=(3, SIDE, SIDE), dtype=torch.uint8, low=(0.0,) * elements, high=(255.0,) * elements)
     columns = {
         "image": (torch.stack(images), image),
         "boxes": (torch.tensor(boxes), TensorSpec(shape=(2, 4), dtype=torch.int64)),

@@ -59,7 +59,9 @@ def _commands(path: str) -> Iterator[tuple[str, Array]]:
             letter, place = pieces[place], place + 1
         count = _COUNT.get(letter.upper())
         if count is None or place + count > len(pieces):
-            raise UserError(f"a stroke's path has the command {letter!r}, which is not read, or too few numbers: {path}")
+            raise UserError(
+                f"a stroke's path has the command {letter!r}, which is not read, or too few numbers: {path}"
+            )
         yield letter, np.array(pieces[place : place + count], float).reshape(-1, 2)
         place += count
         letter = {"M": "L", "m": "l"}.get(letter, letter)

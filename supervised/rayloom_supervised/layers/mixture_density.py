@@ -61,12 +61,12 @@ def pen_density(outputs: Tensor, components: int, bias: float = 0.0) -> PenDensi
     inside +-0.99 and a scale above exp(-6), so that a density is bounded.
     """
     sizes = [components, 2 * components, 2 * components, components, outputs.shape[-1] - 6 * components]
-    weights, means, scales, correlations, pen = outputs.split(sizes, dim=-1)
-    pairs = (components, 2)
+    weights, means, scales, correlations, pen = torch.split(outputs, sizes, dim=-1)
+    pairs = (*outputs.shape[:-1], components, 2)
     return PenDensity(
         torch.log_softmax(weights * (1 + bias), dim=-1),
-        means.unflatten(-1, pairs),
-        scales.unflatten(-1, pairs).clamp(min=-6.0) - bias,
+        means.reshape(pairs),
+        scales.reshape(pairs).clamp(min=-6.0) - bias,
         0.99 * torch.tanh(correlations),
         torch.log_softmax(pen * (1 + bias), dim=-1),
     )

@@ -12,8 +12,8 @@ def draw_strokes(offsets: Tensor, pen: Tensor, lengths: Tensor, side: int, exten
     """Return pictures [B, 1, side, side] in 0..1 of what is written on a square of `extent` about the first place.
 
     `offsets` [B, L, 2]: steps from point to point, to the right and downwards, the first one from the square's middle;
-    `pen` [B, L]: 0 where a line leads from a point to the next one; `lengths` [B]: points. Lines are `width` pixels wide
-    and end round; their edges are one pixel soft.
+    `pen` [B, L]: 0 where a line leads from a point to the next one; `lengths` [B]: points. Lines are `width` pixels
+    wide and end round; their edges are one pixel soft.
     """
     real = inside(lengths, offsets.shape[1])
     points = offsets.masked_fill(~real[:, :, None], 0).cumsum(dim=1) * (side / extent) + (side - 1) / 2

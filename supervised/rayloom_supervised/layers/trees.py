@@ -83,7 +83,7 @@ class TreeLayer(nn.Module):
         self.cell = cell
 
     def forward(self, inputs: Tensor, children: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Map inputs [B, N, F] and children [B, N, 2] of true lengths [B] to all outputs [B, N, size] and the roots'."""
+        """Map inputs [B, N, F] and children [B, N, 2] of true lengths [B] to outputs [B, N, size] and the roots'."""
         real = inside(lengths, inputs.shape[1])[:, :, None]
         given = self.cell.input(inputs.masked_fill(~real, 0)).unbind(1)
         # Place 0 stands for a child that is not there: its state is 0.

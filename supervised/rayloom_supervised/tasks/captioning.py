@@ -61,11 +61,15 @@ class Captioner(Algorithm):
     Config = CaptionerConfig
     sources = frozenset({"dataset"})
     metrics: ClassVar[Mapping[str, Metric]] = {
-        "loss": Metric(better="min", unit="nats", meaning="cross-entropy of a word; of hard attention also its own loss"),
+        "loss": Metric(
+            better="min", unit="nats", meaning="cross-entropy of a word; of hard attention also its own loss"
+        ),
         "token_accuracy": Metric(better="max", meaning="share of right words after the true ones"),
         "exact_match": Metric(better="max", meaning="share of sentences that are written without a mistake"),
         "token_error": Metric(better="min", meaning="edit distance of what is written over the number of words"),
-        "on_the_shape": Metric(better="max", meaning="share of the attention inside the box of the shape that is named"),
+        "on_the_shape": Metric(
+            better="max", meaning="share of the attention inside the box of the shape that is named"
+        ),
     }
 
     def __init__(self, config: CaptionerConfig, spec: Spec) -> None:
@@ -158,7 +162,9 @@ class Captioner(Algorithm):
         logits = torch.stack([glance.logits for glance in glances], dim=2)
         losses = F.cross_entropy(logits, target, reduction="none") * valid
         right = (logits.detach().argmax(dim=1) == target) & valid
-        policy = self._policy_loss(glances, weights, losses, valid) if hard and explore else losses.new_zeros(len(losses))
+        policy = (
+            self._policy_loss(glances, weights, losses, valid) if hard and explore else losses.new_zeros(len(losses))
+        )
         return Told(losses, right, weights, policy)
 
     def _follow(self, words: Tensor, places: Tensor, uniform: Tensor | None = None) -> tuple[list[Glance], Tensor]:
@@ -173,13 +179,13 @@ class Captioner(Algorithm):
         return glances, torch.stack([glance.weights for glance in glances], dim=1)
 
     def _policy_loss(self, glances: list[Glance], weights: Tensor, losses: Tensor, valid: Tensor) -> Tensor:
-        """Return log p (loss to come - baseline) + the baseline's squared error / 2 - entropy, summed over words [B]."""
+        """Return log p (loss to come - baseline) + the baseline's squared error / 2 - entropy, over words [B]."""
         chosen = torch.stack([glance.chosen for glance in glances], dim=1)
         expected = torch.stack([glance.expected for glance in glances], dim=1)
         to_come = losses.detach().flip(1).cumsum(dim=1).flip(1)
         advantage = to_come - expected.detach()
-        entropy = -(weights * weights.clamp_min(1e-9).log()).sum(dim=2)
-        each = chosen * advantage + 0.5 * (to_come - expected).square() - self.config.entropy * entropy
+        entropy: Tensor = -(weights * weights.clamp_min(1e-9).log()).sum(dim=2)
+        each: Tensor = chosen * advantage + 0.5 * (to_come - expected).square() - self.config.entropy * entropy
         return (each * valid).sum(dim=1)
 
     def _on_the_shape(self, weights: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:

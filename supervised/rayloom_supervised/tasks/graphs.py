@@ -42,7 +42,9 @@ class GraphPredictor(Algorithm):
         """Build for the ragged fields `node` [N, F] and `edge` [E, 2], and `query` with `query_label`, or `label`."""
         super().__init__(config, spec)
         asked = ("query", "query_label") if "query" in spec else ("label",)
-        if any(name not in spec for name in ("node", "edge", *asked)) or not (spec["node"].ragged and spec["edge"].ragged):
+        if any(name not in spec for name in ("node", "edge", *asked)) or not (
+            spec["node"].ragged and spec["edge"].ragged
+        ):
             raise UserError(
                 "source.dataset: a predictor on graphs needs the ragged fields node and edge, and query with "
                 f"query_label, or label; not {sorted(spec)}"

@@ -208,9 +208,8 @@ class Handwriter(Algorithm):
         else:
             unknown = [character for character in text if character not in self.names]
             if unknown or not text:
-                raise UserError(
-                    f"sample: text must have characters that were learnt ({''.join(self.names) or 'none'}), not {text!r}"
-                )
+                known = "".join(self.names) or "none"
+                raise UserError(f"sample: text must have characters that were learnt ({known}), not {text!r}")
             numbers = torch.tensor([self.names.index(character) for character in text] * count, device=device)
             pages, columns = self.write(len(numbers), generator, label=numbers, bias=bias), len(text)
         return Figure("images", self.draw(pages, _PICTURE_SIDE).cpu(), columns=columns)
@@ -225,9 +224,8 @@ class Handwriter(Algorithm):
         states, offsets, pens = None, [], []
         for _ in range(self.spec["offset"].shape[0]):
             density, states = self._foretell(last[:, None], pen[:, None], label, states, bias)
-            last, drawn = PenDensity(*(part[:, 0] for part in density)).sample(generator)
-            # One that has ended goes on unseen, as if it were new.
-            pen = drawn
+            # One that has ended goes on, but nobody looks.
+            last, pen = PenDensity(*(part[:, 0] for part in density)).sample(generator)
             offsets.append(last)
             pens.append(pen)
         written = torch.stack(pens, dim=1)
@@ -247,7 +245,8 @@ class Handwriter(Algorithm):
         self, last: Tensor, last_pen: Tensor, label: Tensor | None, states: list[State] | None, bias: float = 0.0
     ) -> tuple[PenDensity, list[State]]:
         """Return the densities of the points after scaled offsets [B, L, 2] and pens [B, L], and the states."""
-        inputs = [last, F.one_hot(last_pen, _PENS + 1).to(last.dtype)]
+        states_of_pen = torch.arange(_PENS + 1, device=last.device)
+        inputs = [last, (last_pen[:, :, None] == states_of_pen).to(last.dtype)]
         if self.character is not None and label is not None:
             inputs.append(self.character(label)[:, None].expand(-1, last.shape[1], -1))
         found, after = self.memory(torch.cat(inputs, dim=2), None, states)
@@ -264,7 +263,9 @@ class Handwriter(Algorithm):
         offset, pen, valid = self._real(batch)
         model = GaussianNextPoint(*(self.get_buffer(f"regression_{name}") for name in GaussianNextPoint._fields))
         last, last_pen = _before(offset, pen)
-        flat = model.log_step(last.flatten(0, 1).double(), last_pen.flatten(), offset.flatten(0, 1).double(), pen.flatten())
+        flat = model.log_step(
+            last.flatten(0, 1).double(), last_pen.flatten(), offset.flatten(0, 1).double(), pen.flatten()
+        )
         return flat.view_as(pen).masked_fill(~valid, 0).to(offset.dtype)
 
     def _real(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
@@ -275,5 +276,5 @@ class Handwriter(Algorithm):
 
 
 def _before(offset: Tensor, pen: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the offsets [B, L, 2] and pens [B, L] before each point; before the first one the pen has none of these."""
+    """Return the offsets [B, L, 2] and pens [B, L] before each point; at first the pen has none of these."""
     return F.pad(offset[:, :-1], (0, 0, 1, 0)), F.pad(pen[:, :-1], (1, 0), value=_BEGIN)

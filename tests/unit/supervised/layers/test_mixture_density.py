@@ -48,7 +48,9 @@ def test_samples_have_the_moments_of_the_density() -> None:
     offset, pen = density.sample(torch.Generator().manual_seed(0))
     weights, one = density.log_weights[0].exp(), peer(PenDensity(*(part[0] for part in density)))
     torch.testing.assert_close(offset.mean(dim=0), one.mean, rtol=0, atol=0.03)
-    covariances = one.component_distribution.covariance_matrix + density.means[0, :, :, None] * density.means[0, :, None]
+    covariances = (
+        one.component_distribution.covariance_matrix + density.means[0, :, :, None] * density.means[0, :, None]
+    )
     second = (weights[:, None, None] * covariances).sum(dim=0) - one.mean[:, None] * one.mean
     torch.testing.assert_close(offset.T.cov(), second, rtol=0.05, atol=0.05)
     torch.testing.assert_close(pen.bincount(minlength=K) / 40_000, density.log_pen[0].exp().float(), rtol=0, atol=0.01)

@@ -126,7 +126,9 @@ def test_a_network_sees_as_far_as_it_is_deep(kind: str, depth: int) -> None:
     network = made(kind, depth)
     for parameter in network.parameters():
         parameter.data.abs_().mul_(0.2)  # no unit is silent or saturated
-    before, after = (network(given, torch.tensor([6]), edges, torch.tensor([5])) for given in (nodes.abs(), changed.abs()))
+    before, after = (
+        network(given, torch.tensor([6]), edges, torch.tensor([5])) for given in (nodes.abs(), changed.abs())
+    )
     seen = (before != after).any(dim=2)[0].tolist()
     assert seen == [steps <= depth for steps in nx.single_source_shortest_path_length(graph, 0).values()]
 

@@ -103,14 +103,15 @@ def test_formulas_are_true_where_python_says_so() -> None:
             word = words.get(TOKENS[token], TOKENS[token])
             parts = [written[child] for child in (left, right) if child >= 0]
             written.append(f"({word} {parts[0]})" if len(parts) == 1 else f"({f' {word} '.join(parts) or word})")
-        assert eval(written[-1]) == bool(batch["label"][row])
+        assert eval(written[-1], {"__builtins__": {}}) == bool(batch["label"][row])  # noqa: S307  our own formulas
     assert batch["label"].float().mean() == 0.5
 
 
 def test_only_the_longest_formulas_are_in_the_test_split() -> None:
     found = datasets.load({**DATA, "fewest": 3, "most": 4, "test_most": 40, "test_size": 40}, 0)
     leaves = [
-        ((split.rows(torch.arange(len(split)))["children"] < 0).all(dim=2)).sum(dim=1).max() for split in (found.train, found.test)
+        ((split.rows(torch.arange(len(split)))["children"] < 0).all(dim=2)).sum(dim=1).max()
+        for split in (found.train, found.test)
     ]
     assert leaves[0] <= 4 < 20 < leaves[1]
 

@@ -47,7 +47,10 @@ def test_a_scene_shows_what_its_sentence_says() -> None:
         assert np.prod(first[2:] - first[:2]) > np.prod(second[2:] - second[:2]), "the large one is named first"
         for name, (left, top, right, bottom) in zip((colour, other_colour), boxes, strict=True):
             seen = picture[:, (top + bottom) // 2 + (2 if name else 0), (left + right) // 2].astype(float)
-            nearest = min(COLOURS, key=lambda one: float(np.abs(seen / seen.max() - np.array(COLOURS[one]) / max(COLOURS[one])).sum()))
+            nearest = min(
+                COLOURS,
+                key=lambda one: float(np.abs(seen / seen.max() - np.array(COLOURS[one]) / max(COLOURS[one])).sum()),
+            )
             assert nearest == name
 
 

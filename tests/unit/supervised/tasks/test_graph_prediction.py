@@ -44,7 +44,9 @@ def test_hidden_edges_are_not_shown_and_as_many_pairs_are_apart() -> None:
     for row, graph in enumerate(graphs(batch)):
         count = int(batch["query_length"][row])
         asked = batch["query"][row, :count].tolist()
-        assert not any(graph.has_edge(*pair) for pair in asked) and len({tuple(sorted(pair)) for pair in asked}) == count
+        assert (
+            not any(graph.has_edge(*pair) for pair in asked) and len({tuple(sorted(pair)) for pair in asked}) == count
+        )
         assert 2 * int(batch["query_label"][row, :count].sum()) == count
         # Pairs that are linked in a geometric graph share more neighbours.
     exact = data("hidden_edges", noise=0.0).train.rows(torch.arange(60))

@@ -166,7 +166,9 @@ def test_samples_and_pictures(tmp_path: object) -> None:
 
 def test_no_character_of_the_unseen_ones_is_in_two_splits(monkeypatch: pytest.MonkeyPatch) -> None:
     # A thousand files take seconds; forty are enough.
-    monkeypatch.setattr("rayloom_supervised.data.handwriting.all_characters", lambda: [chr(0x4E00 + n) for n in (*range(2), 3)])
+    monkeypatch.setattr(
+        "rayloom_supervised.data.handwriting.all_characters", lambda: [chr(0x4E00 + n) for n in (*range(2), 3)]
+    )
     plain = {"import": f"{MODULE}:unseen_characters", "train_size": 1, "validation_size": 1, "test_size": 1}
     found = datasets.load({**plain, "deformation": 0.0, "jitter": 1e-6, "step": 10.0}, 0)
     sizes = [int(split.rows(torch.arange(1))["offset_length"]) for split in (found.train, found.validation, found.test)]
