@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 import rayloom
 
 QUIET = ("tracking.enabled=false", "tracking.pictures=false", "evaluate.every=null", "checkpoint.best=null")
@@ -34,6 +36,7 @@ def test_distances_are_in_the_edges(tmp_path: Path) -> None:
     assert by_edges >= 0.85 and without <= 0.5
 
 
+@pytest.mark.full
 def test_captions_are_about_the_picture(tmp_path: Path) -> None:
     data = ("train_size=1500", "validation_size=100", "test_size=10")
     small = (*(f"source.dataset.{size}" for size in data), "algorithm.channels=24", "algorithm.cell_size=48")
