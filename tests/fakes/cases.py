@@ -17,6 +17,7 @@ from systems import (
     mixtures,
     policy_gradient,
     sequences,
+    structures,
     supervised,
     texts,
     value_based,
@@ -24,7 +25,7 @@ from systems import (
 
 CHAPTERS = (
     adversarial, alphago, autoencoders, continuous, energy, finite_mdp, graphical, mixtures, policy_gradient, sequences,
-    supervised, texts, value_based,
+    structures, supervised, texts, value_based,
 )  # fmt: skip
 """Where the systems of each chapter have their small runs."""
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rayloom_supervised.layers.cells import SimpleCell
+from rayloom_supervised.layers.recurrent import RecurrentStack
 
 
 def errors_through_time(cell: SimpleCell, inputs: Tensor, error: Tensor) -> Tensor:
@@ -50,3 +51,17 @@ def recurrent_gradient(cell: SimpleCell, inputs: Tensor, error: Tensor) -> Tenso
         total = total + delta.T @ state[0]
         state = cell.step(given, state)
     return total
+
+
+def input_gradients(stack: RecurrentStack, inputs: Tensor) -> Tensor:
+    """Return how long the gradient at earlier inputs is [T], 0 steps back first: log10, as a mean over the batch.
+
+    The error is one for every unit of the last output after inputs [B, T, F]. All is relative to the last input's
+    gradient, whose logarithm is 0; where nothing arrives it is that of the smallest number.
+    """
+    with torch.enable_grad():
+        given = inputs.detach().clone().requires_grad_()
+        outputs, _ = stack(given)
+        (gradient,) = torch.autograd.grad(outputs[:, -1].sum(), given)
+    lengths: Tensor = gradient.norm(dim=2).clamp_min(torch.finfo(gradient.dtype).tiny).log10().mean(dim=0)
+    return (lengths - lengths[-1]).flip(0)

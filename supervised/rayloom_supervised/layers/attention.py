@@ -32,6 +32,19 @@ def attend(scores: Tensor, values: Tensor, mask: Tensor | None = None) -> tuple[
     return weights @ values, weights
 
 
+def attend_both_ways(
+    scores: Tensor, first: Tensor, second: Tensor, first_real: Tensor, second_real: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return what each of `first` [B, Q, f] sees of `second` [B, K, s], [B, Q, s], and the other way, [B, K, f].
+
+    Both ways use the same scores [B, Q, K] (Seo et al. 2017, whose second way looks with the best scores only);
+    `first_real` [B, Q] and `second_real` [B, K] tell what is no padding. What is padding sees zeros.
+    """
+    there = attention_weights(scores, first_real[:, :, None] & second_real[:, None])
+    back = attention_weights(scores.transpose(1, 2), second_real[:, :, None] & first_real[:, None])
+    return there @ second, back @ first
+
+
 def attend_hard(
     scores: Tensor, values: Tensor, mask: Tensor | None = None, uniform: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:

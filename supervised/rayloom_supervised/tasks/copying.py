@@ -154,6 +154,7 @@ class Copier(Algorithm):
         pattern, lengths = batch["pattern"], batch["pattern_length"]
         logits = self.logits(batch)
         real = inside(lengths, pattern.shape[1])[:, :, None]
+        pattern = pattern.masked_fill(~real, 0)
         losses = F.binary_cross_entropy_with_logits(logits, pattern, reduction="none") * real
         wrong = ((logits.detach() > 0) != (pattern > 0.5)) & real
         return losses.sum(dim=(1, 2)), wrong.sum(dim=(1, 2)).float(), (lengths * pattern.shape[2]).float()
@@ -162,6 +163,6 @@ class Copier(Algorithm):
 def copy_inputs(pattern: Tensor, lengths: Tensor) -> Tensor:
     """Return what the machine is given [B, 2 L + 1, width + 1] for patterns [B, L, width] of true lengths [B]."""
     longest = pattern.shape[1]
-    given = F.pad(pattern * inside(lengths, longest)[:, :, None], (0, 1, 0, longest + 1))
+    given = F.pad(pattern.masked_fill(~inside(lengths, longest)[:, :, None], 0), (0, 1, 0, longest + 1))
     mark = (torch.arange(2 * longest + 1, device=lengths.device) == lengths[:, None]).to(pattern.dtype)
     return torch.cat((given[:, :, :-1], mark[:, :, None]), dim=2)
