@@ -17,7 +17,7 @@ class JudgedConfig(AlgorithmConfig):
     judge: JudgeConfig | None = None
     """A classifier in whose features samples are compared with data, with the weights of the run `inputs.judge`."""
     second_judge: JudgeConfig | None = None
-    """Another one, best of another family, with those of `inputs.second_judge`: what one overlooks the other may see."""
+    """Another one, best of another family, with those of `inputs.second_judge`: it may see what the first overlooks."""
 
 
 class JudgedModel(Algorithm):

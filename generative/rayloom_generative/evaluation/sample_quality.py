@@ -53,8 +53,9 @@ class SampleQualityConfig(EvaluationConfig):
 class SampleQuality(Evaluation):
     """Fréchet and kernel distance of samples to held-out images, precision and recall, and nearest training images.
 
-    For a model of images that has a judge (`algorithm.judge`, `inputs.judge`), or two of different families. The features are not those of an
-    Inception network: the numbers are no FID and no KID, and compare models under one judge only.
+    For a model of images that has a judge (`algorithm.judge`, `inputs.judge`), or two of different families. The
+    features are not those of an Inception network: the numbers are no FID and no KID, and compare models under one
+    judge only.
     """
 
     Config = SampleQualityConfig

@@ -1,4 +1,4 @@
-"""Stacked images, a data set with as many modes as there are combinations of classes: Metz et al. (2017), section 3.3."""
+"""Stacked images, with as many modes as there are combinations of classes: Metz et al. (2017), section 3.3."""
 
 from __future__ import annotations
 
