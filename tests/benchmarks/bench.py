@@ -54,13 +54,14 @@ def measure(comparison: Comparison, rounds: int) -> str:
 def main() -> None:
     """Run the benchmarks named on the command line."""
     import engine
+    import generative
     import population
     import reinforcement
     import rollouts
     import search
     import supervised
 
-    modules = (reinforcement, supervised, engine, search, population, rollouts)
+    modules = (reinforcement, supervised, generative, engine, search, population, rollouts)
     groups = {name: group for module in modules for name, group in module.COMPARISONS.items()}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", choices=[*groups, []], help=", ".join(groups))
