@@ -17,12 +17,10 @@ from annotated_types import Ge, Gt, Lt
 from torch import Tensor, nn
 
 from rayloom.contract import (
-    Algorithm,
     AlgorithmConfig,
     Batch,
     Component,
     Figure,
-    Input,
     Loss,
     Metric,
     Phase,
@@ -33,7 +31,7 @@ from rayloom.contract import (
 from rayloom_generative.adversarial.alarms import Alarm, dead_critic, divergence, mode_collapse
 from rayloom_generative.equations.adversarial import arc
 from rayloom_generative.evaluation.diversity import relative_diversity
-from rayloom_generative.evaluation.judge import Judge, JudgeConfig
+from rayloom_generative.evaluation.judged import JudgedConfig, JudgedModel
 from rayloom_generative.evaluation.known_modes import KnownModes, known_modes
 from rayloom_generative.evaluation.mode_quality import mode_quality
 from rayloom_generative.fields import data_field, drawn, shown_latents, unit_range
@@ -49,7 +47,7 @@ _SHOWN_ROWS, _SHOWN_POINTS, _ARC_STEPS = 8, 1000, 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdversarialConfig(AlgorithmConfig):
+class AdversarialConfig(JudgedConfig):
     """Settings that all generative adversarial networks have."""
 
     latent_size: Size = 64
@@ -74,11 +72,9 @@ class AdversarialConfig(AlgorithmConfig):
     evaluations (Yazici et al. 2019); null: none. It is smaller over the first updates."""
     known_modes: KnownModes = "none"
     """Evaluations count the modes of this data set, which must have its default geometry."""
-    judge: JudgeConfig | None = None
-    """A classifier in whose features samples are compared with data, with the weights of the run `inputs.judge`."""
 
 
-class AdversarialModel(Algorithm):
+class AdversarialModel(JudgedModel):
     """Base of the generative adversarial networks; subclasses define the two losses of scores.
 
     Codes are fields of the prepared batch: the losses are functions of their batch. With batch norm in a network its
@@ -120,9 +116,8 @@ class AdversarialModel(Algorithm):
         self._modes, self._mode_deviation = known_modes(config.known_modes)
         if self._modes is not None and self.example.shape != (2,):
             raise UserError(f"algorithm.known_modes: {config.known_modes} lies in the plane; set known_modes to none")
-        self.judge = None if config.judge is None else Judge(config.judge, spec)
+        self.take_on_judges(config, spec)
         self._told: set[str] = set()
-        self._judge_is_known = self.judge is None
 
     def _critic_input(self) -> TensorSpec:
         """Return what the critic sees: the conditions are further channels of images and coordinates of points."""
@@ -141,23 +136,14 @@ class AdversarialModel(Algorithm):
             if isinstance(layer, GlobalBatchNorm):
                 layer.total = total
 
-    def start_from(self, inputs: Mapping[str, Input]) -> None:
-        """Take the judge's weights from the run `inputs.judge`."""
-        for name in inputs:
-            if name != "judge" or self.judge is None:
-                raise UserError(
-                    f"inputs.{name}: {type(self).__name__} takes the input judge, with algorithm.judge for its network"
-                )
-        if self.judge is not None:
-            self.judge.take(inputs["judge"])
-
     # --- learning --------------------------------------------------------------------------------------------------
 
     def phases(self) -> list[Phase]:
         """Return the critic's phase and the generator's."""
         # Batch norm changes buffers, in whichever phase its network is run: both networks run in both.
         fixed = not self.eager and not any(self._couples.values())
-        shared: dict[str, Any] = {"compilable": fixed, "autocast": not self.eager}
+        captured = self.eager and not any(self._couples.values())
+        shared: dict[str, Any] = {"compilable": fixed, "capturable": captured, "autocast": not self.eager}
         config, constrain = self.config, self.constrain if self.constrains else None
         critic, generator = tuple(self.critic.parameters()), tuple(self.generator.parameters())
         return [
@@ -191,8 +177,7 @@ class AdversarialModel(Algorithm):
 
     def prepare(self, trajectory: Batch) -> Batch:
         """Scale images to -1..1 and draw codes for both phases, [B, L] each."""
-        if not self._judge_is_known and self.judge is not None:
-            self._judge_is_known = bool(self.judge.name)  # at the start of a run, and not after hours of it
+        self.check_judges()
         raw = trajectory[self.field]
         data = 2 * unit_range(raw) - 1 if self.field == "image" else raw
         # The generator's phase reuses the critic's last batch, so that it needs codes of its own.

@@ -11,11 +11,12 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
-from rayloom.contract import Algorithm, AlgorithmConfig, Batch, Figure, Loss, Metric, Phase, Spec, UserError
+from rayloom.contract import Batch, Figure, Loss, Metric, Phase, Spec, UserError
 from rayloom_generative.adversarial.alarms import Alarm
 from rayloom_generative.autoencoders import latent_pictures
 from rayloom_generative.autoencoders.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood
 from rayloom_generative.equations.densities import importance_weighted_bound, standard_normal_divergences
+from rayloom_generative.evaluation.judged import JudgedConfig, JudgedModel
 from rayloom_generative.fields import data_field, drawn, originals_above, shown_latents, size_of, unit_range
 from rayloom_generative.networks.feed_forward import GaussianEncoder
 from rayloom_generative.networks.variational import ConvolutionalDecoder, ConvolutionalEncoder, one_hot
@@ -29,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class VAEConfig(AlgorithmConfig):
+class VAEConfig(JudgedConfig):
     """Settings of the variational autoencoder."""
 
     latent_size: Size = 16
@@ -61,7 +62,8 @@ class VAEConfig(AlgorithmConfig):
     training_samples: Size = 1
     """Codes of each example in the loss; more than one: the importance-weighted bound (Burda et al. 2016)."""
     importance_samples: tuple[Size, ...] = (5, 50)
-    """Evaluations report the importance-weighted bound with each of these numbers of samples."""
+    """Evaluations report the importance-weighted bound with each of these numbers of samples, as nll_iw<K>; of grey
+    pixels, which are no draws from the model, as grey_bound_iw<K>."""
 
 
 class Embedding(nn.Module):
@@ -77,7 +79,7 @@ class Embedding(nn.Module):
         return mean
 
 
-class VAE(Algorithm):
+class VAE(JudgedModel):
     """Autoencoder with a stochastic code, minimising the negative evidence lower bound (nats per example).
 
     References: Kingma and Welling (2014) for the bound, its closed-form divergence and the reparameterisation; Burda
@@ -99,6 +101,7 @@ class VAE(Algorithm):
         ),
         "kl": Metric(unit="nats", meaning="divergence of the code from its prior"),
         "nll_iw*": Metric(better="min", unit="nats", meaning="importance-weighted bound on -log p(x)"),
+        "grey_bound_iw*": Metric(better="min", unit="nats", meaning="the same of grey pixels, which is no likelihood"),
         "squared_error": Metric(better="min", meaning="of the decoded mean of the code, summed over the numbers"),
         "active_units": Metric(better="max", meaning="latent variables whose mean varies with x by more than 0.01"),
         "alarm_posterior_collapse": Metric(better="min", meaning="1 where hardly any latent variable is active"),
@@ -122,14 +125,17 @@ class VAE(Algorithm):
         else:
             self.encoder = GaussianEncoder(size + self.classes, config.latent_size, hidden, config.activation)
             self.decoder = MLP((inputs, *reversed(hidden), size * outputs), config.activation)
+        self.take_on_judges(config, spec)
         self._told = False
 
     def phases(self) -> list[Phase]:
         """Return the one phase; the warm-up reads the progress of the run, so that it cannot be compiled."""
-        return [Phase("autoencode", self.loss, tuple(self.parameters()), compilable=not self.config.kl_warmup_updates)]
+        learnt = tuple(parameter for parameter in self.parameters() if parameter.requires_grad)
+        return [Phase("autoencode", self.loss, learnt, compilable=not self.config.kl_warmup_updates)]
 
     def prepare(self, trajectory: Batch) -> Batch:
         """Scale images to 0..1, draw their bits where configured, and draw the noise [B, L] of the code."""
+        self.check_judges()
         data = unit_range(trajectory[self.field])
         if self.config.binarize == "dynamic":
             data = self.noise.bernoulli(data)
@@ -183,18 +189,26 @@ class VAE(Algorithm):
         return self.likelihood.log_density(batch[self.field].flatten(1), decoded) + ratio
 
     def evaluate(self, batch: Batch) -> dict[str, Tensor]:
-        """Return bounds on -log p(x), [B] in nats: `loss` by one sample, `nll_iw<K>` by K; its parts; and the error."""
+        """Return bounds on -log p(x), [B] in nats: `loss` by one sample, `bound_name` by more; its parts; the error."""
         reconstruction, divergences = self._bound(batch)
         divergence = divergences.sum(1)
         found = {"loss": reconstruction + divergence, "reconstruction": reconstruction, "kl": divergence}
         if self.config.importance_samples:
             log_weights = self.log_weights(batch, max(self.config.importance_samples))
             for count in self.config.importance_samples:
-                found[f"nll_iw{count}"] = -importance_weighted_bound(log_weights[:count])
+                found[self.bound_name(count)] = -importance_weighted_bound(log_weights[:count])
         mean, _ = self.encode(batch)
         rebuilt = self.likelihood.mean(self._decoded(mean, self._condition(batch)))
         error = (rebuilt - batch[self.field].flatten(1)).square().sum(1)
         return {**found, "squared_error": error, "_mean": mean}
+
+    def bound_name(self, count: int) -> str:
+        """Return the name of the bound by `count` codes: a number on grey pixels is not called a likelihood.
+
+        Under a Bernoulli likelihood they are no outcomes but probabilities, and a density of them has no lower end.
+        """
+        outcomes = self.field == "point" or self.config.binarize != "none" or self.config.likelihood == "categorical"
+        return f"{'nll' if outcomes else 'grey_bound'}_iw{count}"
 
     def log_weights(self, batch: Batch, count: int) -> Tensor:
         """Return log p(x, z) - log q(z|x) of `count` codes of a prepared batch, [count, B]; some codes at a time."""

@@ -1,6 +1,6 @@
-"""Judges a model's samples in the features of a classifier that the platform has trained: distances and coverage.
+"""Judges a model's samples in the features of classifiers that the platform has trained: distances and coverage.
 
-    data, samples, noise --policy.judge--> features --> Fréchet and kernel distance, precision and recall
+    data, samples, noise --policy.judges--> features --> Fréchet and kernel distance, precision and recall
 
 Every distance stands beside its floor (training against held-out data) and its ceiling (noise against held-out data).
 The judge's hash is part of every name, because numbers of different judges cannot be compared.
@@ -22,6 +22,7 @@ from rayloom.contract import (
     Evaluation,
     EvaluationConfig,
     EvaluationContext,
+    Figure,
     Findings,
     Metric,
     Spec,
@@ -52,8 +53,9 @@ class SampleQualityConfig(EvaluationConfig):
 class SampleQuality(Evaluation):
     """Fréchet and kernel distance of samples to held-out images, precision and recall, and nearest training images.
 
-    For a model of images that has a judge (`algorithm.judge`, `inputs.judge`). The features are not those of an
-    Inception network: the numbers are no FID and no KID, and compare models under one judge only.
+    For a model of images that has a judge (`algorithm.judge`, `inputs.judge`), or two of different families. The
+    features are not those of an Inception network: the numbers are no FID and no KID, and compare models under one
+    judge only.
     """
 
     Config = SampleQualityConfig
@@ -75,48 +77,63 @@ class SampleQuality(Evaluation):
             raise UserError("evaluate.import: SampleQuality judges images, and this run's data have none")
 
     def run(self, policy: Algorithm, seed: int, budget: Budget) -> Findings:
-        """Compare as many samples as the settings or the budget say."""
-        judge = getattr(policy, "judge", None)
-        if not isinstance(judge, Judge):
-            raise UserError(
-                f"evaluate.import: SampleQuality needs a judge, and this {type(policy).__name__} has none; "
-                "train it with algorithm.judge and inputs.judge"
-            )
-        data, device = self.context.data, judge.weights_hash.device
+        """Compare as many samples as the settings or the budget say, in the features of every judge."""
+        judges = judges_of(policy, "SampleQuality")
+        data, device = self.context.data, judges[0].weights_hash.device
         wanted = self.config.samples if budget.count is None else max(_FEWEST, budget.count)
         count = min(wanted, len(getattr(data, self.config.split)))
         generator = torch.Generator().manual_seed(seed)
-        samples = _samples(policy, count, generator).to(device)
+        samples = drawn_images(policy, count, generator).to(device)
         train = _images(data.train, self.config.samples).to(device)
         held_out = _images(getattr(data, self.config.split), count).to(device)
         noise = torch.rand(held_out.shape, generator=generator).to(device)
-        features = {
-            name: _features(judge, images, budget)
-            for name, images in (("samples", samples), ("train", train), ("held_out", held_out), ("noise", noise))
-        }
-        closest = nearest(features["samples"][:_SHOWN], features["train"])
-        picture = originals_above(samples[:_SHOWN].cpu(), train[closest].cpu())
-        return Findings(self._compare(features, judge.name), {"nearest_training_images": picture})
+        compared = {"samples": samples, "train": train, "held_out": held_out, "noise": noise}
+        metrics: dict[str, float] = {}
+        figures: dict[str, Figure] = {}
+        rows = []
+        for judge in judges:
+            features = {name: _features(judge, images, budget) for name, images in compared.items()}
+            found = self._compare(features)
+            metrics |= {name.replace("_", f"_{judge.name}_", 1).rstrip("_"): value for name, value in found.items()}
+            rows.append(list(found.values()))
+            if judge is judges[0]:
+                closest = nearest(features["samples"][:_SHOWN], features["train"])
+                figures["nearest_training_images"] = originals_above(samples[:_SHOWN].cpu(), train[closest].cpu())
+        columns = tuple(name.strip("_").replace("_", " ") for name in found)
+        titles = tuple(judge.title for judge in judges)
+        figures["sample_quality"] = Figure("table", torch.tensor(rows), labels=titles, column_labels=columns)
+        return Findings(metrics, figures)
 
-    def _compare(self, features: Mapping[str, Tensor], judge: str) -> dict[str, float]:
+    def _compare(self, features: Mapping[str, Tensor]) -> dict[str, float]:
+        """Return what one judge finds; its name comes behind the first word."""
         held_out, samples = features["held_out"], features["samples"]
         # As many as there are of the others: the fewer examples, the larger the distance.
         train = features["train"][:: max(1, len(features["train"]) // len(held_out))][: len(held_out)]
         found: dict[str, float] = {}
         for name, distance in (("frechet", frechet_distance), ("kernel", kernel_distance)):
-            found[f"{name}_{judge}"] = float(distance(samples, held_out))
-            found[f"{name}_{judge}_floor"] = float(distance(train, held_out))
-            found[f"{name}_{judge}_ceiling"] = float(distance(features["noise"], held_out))
+            found[f"{name}_"] = float(distance(samples, held_out))
+            found[f"{name}_floor"] = float(distance(train, held_out))
+            found[f"{name}_ceiling"] = float(distance(features["noise"], held_out))
         coverage = precision_and_recall(held_out, samples, self.config.neighbors)
-        found |= {f"{name}_{judge}": float(value) for name, value in coverage._asdict().items()}
-        return found
+        return found | {f"{name}_": float(value) for name, value in coverage._asdict().items()}
 
 
-def _samples(policy: Algorithm, count: int, generator: torch.Generator) -> Tensor:
+def judges_of(policy: Algorithm, evaluation: str) -> tuple[Judge, ...]:
+    """Return the judges that a model carries; UserError where there are none."""
+    judges: tuple[Judge, ...] = getattr(policy, "judges", ())
+    if not judges:
+        raise UserError(
+            f"evaluate.import: {evaluation} needs a judge, and this {type(policy).__name__} has none; "
+            "train it with algorithm.judge and inputs.judge"
+        )
+    return judges
+
+
+def drawn_images(policy: Algorithm, count: int, generator: torch.Generator) -> Tensor:
     """Return samples [count, C, H, W] in 0..1."""
     figure = policy.sample(count, generator)
     if figure.kind != "images" or figure.data is None:
-        raise UserError(f"{type(policy).__name__}.sample draws no images, which SampleQuality compares")
+        raise UserError(f"{type(policy).__name__}.sample draws no images, which can be judged")
     return figure.data.detach()
 
 

@@ -16,6 +16,7 @@ from rayloom.runs.observer import Result
 
 QUALITY = "evaluate.import=rayloom_generative.evaluation.sample_quality:SampleQuality"
 NETWORK = {"kind": "mlp", "hidden_sizes": [24, 12]}
+SECOND = {"kind": "cnn", "channels": [4], "hidden_sizes": [12]}
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +78,25 @@ def test_another_judge_has_another_name(output: Path, model: Result) -> None:
     assert not names[0] & names[1]
 
 
+def test_a_vae_has_two_judges_of_which_each_gives_all_numbers(output: Path, classifier: Result, model: Result) -> None:
+    linear = case("softmax_regression", str(output), algorithm={"network": SECOND}, stop={"updates": 60})
+    second = rayloom.run(linear, local=True)
+    tree = case("vae", str(output), stop={"updates": 6}).to_tree()
+    tree["algorithm"] |= {"judge": {"network": NETWORK}, "second_judge": {"network": SECOND}}
+    tree["inputs"] = {"judge": classifier.run_dir.name, "second_judge": second.run_dir.name}
+    run = rayloom.run(from_tree(tree), local=True)
+    found = rayloom.load(run.run_dir.name, output=str(output)).evaluate(QUALITY)
+    judges = {name.split("_")[1] for name in found.metrics}
+    assert len(judges) == 2 and len(found.metrics) == 16
+    theirs = rayloom.evaluate(model.run_dir.name, QUALITY, output=str(output)).metrics
+    floors = {name: value for name, value in theirs.items() if name.endswith("_floor")}
+    # The floor is the data's and the judge's, whoever the model is.
+    assert {name: found.metrics[name] for name in floors} == floors
+    table = found.figures["sample_quality"]
+    assert [label.split()[0] for label in table.labels] == ["mlp", "cnn"]
+    assert table.data is not None and table.data.shape == (2, 8)
+
+
 def test_a_run_may_be_judged_while_it_trains(output: Path, classifier: Result) -> None:
     tree = judged(output, classifier.run_dir.name).to_tree()
     path = QUALITY.partition("=")[2]
@@ -90,6 +110,7 @@ def test_a_run_may_be_judged_while_it_trains(output: Path, classifier: Result) -
     [
         ({}, False, r"inputs\.judge: the judge has no weights; name the run of the classifier there"),
         ({"network": {**NETWORK, "hidden_sizes": [5]}}, True, r"inputs\.judge: run \S+ has another network than"),
+        ({"sha256": "00000000"}, True, r"algorithm\.judge\.sha256: run \S+ has the weights \w{8} and not '00000000'"),
         ({"network": {"kind": "softmax_regression"}}, True, r"algorithm\.judge\.network: it needs a hidden layer"),
     ],
 )

@@ -88,9 +88,23 @@ def test_elbo_then_five_then_fifty_samples(changes: dict[str, Any]) -> None:
         for parameter in algorithm.decoder.parameters():
             parameter.mul_(2.0)  # an encoder that does not fit its decoder has loose bounds
         found = algorithm.evaluate(algorithm.prepare(digits(300)))
-    elbo, five, fifty = (float(found[name].mean()) for name in ("loss", "nll_iw5", "nll_iw50"))
+    names = ("loss", algorithm.bound_name(5), algorithm.bound_name(50))
+    elbo, five, fifty = (float(found[name].mean()) for name in names)
     assert elbo > five > fifty > 0
     assert found["squared_error"].shape == (300,)
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({}, "grey_bound_iw7"),
+        ({"likelihood": "gaussian"}, "grey_bound_iw7"),
+        ({"binarize": "dynamic"}, "nll_iw7"),
+        ({"likelihood": "categorical"}, "nll_iw7"),
+    ],
+)
+def test_a_number_on_grey_pixels_is_never_called_a_likelihood(changes: dict[str, Any], name: str) -> None:
+    assert small(**changes).bound_name(7) == name
 
 
 def test_the_trained_bound_equals_one_from_densities() -> None:
