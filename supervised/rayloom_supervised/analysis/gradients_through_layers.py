@@ -17,7 +17,7 @@ Squashing = Literal["logistic", "tanh", "relu"]
 
 
 class LayerGradients(NamedTuple):
-    """The error dL/dz [B, outputs] of one layer, and the gradients of its weight [outputs, inputs] and bias [outputs]."""
+    """One layer's error dL/dz [B, outputs], and the gradients of its weight [outputs, inputs] and bias [outputs]."""
 
     error: Tensor
     weight: Tensor

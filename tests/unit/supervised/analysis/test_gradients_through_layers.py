@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -16,7 +18,7 @@ from rayloom_supervised.analysis.gradients_through_layers import (
 
 def _layers(sizes: list[int], gain: float = 1.0) -> list[nn.Linear]:
     torch.manual_seed(3)
-    layers = [nn.Linear(inputs, outputs).double() for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True)]
+    layers = [nn.Linear(inputs, outputs).double() for inputs, outputs in pairwise(sizes)]
     for layer in layers:
         nn.init.normal_(layer.weight, std=gain / layer.in_features**0.5)
     return layers
@@ -45,6 +47,5 @@ def test_errors_vanish_through_sigmoids_and_survive_rectifiers() -> None:
     layers = _layers([64] * 12, gain=2**0.5)
     sigmoid = growth_of_layers(gradients_of_layers(layers, "logistic", inputs, error))
     rectifier = growth_of_layers(gradients_of_layers(layers, "relu", inputs, error))
-    print(sigmoid, rectifier)
     assert sigmoid < 2**0.5 / 4 * 1.1
     assert 0.8 < rectifier < 1.2
