@@ -33,7 +33,7 @@ Record = Callable[[Callable[[], list[Tensor]]], tuple[Callable[[], Any], list[Te
 def record_on_gpu(function: Callable[[], list[Tensor]]) -> tuple[Callable[[], Any], list[Tensor]]:
     """Return the replay of the kernels that a function launches, and its results; it may not wait for the device."""
     # What libraries set up at their first call must be there: a stream of its own, as torch's documentation asks for.
-    stream = torch.cuda.Stream()
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(_WARM_UPS):
@@ -100,7 +100,11 @@ class ReplayedPhaseLearner(PhaseLearner):
             gradients = torch.autograd.grad(self.objective(loss, static, count), self.parameters, allow_unused=True)
             for flat in self.flats:
                 flat.gradient.zero_()
-            used = [(p.grad, g) for p, g in zip(self.parameters, gradients, strict=True) if g is not None]
+            used = [
+                (p.grad, g)
+                for p, g in zip(self.parameters, gradients, strict=True)
+                if g is not None and p.grad is not None
+            ]
             torch._foreach_copy_([into for into, _ in used], [gradient for _, gradient in used])
             names[:] = list(loss.metrics)
             return [loss.per_example.detach(), *loss.metrics.values()]
