@@ -142,8 +142,7 @@ class AdversarialModel(JudgedModel):
         """Return the critic's phase and the generator's."""
         # Batch norm changes buffers, in whichever phase its network is run: both networks run in both.
         fixed = not self.eager and not any(self._couples.values())
-        captured = self.eager and not any(self._couples.values())
-        shared: dict[str, Any] = {"compilable": fixed, "capturable": captured, "autocast": not self.eager}
+        shared: dict[str, Any] = {"compilable": fixed, "autocast": not self.eager}
         config, constrain = self.config, self.constrain if self.constrains else None
         critic, generator = tuple(self.critic.parameters()), tuple(self.generator.parameters())
         return [

@@ -15,6 +15,7 @@ from rayloom.cli.check import check_command
 from rayloom.cli.family_commands import FAMILY_COMMANDS, add_family_arguments, family_command
 from rayloom.cli.run_display import DEFAULT_OUTPUT
 from rayloom.cli.terminal import flush, print_failure, tolerate_any_sign
+from rayloom.cli.ui_server import ui_command
 from rayloom.errors import UserError
 from rayloom.redaction import redacted_output
 from rayloom.signals import Terminated
@@ -155,7 +156,7 @@ def build_parser(wanted: str | None = None) -> argparse.ArgumentParser:
         _add_json(command)
     for name, of_family in FAMILY_COMMANDS.items():
         _add_family_command(name, add(name, family_command, of_family.summary), name == wanted)
-    _add_ui(add("ui", do.ui_command, "open the MLflow UI on the run store"))
+    _add_ui(add("ui", ui_command, "open the MLflow UI on the run store"))
     return parser
 
 

@@ -108,7 +108,7 @@ class _UnlabelledTexts:
 
     def __call__(self, paths: Sequence[Path]) -> Iterator[UnlabelledRows]:
         for path in (file for given in paths for file in within(given, _SUFFIXES, "texts")):
-            text = _read(path)
+            text = _read(path, self._config.encoding)
             texts = text.splitlines() if self._lines else [text]
             kept = [(place, text) for place, text in enumerate(texts, start=1) if text.strip()]
             if not kept:

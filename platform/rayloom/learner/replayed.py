@@ -33,7 +33,7 @@ Record = Callable[[Callable[[], list[Tensor]]], tuple[Callable[[], Any], list[Te
 def record_on_gpu(function: Callable[[], list[Tensor]]) -> tuple[Callable[[], Any], list[Tensor]]:
     """Return the replay of the kernels that a function launches, and its results; it may not wait for the device."""
     # What libraries set up at their first call must be there: a stream of its own, as torch's documentation asks for.
-    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(_WARM_UPS):

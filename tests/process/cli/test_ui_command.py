@@ -17,7 +17,7 @@ from rayloom.cli import main as cli
 def no_exec(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Collect the commands that would replace this process."""
     commands: list[list[str]] = []
-    monkeypatch.setattr("rayloom.cli.commands.os.execv", lambda path, command: commands.append([path, *command]))
+    monkeypatch.setattr("rayloom.cli.ui_server.os.execv", lambda path, command: commands.append([path, *command]))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return commands
 
