@@ -27,7 +27,18 @@ def test_the_promised_configs_are_there() -> None:
     assert promised <= set(NAMES)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if "fashion_mnist" not in name])
+LONG = {"alphazero_go9x9", "alphazero_connect_four", "reinforce_self_play_go9x9"}
+"""Whole games on large boards, a minute each; the short suite has smaller ones of the same classes."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.full if name in LONG else ())
+        for name in NAMES
+        if "fashion_mnist" not in name
+    ],
+)
 def test_a_shipped_config_runs(name: str, tmp_path: Path) -> None:
     run_briefly(name, tmp_path)
 
