@@ -95,7 +95,7 @@ def sample(
 def export(
     run_id: str, *, weights: Which | None = None, output: str = "rayloom-runs", destination: str | Path
 ) -> Written:
-    """Write a run's module to deploy as a .pt2 file; see `rayloom.launch.trained.export`."""
+    """Write a run's module to deploy as a .pt2 or .onnx file; see `rayloom.launch.trained.export`."""
     from rayloom.launch.trained import export as export_trained
 
     return export_trained(run_id, weights=weights, output=output, destination=destination)

@@ -179,10 +179,10 @@ def _add_uses_of_a_run(add: _Add) -> None:
     predict.add_argument(
         "--destination", type=Path, metavar="FILE", help=".csv or .parquet (default: predictions-RUN.csv)"
     )
-    export = add("export", do.export_command, "write a run's module to deploy as a program of torch.export")
+    export = add("export", do.export_command, "write a run's module to deploy, for torch.export or ONNX")
     _add_run_arguments(export)
     _add_weights(export)
-    export.add_argument("--destination", type=Path, metavar="FILE", help="file (default: model-RUN.pt2)")
+    export.add_argument("--destination", type=Path, metavar="FILE", help=".pt2 or .onnx (default: model-RUN.pt2)")
 
 
 class _Version(argparse.Action):

@@ -13,7 +13,7 @@ from torch import nn
 from rayloom.errors import UserError
 from rayloom.runs.folders import load_run_config
 from rayloom.runs.weights import TrainedAlgorithm, build_trained
-from rayloom.tracking.exporting import export_open_batch
+from rayloom.tracking.exporting import export_open_batch, onnx_of
 
 Array = np.ndarray[Any, Any]
 
@@ -33,19 +33,27 @@ def load_inference(run_dir: Path) -> tuple[nn.Module, Array, str] | None:
 
 
 def save_exported(built: TrainedAlgorithm, destination: Path) -> Path:
-    """Write the module to deploy as a .pt2 file; UserError where there is none or the file cannot be written.
+    """Write the module to deploy as a .pt2 or .onnx file; UserError where there is none, or it cannot be written.
 
-    The file holds labels.json, too: what the numbers of categories stand for (characters, words, classes), by field.
+    The file holds labels.json, too (ONNX: the property `labels`): what the numbers of categories stand for (characters,
+    words, classes), by field.
     """
     found = _inference(built)
     if found is None:
         raise UserError(f"{type(built.algorithm).__name__} has no module to deploy (inference_module)")
-    if destination.suffix != ".pt2":
-        raise UserError(f"destination: {destination} must end in .pt2")
-    program = export_open_batch(*found)
+    labels = json.dumps(_labels(built))
+    if destination.suffix == ".onnx":
+        payload = onnx_of(*found, labels)
+    elif destination.suffix == ".pt2":
+        program = export_open_batch(*found, several=True)
+    else:
+        raise UserError(f"destination: {destination} must end in .pt2 or .onnx")
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
-        torch.export.save(program, destination, extra_files={"labels.json": json.dumps(_labels(built))})
+        if destination.suffix == ".onnx":
+            destination.write_bytes(payload)
+        else:
+            torch.export.save(program, destination, extra_files={"labels.json": labels})
     except (OSError, RuntimeError) as error:
         raise UserError(f"the model {destination} cannot be written ({error}); choose another file") from None
     return destination

@@ -247,7 +247,7 @@ def sample(
 def export(
     run_id: str, *, weights: Which | None = None, output: str = "rayloom-runs", destination: str | Path
 ) -> Written:
-    """Write the module to deploy as a program of torch.export (.pt2), with an open batch dimension."""
+    """Write the module to deploy as a program of torch.export (.pt2) or as .onnx, with an open batch dimension."""
     folder = find_run_folder(output_folder(output), run_id)
     built = build_trained(load_run_config(folder), folder, weights, device="cpu")
     return Written(save_exported(built, Path(destination)), built.weights)

@@ -147,8 +147,38 @@ def test_an_exported_model_computes_what_the_module_does(tmp_path: Path) -> None
     field = trained.spec["image"]
     images = torch.randint(0, 16, (7, *field.shape)).to(field.dtype)
     torch.testing.assert_close(program(images), trained.predict(images), rtol=1e-4, atol=1e-5)
-    with pytest.raises(UserError, match=r"must end in \.pt2"):
-        rayloom.export(run, output=output, destination=tmp_path / "model.onnx")
+    with pytest.raises(UserError, match=r"must end in \.pt2 or \.onnx"):
+        rayloom.export(run, output=output, destination=tmp_path / "model.bin")
+
+
+@pytest.mark.parametrize(("name", "outputs"), [("lenet5", 1), ("ppo_continuous", 1), ("alphazero", 2)])
+def test_an_onnx_model_takes_raw_inputs_in_batches_of_any_size(name: str, outputs: int, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    result = rayloom.run(case(name, str(tmp_path), stop={"updates": 2}), local=True)
+    run, output = result.run_dir.name, str(tmp_path)
+    written = rayloom.export(run, output=output, destination=tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(written.path.read_bytes())
+    trained = rayloom.load(run, output=output)
+    field = trained.spec[trained.algorithm.inference_input()]
+    inputs = (torch.rand(7, *field.shape) * 255).to(field.dtype)
+    module = trained.algorithm.inference_module()
+    assert module is not None
+    with torch.no_grad():
+        expected = module(inputs)
+    found = session.run(None, {"input": inputs.numpy()})
+    assert len(found) == outputs
+    for mine, theirs in zip(expected if outputs > 1 else (expected,), found, strict=True):
+        torch.testing.assert_close(torch.from_numpy(theirs), mine, rtol=1e-3, atol=1e-4)
+    if name == "lenet5":
+        labels = json.loads(session.get_modelmeta().custom_metadata_map["labels"])
+        assert labels == {"label": [str(digit) for digit in range(10)]}
+
+
+def test_an_onnx_model_needs_its_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = rayloom.run(case("softmax_regression", str(tmp_path), stop={"updates": 2}), local=True)
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(UserError, match=r"needs onnxscript: pip install 'rayloom\[onnx\]'"):
+        rayloom.export(result.run_dir.name, output=str(tmp_path), destination=tmp_path / "model.onnx")
 
 
 def test_loading_imports_no_ray_and_no_mlflow(tmp_path: Path) -> None:
