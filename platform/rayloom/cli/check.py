@@ -28,6 +28,23 @@ def check_command(options: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+def check_env_command(options: argparse.Namespace) -> int:
+    """Return 0 when the environment can be learnt from, else 1."""
+    from rayloom.config.load import apply_overrides
+
+    env_options = apply_overrides({}, options.overrides)
+    from rayloom.testing.environments import check_environment
+
+    human = human_stream(options)
+    with own_stdout(options):
+        told = check_environment(options.env, env_options, lambda found: print(_line(found), file=human, flush=True))
+    failed = [result.name for result in told if result.failure]
+    if options.json:
+        checks = {result.name: result.failure or result.promise for result in told}
+        print_json({"status": "FAILED" if failed else "FINISHED", "failed": failed, "checks": checks})
+    return 1 if failed else 0
+
+
 def _line(result: CheckResult) -> str:
     if result.failure:
         return f"failed   {result.name}: {result.failure}"

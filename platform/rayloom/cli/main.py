@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from rayloom.cli import commands as do
-from rayloom.cli.check import check_command
+from rayloom.cli.check import check_command, check_env_command
 from rayloom.cli.family_commands import FAMILY_COMMANDS, add_family_arguments, family_command
 from rayloom.cli.run_display import DEFAULT_OUTPUT
 from rayloom.cli.terminal import flush, print_failure, tolerate_any_sign
@@ -112,6 +112,7 @@ def build_parser(wanted: str | None = None) -> argparse.ArgumentParser:
             command.add_argument("--chaos", metavar="FAULTS", help="inject faults, as rollout=6/min,learner=1,node=1")
         _add_json(command)
     _add_pipeline(add("pipeline", do.pipeline_command, "train several configs as the stages of one pipeline"))
+    _add_check_env(add("check-env", check_env_command, "check in seconds an environment of your own"))
     _add_submit(add("submit", do.submit_command, "check a config here, and train it as a job of a Ray cluster"))
     search = add("search", do.search_command, "search hyperparameters: a study of trials, each a whole run")
     search.set_defaults(overridable=True, overrides=[])
@@ -243,6 +244,13 @@ def _add_pipeline(command: argparse.ArgumentParser) -> None:
     command.add_argument("--local", action="store_true", help="everything in this process, without Ray")
     command.add_argument("--job", metavar="ID", help="go on with this pipeline (default: that of the same stages)")
     _add_loudness(command)
+    _add_json(command)
+
+
+def _add_check_env(command: argparse.ArgumentParser) -> None:
+    command.set_defaults(overridable=True)
+    command.add_argument("env", metavar="ID", help='a Gymnasium id, or "module:ID" for one that a module registers')
+    command.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="options of the environment")
     _add_json(command)
 
 
