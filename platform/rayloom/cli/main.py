@@ -172,7 +172,9 @@ def _add_uses_of_a_run(add: _Add) -> None:
     _add_weights(sample)
     _add_overrides(sample, "options of the algorithm's own sample, as temperature=0.5")
     sample.add_argument("--count", type=_positive, default=64, metavar="N", help="samples (default: 64)")
-    sample.add_argument("--destination", type=Path, metavar="FILE", help="image file (default: sample-RUN.png)")
+    sample.add_argument(
+        "--destination", type=Path, metavar="FILE", help=".png, .gif, or .mp4 of an episode (default: sample-RUN.png)"
+    )
     predict = add("predict", do.predict_command, "write a table of what a run predicts of files without labels")
     _add_run_arguments(predict)
     predict.add_argument("files", metavar="FILE", nargs="+", type=Path, help="images, tables or texts; or folders")
