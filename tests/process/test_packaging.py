@@ -72,8 +72,16 @@ def test_the_wheel_holds_the_packages_the_configs_and_nothing_else(root: Path, w
     assert configs and len(sources) > 20
     for name, path in {**sources, **configs}.items():
         assert files[name] == path.read_bytes(), name
+    players = {
+        path.relative_to(root / "agents").as_posix(): path
+        for path in (root / "agents/rayloom_agents/alphago/players").rglob("*")
+        if path.suffix in (".yaml", ".safetensors")
+    }
+    assert len(players) >= 4 and all(files[name] == path.read_bytes() for name, path in players.items())
     packaged = {name for name in files if name.split("/")[0] in PACKAGES}
-    rest = {name for name in packaged - sources.keys() - configs.keys() if not name.endswith("/py.typed")}
+    rest = {
+        name for name in packaged - sources.keys() - configs.keys() - players.keys() if not name.endswith("/py.typed")
+    }
     assert not {name for name in rest if name.endswith((".py", ".pyc", ".yaml", ".db", ".so"))}
     assert {f"{package}/py.typed" for package in PACKAGES} <= packaged
 
