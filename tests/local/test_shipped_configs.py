@@ -27,8 +27,10 @@ def test_the_promised_configs_are_there() -> None:
     assert promised <= set(NAMES)
 
 
-LONG = {"alphazero_go9x9", "alphazero_connect_four", "reinforce_self_play_go9x9"}
-"""Whole games on large boards, a minute each; the short suite has smaller ones of the same classes."""
+LONG = {
+    "alphazero_go5x5", "alphazero_go9x9", "alphazero_connect_four", "reinforce_self_play_go9x9", "seq2seq_catalogues",
+}  # fmt: skip
+"""Whole games, and large vocabularies: up to a minute each. The short suite has smaller ones of the same classes."""
 
 
 @pytest.mark.parametrize(
