@@ -111,7 +111,7 @@ def _registered(env: str) -> str:
         except ModuleNotFoundError as error:
             # A missing dependency inside the module is not a misspelt path: show its own traceback.
             if error.name and module.startswith(error.name):
-                hint = "run `pip install ale-py`" if error.name == "ale_py" else f"check {env!r}"
+                hint = "run `pip install 'rayloom[atari]'`" if error.name == "ale_py" else f"check {env!r}"
                 raise UserError(f"source.env: there is no module {error.name!r}; {hint}") from None
             raise
     if env_id not in gym.registry:
