@@ -1,7 +1,6 @@
 """Generative models against hand-written loops and against Lightning: a VAE and WGAN-GP on 28x28 images.
 
-    python tests/benchmarks/bench.py vae wgan_gp                    on the CPU
-    python tests/benchmarks/generative.py [--seconds 5] [--device cuda]    WGAN-GP on a GPU, in less than a minute
+    python tests/benchmarks/bench.py vae wgan_gp
 
 Both sides train the same networks with the same optimiser and draw their own noise. The hand-written loops are what a
 good tutorial has: data in memory as bytes, one gather a batch, torch's fused Adam, no metric that nobody reads.
@@ -9,7 +8,6 @@ good tutorial has: data in memory as bytes, one gather a batch, torch's fused Ad
 
 from __future__ import annotations
 
-import argparse
 import copy
 import logging
 import time
@@ -69,17 +67,14 @@ def freed(module: nn.Module) -> nn.Module:
     return other
 
 
-def rate(step: Callable[[], Any], seconds: float, device: str = "cpu", warm_ups: int = 8) -> float:
+def rate(step: Callable[[], Any], seconds: float, warm_ups: int = 8) -> float:
     """Return steps per second over about so many seconds."""
     for _ in range(warm_ups):
         step()
-    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
-    wait()
     begin, done = time.perf_counter(), 0
     while time.perf_counter() - begin < seconds:
         for _ in range(5):
             step()
-        wait()
         done += 5
     return done / (time.perf_counter() - begin)
 
@@ -92,15 +87,15 @@ def engine_step(role: LearnerRole) -> Callable[[], Any]:
 class Batches:
     """Batches of bytes in the order of a permutation for each pass."""
 
-    def __init__(self, device: str) -> None:
-        self.images = random_images(NoSettings(), 0).train["image"].to(device)
-        self._order = torch.randperm(EXAMPLES, device=device)
+    def __init__(self) -> None:
+        self.images = random_images(NoSettings(), 0).train["image"]
+        self._order = torch.randperm(EXAMPLES)
         self._at = 0
 
     def __call__(self) -> Tensor:
         """Return the next images, 0..1."""
         if self._at + BATCH > EXAMPLES:
-            self._order, self._at = torch.randperm(EXAMPLES, device=self._order.device), 0
+            self._order, self._at = torch.randperm(EXAMPLES), 0
         index = self._order[self._at : self._at + BATCH]
         self._at += BATCH
         return self.images[index].float() / 255
@@ -123,7 +118,7 @@ def vae_by_hand() -> Callable[[], Any]:
     """Return one step of a loop that a reader could have written."""
     torch.set_num_threads(THREADS)
     model: Any = role_of(VAE).algorithm
-    encoder, decoder, batches = freed(model.encoder), freed(model.decoder), Batches("cpu")
+    encoder, decoder, batches = freed(model.encoder), freed(model.decoder), Batches()
     optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=_RATE, fused=True)
 
     def step() -> None:
@@ -203,12 +198,12 @@ def critic_objective(generator: nn.Module, critic: nn.Module, real: Tensor) -> T
     return critic(fake).mean() - critic(real).mean() + PENALTY * penalty
 
 
-def wgan_gp_by_hand(size: str, device: str) -> Callable[[], Any]:
+def wgan_gp_by_hand(size: str) -> Callable[[], Any]:
     """Return one update of a plain eager loop: five steps of the critic and one of the generator."""
     torch.set_num_threads(THREADS)
     model: Any = role_of({**WGAN_GP, **SIZES[size]}).algorithm
-    generator, critic = freed(model.generator).to(device), freed(model.critic).to(device)
-    batches = Batches(device)
+    generator, critic = freed(model.generator), freed(model.critic)
+    batches = Batches()
     adam = {"lr": _RATE, "betas": (0.0, 0.9), "fused": True}
     critic_optimizer = torch.optim.Adam(critic.parameters(), **adam)
     generator_optimizer = torch.optim.Adam(generator.parameters(), **adam)
@@ -219,7 +214,7 @@ def wgan_gp_by_hand(size: str, device: str) -> Callable[[], Any]:
             critic_optimizer.zero_grad()
             loss.backward()
             critic_optimizer.step()
-        loss = -critic(generator(torch.randn(BATCH, LATENT, device=device))).mean()
+        loss = -critic(generator(torch.randn(BATCH, LATENT))).mean()
         generator_optimizer.zero_grad()
         loss.backward()
         generator_optimizer.step()
@@ -292,7 +287,7 @@ def wgan_gp() -> list[Comparison]:
         }
         by_hand = Comparison(
             f"WGAN-GP {size}",
-            peer=lambda size=size: rate(wgan_gp_by_hand(size, "cpu"), _seconds(), warm_ups=2),
+            peer=lambda size=size: rate(wgan_gp_by_hand(size), _seconds(), warm_ups=2),
             peer_name="by hand",
             target="1.0",
             **common,
@@ -309,51 +304,3 @@ def wgan_gp() -> list[Comparison]:
 
 
 COMPARISONS: dict[str, Callable[[], list[Comparison]]] = {"vae": vae, "wgan_gp": wgan_gp}
-
-
-# --- on a GPU --------------------------------------------------------------------------------------------------------
-
-
-def difference_after(size: str, device: str, updates: int = 30) -> float:
-    """Return the largest difference of a weight after so many updates with and without recorded graphs."""
-    weights = []
-    for compiled in (False, True):
-        torch.manual_seed(0)
-        role = role_of({**WGAN_GP, **SIZES[size]}, device=device, compile=compiled)
-        step = engine_step(role)
-        for _ in range(updates):
-            step()
-        weights.append(torch.cat([value.detach().flatten() for value in role.algorithm.parameters()]))
-    return float((weights[0] - weights[1]).abs().max())
-
-
-def main() -> None:
-    """Print a table of WGAN-GP: the engine with recorded graphs, without, and a plain eager loop, in three rounds."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
-    parser.add_argument("--seconds", type=float, default=1.5, help="for each of three rounds of each of three ways")
-    options = parser.parse_args()
-    device, seconds, gpu = options.device, options.seconds, options.device == "cuda"
-    print(torch.cuda.get_device_name() if gpu else "CPU", flush=True)
-    print("| networks | recorded, updates/s | eager engine | plain eager loop | ratio (spread) | largest difference |")
-    print("|---|---|---|---|---|---|", flush=True)
-    for size, parts in SIZES.items():
-        algorithm = {**WGAN_GP, **parts}
-        ways = [
-            engine_step(role_of(algorithm, device=device, compile=gpu)),
-            engine_step(role_of(algorithm, device=device)),
-            wgan_gp_by_hand(size, device),
-        ]
-        rounds = [[rate(way, seconds, device) for way in ways] for _ in range(3)]
-        recorded, engine, plain = (sorted(values)[1] for values in zip(*rounds, strict=True))
-        ratios = sorted(first / last for first, _, last in rounds)
-        apart = difference_after(size, device) if gpu else 0.0
-        print(
-            f"| {size} | {recorded:,.1f} | {engine:,.1f} | {plain:,.1f} | **{ratios[1]:.2f}** "
-            f"({ratios[0]:.2f}-{ratios[2]:.2f}) | {apart:.1e} |",
-            flush=True,
-        )
-
-
-if __name__ == "__main__":
-    main()

@@ -26,22 +26,12 @@ from torch import Tensor
 
 from rayloom.contract import Algorithm, AlgorithmConfig, Batch, Gathered, Input, Metric, Rule, Spec, UserError
 from rayloom_agents.alphago.go import patterns, playouts
-from rayloom_agents.alphago.network import PolicyValueNetwork
+from rayloom_agents.alphago.network import NetworkSize, PolicyValueNetwork
 from rayloom_agents.alphago.search import Infer
 from rayloom_agents.alphago.supervised_policy import ILLEGAL, check_expert_spec, take_weights
 
 Judged = tuple[NDArray[np.float32], NDArray[np.float32]]
 _PARTS = ("policy", "value", "rollout")
-
-
-@dataclass(frozen=True, kw_only=True)
-class NetworkSize:
-    """Size of an earlier run's network."""
-
-    blocks: Annotated[int, Ge(0)] = 4
-    """Residual blocks."""
-    channels: Annotated[int, Ge(1)] = 64
-    """Feature maps of each."""
 
 
 class AlphaGo(Algorithm):
@@ -74,10 +64,9 @@ class AlphaGo(Algorithm):
         """Build both networks. UserError for another source."""
         super().__init__(config, spec)
         check_expert_spec(spec, "AlphaGo's mixing")
-        (planes, rows, columns), actions = spec["planes"].shape, spec["action"].categories
         for name in ("policy", "value"):
             size: NetworkSize = getattr(config, name)
-            made = PolicyValueNetwork(planes, rows, columns, actions, size.blocks, size.channels)
+            made = PolicyValueNetwork(size, spec["planes"].shape, spec["action"].categories)
             self.add_module(name, made.requires_grad_(False))
         self.register_buffer("rollout", torch.zeros(patterns.FEATURES))
         self.register_buffer("mixing", torch.tensor(0.5 if config.mixing is None else config.mixing))

@@ -23,7 +23,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, smooth_l1_loss
 
 from rayloom.contract import Algorithm, AlgorithmConfig, Batch, Loss, Metric, Phase, Spec, UserError
 from rayloom_agents.alphago.inference import Inference, InferenceSettings, Pending
-from rayloom_agents.alphago.network import Judgement, PolicyValueNetwork
+from rayloom_agents.alphago.network import Judgement, NetworkSize, PolicyValueNetwork
 
 
 class AlphaZero(Algorithm):
@@ -38,13 +38,9 @@ class AlphaZero(Algorithm):
     }
 
     @dataclass(frozen=True, kw_only=True)
-    class Config(AlgorithmConfig):
+    class Config(NetworkSize, AlgorithmConfig):
         """Settings of AlphaZero."""
 
-        blocks: Annotated[int, Ge(0)] = 4
-        """Residual blocks."""
-        channels: Annotated[int, Ge(1)] = 64
-        """Feature maps of each; a multiple of 16 where there are more than 16."""
         value_weight: Annotated[float, Ge(0)] = 1.0
         """Weight of the value's squared error."""
         ownership_weight: Annotated[float, Ge(0)] = 0.5
@@ -58,18 +54,15 @@ class AlphaZero(Algorithm):
     config: Config
 
     def __init__(self, config: Config, spec: Spec) -> None:
-        """Build the network. UserError for another source, and for channels that make no groups."""
+        """Build the network. UserError for another source."""
         super().__init__(config, spec)
         if not {"planes", "policy", "outcome"} <= set(spec):
             raise UserError(
                 "algorithm: AlphaZero learns from games against itself; set source.import to "
                 "rayloom_agents.alphago.self_play:SelfPlay"
             )
-        if config.channels % max(1, config.channels // 16):
-            raise UserError(f"algorithm.channels: input should be a multiple of 16, not {config.channels}")
-        (planes, rows, columns), (actions,) = spec["planes"].shape, spec["policy"].shape
         auxiliary = "ownership" in spec and config.ownership_weight + config.score_weight > 0
-        self.network = PolicyValueNetwork(planes, rows, columns, actions, config.blocks, config.channels, auxiliary)
+        self.network = PolicyValueNetwork(config, spec["planes"].shape, spec["policy"].shape[0], auxiliary)
         self._inference = Inference(self.network, config.inference)
 
     def phases(self) -> list[Phase]:

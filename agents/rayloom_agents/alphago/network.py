@@ -8,10 +8,27 @@ on nothing else in its batch; every block pools; the score is a number and no di
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Annotated, NamedTuple
 
 import torch
+from annotated_types import Ge
 from torch import Tensor, nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkSize:
+    """How large the network is."""
+
+    blocks: Annotated[int, Ge(0)] = 4
+    """Residual blocks."""
+    channels: Annotated[int, Ge(1)] = 64
+    """Feature maps of each; a multiple of 16 where there are more than 16."""
+
+    def __post_init__(self) -> None:
+        """Refuse maps that make no groups."""
+        if self.channels % max(1, self.channels // 16):
+            raise ValueError(f"channels should be a multiple of 16, not {self.channels}")
 
 
 class Judgement(NamedTuple):
@@ -56,18 +73,10 @@ class PooledBlock(nn.Module):
 class PolicyValueNetwork(nn.Module):
     """Maps planes [B, C, H, W] to logits [B, A] and values [B] in (-1, 1) of the player to move."""
 
-    def __init__(
-        self,
-        planes: int,
-        rows: int,
-        columns: int,
-        actions: int,
-        blocks: int,
-        channels: int,
-        auxiliary: bool = False,
-    ) -> None:
-        """`auxiliary`: with the heads for ownership and score."""
+    def __init__(self, size: NetworkSize, shape: tuple[int, ...], actions: int, auxiliary: bool = False) -> None:
+        """`shape`: (C, H, W); `auxiliary`: with the heads for ownership and score."""
         super().__init__()
+        (planes, rows, columns), blocks, channels = shape, size.blocks, size.channels
         self.stem = nn.Conv2d(planes, channels, 3, padding=1, bias=False)
         self.blocks = nn.Sequential(*(PooledBlock(channels) for _ in range(blocks)))
         self.norm = _norm(channels)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from rayloom.contract import Algorithm, AlgorithmConfig, Batch, Loss, Metric, Phase, Spec, UserError
 from rayloom_agents.alphago.inference import Inference, InferenceSettings
-from rayloom_agents.alphago.network import PolicyValueNetwork
+from rayloom_agents.alphago.network import NetworkSize, PolicyValueNetwork
 
 
 class PolicyGradientSelfPlay(Algorithm):
@@ -35,13 +35,9 @@ class PolicyGradientSelfPlay(Algorithm):
     }
 
     @dataclass(frozen=True, kw_only=True)
-    class Config(AlgorithmConfig):
+    class Config(NetworkSize, AlgorithmConfig):
         """Settings of policy-gradient self-play."""
 
-        blocks: Annotated[int, Ge(0)] = 4
-        """Residual blocks."""
-        channels: Annotated[int, Ge(1)] = 64
-        """Feature maps of each; a multiple of 16 where there are more than 16."""
         pool_every: Annotated[int, Ge(1)] = 500
         """Updates after which the current policy joins the pool."""
         pool_size: Annotated[int, Ge(2)] = 16
@@ -58,17 +54,14 @@ class PolicyGradientSelfPlay(Algorithm):
     """[]: how many have joined so far; 0 before the first update."""
 
     def __init__(self, config: Config, spec: Spec) -> None:
-        """Build the network. UserError for another source, and for channels that make no groups."""
+        """Build the network. UserError for another source."""
         super().__init__(config, spec)
         if not {"planes", "legal", "action", "return"} <= set(spec):
             raise UserError(
                 "algorithm: policy-gradient self-play learns from games against its past; set source.import to "
                 "rayloom_agents.alphago.policy_games:PolicyGames"
             )
-        if config.channels % max(1, config.channels // 16):
-            raise UserError(f"algorithm.channels: input should be a multiple of 16, not {config.channels}")
-        (planes, rows, columns), (actions,) = spec["planes"].shape, spec["legal"].shape
-        self.network = PolicyValueNetwork(planes, rows, columns, actions, config.blocks, config.channels)
+        self.network = PolicyValueNetwork(config, spec["planes"].shape, spec["legal"].shape[0])
         for name, parameter in self.network.named_parameters():
             parameter.requires_grad_(not name.startswith("value"))
         count = sum(parameter.numel() for parameter in self.network.parameters())

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rayloom.contract import Algorithm, AlgorithmConfig, Batch, Input, Loss, Metric, Phase, Spec, UserError
-from rayloom_agents.alphago.network import PolicyValueNetwork
+from rayloom_agents.alphago.network import NetworkSize, PolicyValueNetwork
 from rayloom_agents.alphago.symmetry import Symmetries
 
 ILLEGAL = 13
@@ -73,13 +73,9 @@ class SupervisedPolicy(Algorithm):
     }
 
     @dataclass(frozen=True, kw_only=True)
-    class Config(AlgorithmConfig):
+    class Config(NetworkSize, AlgorithmConfig):
         """Settings of the supervised policy."""
 
-        blocks: Annotated[int, Ge(0)] = 4
-        """Residual blocks."""
-        channels: Annotated[int, Ge(1)] = 64
-        """Feature maps of each; a multiple of 16 where there are more than 16."""
         value_weight: Annotated[float, Ge(0)] = 0.0
         """Weight of the value's squared error; 0 leaves the value head as it is."""
         raw_planes: bool = False
@@ -88,14 +84,12 @@ class SupervisedPolicy(Algorithm):
     config: Config
 
     def __init__(self, config: Config, spec: Spec) -> None:
-        """Build the network. UserError for another source, and for channels that make no groups."""
+        """Build the network. UserError for another source."""
         super().__init__(config, spec)
         check_expert_spec(spec, "the supervised policy")
-        if config.channels % max(1, config.channels // 16):
-            raise UserError(f"algorithm.channels: input should be a multiple of 16, not {config.channels}")
         (planes, rows, columns), actions = spec["planes"].shape, spec["action"].categories
         seen = len(RAW_PLANES) if config.raw_planes else planes
-        self.network = PolicyValueNetwork(seen, rows, columns, actions, config.blocks, config.channels)
+        self.network = PolicyValueNetwork(config, (seen, rows, columns), actions)
         self.symmetries = Symmetries(rows, columns)
 
     def start_from(self, inputs: Mapping[str, Input]) -> None:

@@ -12,16 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
-from annotated_types import Ge
 from numpy.typing import NDArray
 from torch import nn
 
 from rayloom.contract import Algorithm, AlgorithmConfig, Batch, Input, Loss, Metric, Phase, Spec, UserError
-from rayloom_agents.alphago.network import PolicyValueNetwork
+from rayloom_agents.alphago.network import NetworkSize, PolicyValueNetwork
 from rayloom_agents.alphago.supervised_policy import POLICY_HEAD, check_expert_spec, take_weights
 from rayloom_agents.alphago.symmetry import Symmetries
 
@@ -37,24 +36,17 @@ class ValueNetwork(Algorithm):
     }
 
     @dataclass(frozen=True, kw_only=True)
-    class Config(AlgorithmConfig):
+    class Config(NetworkSize, AlgorithmConfig):
         """Settings of the value network."""
-
-        blocks: Annotated[int, Ge(0)] = 4
-        """Residual blocks."""
-        channels: Annotated[int, Ge(1)] = 64
-        """Feature maps of each; a multiple of 16 where there are more than 16."""
 
     config: Config
 
     def __init__(self, config: Config, spec: Spec) -> None:
-        """Build the network. UserError for another source, and for channels that make no groups."""
+        """Build the network. UserError for another source."""
         super().__init__(config, spec)
         check_expert_spec(spec, "the value network")
-        if config.channels % max(1, config.channels // 16):
-            raise UserError(f"algorithm.channels: input should be a multiple of 16, not {config.channels}")
         (planes, rows, columns), actions = spec["planes"].shape, spec["action"].categories
-        self.network = PolicyValueNetwork(planes, rows, columns, actions, config.blocks, config.channels)
+        self.network = PolicyValueNetwork(config, (planes, rows, columns), actions)
         self.symmetries = Symmetries(rows, columns)
 
     def start_from(self, inputs: Mapping[str, Input]) -> None:

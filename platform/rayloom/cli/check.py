@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rayloom.cli.terminal import human_stream, own_stdout, print_json
@@ -21,11 +22,7 @@ def check_command(options: argparse.Namespace) -> int:
     human = human_stream(options)
     with own_stdout(options):
         results = check_algorithm(config, lambda result: print(_line(result), file=human, flush=True))
-    failed = [result.name for result in results if result.failure]
-    if options.json:
-        checks = {result.name: result.failure or (result.skipped and "skipped") or "ok" for result in results}
-        print_json({"status": "FAILED" if failed else "FINISHED", "failed": failed, "checks": checks})
-    return 1 if failed else 0
+    return _ended(options, results, {result.name: (result.skipped and "skipped") or "ok" for result in results})
 
 
 def check_env_command(options: argparse.Namespace) -> int:
@@ -38,11 +35,16 @@ def check_env_command(options: argparse.Namespace) -> int:
     human = human_stream(options)
     with own_stdout(options):
         told = check_environment(options.env, env_options, lambda found: print(_line(found), file=human, flush=True))
-    failed = [result.name for result in told if result.failure]
+    return _ended(options, told, {result.name: result.promise for result in told})
+
+
+def _ended(options: argparse.Namespace, results: Sequence[CheckResult], told: Mapping[str, str]) -> int:
+    """Return the exit code; `told`: what the JSON line says of each check that has not failed."""
+    failures = {result.name: result.failure for result in results if result.failure}
     if options.json:
-        checks = {result.name: result.failure or result.promise for result in told}
-        print_json({"status": "FAILED" if failed else "FINISHED", "failed": failed, "checks": checks})
-    return 1 if failed else 0
+        status = "FAILED" if failures else "FINISHED"
+        print_json({"status": status, "failed": list(failures), "checks": {**told, **failures}})
+    return 1 if failures else 0
 
 
 def _line(result: CheckResult) -> str:

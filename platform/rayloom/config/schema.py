@@ -116,8 +116,7 @@ class LearnerConfig:
     max_grad_norm: Annotated[float, Gt(0)] | None = None
     """Clip the gradient of each phase to this L2 norm; null: never."""
     compile: bool = False
-    """Compile the whole optimiser step with torch.compile (needs a C++ compiler; slower start, faster steps). On a GPU
-    losses with a gradient penalty, which may not be compiled, are recorded as a CUDA graph: the same kernels."""
+    """Compile the whole optimiser step with torch.compile (needs a C++ compiler; slower start, faster steps)."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 runs losses under autocast, except phases that forbid it."""
     threads: Annotated[int, Ge(1)] = 1

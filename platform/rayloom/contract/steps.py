@@ -67,10 +67,6 @@ class Phase:
     compilable: bool = True
     """False forbids torch.compile: needed where the loss itself differentiates (gradient penalty), branches on anything
     but its batch and the module's tensors, such as `progress`, or changes buffers (batch norm)."""
-    capturable: bool = False
-    """True lets `learner.compile` record the loss and its gradient as a CUDA graph on a GPU, where it may not be
-    compiled: it must be the same function of its batch in every update, draw no noise, return neither count nor
-    priorities, wait for nothing and change no buffers."""
     autocast: bool = True
     """False keeps the loss in float32 also with `learner.precision: bfloat16`: needed for a gradient penalty."""
 

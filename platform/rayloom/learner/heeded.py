@@ -9,7 +9,6 @@ import torch
 
 from rayloom.config.schema import LearnerConfig
 from rayloom.contract import Algorithm, Phase, Rule
-from rayloom.devices import device_of
 from rayloom.errors import UserError
 
 
@@ -19,8 +18,7 @@ def check_settings(algorithm: Algorithm, steps: Sequence[Phase | Rule], config: 
     name = type(algorithm).__name__
     if config.precision == "bfloat16" and not any(phase.autocast for phase in phases):
         raise UserError(f"learner.precision: no phase of {name} may run in bfloat16; write float32")
-    on_gpu = device_of(algorithm).type == "cuda"
-    if config.compile and not any(phase.compilable or (phase.capturable and on_gpu) for phase in phases):
+    if config.compile and not any(phase.compilable for phase in phases):
         raise UserError(f"learner.compile: no phase of {name} may be compiled; write false")
 
 

@@ -1,6 +1,6 @@
 """The learner: weighs, reduces by global count, differentiates, all-reduces, clips and steps. Once, for everybody.
 
-    draw --batch--> phase: loss -> gradient -> optimiser    (PhaseLearner, one compiled or one recorded graph)
+    draw --batch--> phase: loss -> gradient -> optimiser    (PhaseLearner, or one compiled graph)
                     rule:  sums -> apply                    (RuleLearner)
 
 Parameters live in flat memory, of which the module's parameters are views, and so do their gradients. The update rules
@@ -72,10 +72,6 @@ class Learner:
             from rayloom.learner.compiled import CompiledPhaseLearner
 
             return CompiledPhaseLearner(phase, config, group, pieces)
-        if config.compile and phase.capturable and pieces[0].flat.flat.is_cuda:
-            from rayloom.learner.replayed import ReplayedPhaseLearner
-
-            return ReplayedPhaseLearner(phase, config, group, pieces)
         return PhaseLearner(phase, config, group, pieces)
 
     def attach(self, source: Source) -> None:

@@ -23,7 +23,7 @@ Code = tuple[str, bytes]
 class LinuxSourceConfig(WindowsConfig):
     """C code for a language model of characters: the Linux kernel's where the Debian package linux-source is installed.
 
-    Without it (`make system` installs it), and without a `path`, the headers of the running Python stand in.
+    Without it (`apt install linux-source`), and without a `path`, the headers of the running Python stand in.
     """
 
     path: str | None = None
@@ -56,7 +56,7 @@ def _find(config: LinuxSourceConfig) -> tuple[str, Iterable[Code]]:
     if not path.is_dir():
         raise UserError(
             f"source.dataset.path: there is no tarball or folder {path}; install the Debian package linux-source "
-            "(make system) and leave path out, or name a folder with .c and .h files"
+            "and leave path out, or name a folder with .c and .h files"
         )
     return path.name, _unpacked(path)
 

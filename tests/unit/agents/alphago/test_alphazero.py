@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from rayloom.config.load import load
 from rayloom.contract import TensorSpec
 from rayloom.errors import UserError
 from rayloom_agents.alphago.alphazero import AlphaZero, judge_of, player
 from rayloom_agents.alphago.inference import InferenceSettings, padded_size
-from rayloom_agents.alphago.network import PolicyValueNetwork, pool_globally
+from rayloom_agents.alphago.network import NetworkSize, PolicyValueNetwork, pool_globally
 
 
 def spec(planes: int = 3, size: int = 3, actions: int = 9) -> dict[str, TensorSpec]:
@@ -30,7 +31,7 @@ def test_pooling_over_the_board_by_hand() -> None:
 
 def test_an_examples_outputs_depend_on_nothing_else_in_its_batch() -> None:
     torch.manual_seed(0)
-    network = PolicyValueNetwork(3, 4, 5, actions=7, blocks=2, channels=32)
+    network = PolicyValueNetwork(NetworkSize(blocks=2, channels=32), (3, 4, 5), actions=7)
     planes = torch.randn(6, 3, 4, 5)
     logits, value = network(planes)
     assert logits.shape == (6, 7) and value.shape == (6,) and value.abs().max() < 1
@@ -41,7 +42,7 @@ def test_an_examples_outputs_depend_on_nothing_else_in_its_batch() -> None:
 def test_a_far_corner_reaches_every_logit_through_the_pooling() -> None:
     """One block of 3x3 convolutions sees five points in a row; the pooled bias sees the whole board."""
     torch.manual_seed(0)
-    network = PolicyValueNetwork(1, 9, 9, actions=3, blocks=1, channels=8)
+    network = PolicyValueNetwork(NetworkSize(blocks=1, channels=8), (1, 9, 9), actions=3)
     planes = torch.zeros(1, 1, 9, 9)
     features = network.blocks(network.stem(planes))
     planes[0, 0, 0, 0] = 5.0
@@ -152,7 +153,7 @@ def test_the_loss_pulls_towards_the_target_and_the_outcome() -> None:
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(UserError, match=r"source\.import"):
         AlphaZero(AlphaZero.Config(), {"observation": TensorSpec(shape=(4,), dtype=torch.float32)})
-    with pytest.raises(UserError, match=r"algorithm\.channels: input should be a multiple of 16, not 33"):
-        AlphaZero(AlphaZero.Config(channels=33), spec())
+    with pytest.raises(UserError, match=r"^algorithm: channels should be a multiple of 16, not 33"):
+        load("alphazero_tictactoe", ["algorithm.channels=33"])
     with pytest.raises(UserError, match=r"has no infer"):
         player(torch.nn.Linear(1, 1))

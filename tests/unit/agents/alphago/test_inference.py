@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from rayloom_agents.alphago.inference import Inference, InferenceSettings
-from rayloom_agents.alphago.network import PolicyValueNetwork
+from rayloom_agents.alphago.network import NetworkSize, PolicyValueNetwork
 
 SCALE = np.array([1.0, 0.5, 2.0], np.float32)
 
@@ -75,7 +75,7 @@ def no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_batches_in_flight_come_back_as_they_were_sent(graphs: bool, precision: Any) -> None:
     torch.manual_seed(0)
-    network = PolicyValueNetwork(3, 4, 4, actions=5, blocks=1, channels=16)
+    network = PolicyValueNetwork(NetworkSize(blocks=1, channels=16), (3, 4, 4), actions=5)
     inference = Inference(network, InferenceSettings(precision=precision, graphs=graphs))
     generator = np.random.default_rng(0)
     planes = [generator.integers(0, 3, (count, 3, 4, 4)).astype(np.int8) for count in (5, 40, 3, 16, 40)]
@@ -98,7 +98,7 @@ def test_batches_in_flight_come_back_as_they_were_sent(graphs: bool, precision: 
 
 
 def test_graphs_are_recorded_anew_when_the_weights_lie_elsewhere() -> None:
-    network = PolicyValueNetwork(3, 4, 4, actions=5, blocks=0, channels=8)
+    network = PolicyValueNetwork(NetworkSize(blocks=0, channels=8), (3, 4, 4), actions=5)
     inference = Inference(network, InferenceSettings(graphs=True))
     planes = np.ones((2, 3, 4, 4), np.float32)
     before = inference.start(planes)()[0]
