@@ -15,7 +15,7 @@ class InputConfig:
 
     __pydantic_config__ = STRICT
     run: str
-    """Its id, in the same `output`."""
+    """Its id, in the same `output`; or the folder of a parcel, as `rayloom player` writes them."""
     weights: Literal["best", "last"] | int | None = None
     """best, last, or the update of a checkpoint; null: the best where the run kept one, else the last."""
 

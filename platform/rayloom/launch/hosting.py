@@ -9,8 +9,8 @@ from typing import Any, TextIO
 from rayloom.config.names import output_folder
 from rayloom.contract import CommandHost, Figure, Learnt
 from rayloom.errors import UserError
-from rayloom.launch.parcel import load_parcel, save_parcel
 from rayloom.runs.folders import find_run_folder, load_run_config, read_result
+from rayloom.runs.parcels import load_parcel, save_parcel
 from rayloom.runs.weights import TrainedAlgorithm, build_trained, parse_which
 from rayloom.tracking.tracker import STATUSES, Tracker
 

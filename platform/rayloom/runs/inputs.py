@@ -24,6 +24,7 @@ from rayloom.errors import UserError
 from rayloom.files import DamagedFileError, read_record, replace_file, write_json
 from rayloom.runs.folders import find_run_folder, load_run_config
 from rayloom.runs.jobs import known_id
+from rayloom.runs.parcels import is_parcel, read_parcel
 from rayloom.runs.starting import START
 from rayloom.runs.weights import find_weights
 
@@ -42,6 +43,9 @@ def read_inputs(config: RunConfig) -> dict[str, Input]:
     for name, wanted in _wanted(config).items():
         key = name if name == START else f"inputs.{name}"
         try:
+            if is_parcel(Path(wanted.run)):
+                found[name] = _packed(Path(wanted.run), wanted)
+                continue
             folder = find_run_folder(output_folder(config.output), wanted.run)
             theirs = load_run_config(folder)
             weights = find_weights(theirs, folder, wanted.weights)
@@ -49,6 +53,14 @@ def read_inputs(config: RunConfig) -> dict[str, Input]:
             raise UserError(f"{key}: {error}") from None
         found[name] = Input(run_id=known_id(theirs, folder), step=weights.step, weights=weights.state)
     return found
+
+
+def _packed(folder: Path, wanted: InputConfig) -> Input:
+    """Return what a parcel holds, as a run's weights."""
+    if wanted.weights is not None:
+        raise UserError(f"a parcel as {folder} holds one state only; leave out weights: {wanted.weights}")
+    told, state = read_parcel(folder)
+    return Input(run_id=folder.resolve().name, step=int(told.get("update", 0)), weights=state)
 
 
 def keep_inputs(folder: Path, inputs: Inputs) -> None:

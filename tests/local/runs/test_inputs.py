@@ -21,7 +21,8 @@ from rayloom.launch.run import resume
 from rayloom.runs.inputs import recorded_inputs
 from rayloom.runs.learner_role import LearnerRole
 from rayloom.runs.observer import Result
-from rayloom.runs.weights import find_weights
+from rayloom.runs.parcels import PARCEL, WEIGHTS, save_parcel
+from rayloom.runs.weights import build_trained, find_weights
 from rayloom.tracking.journal import PROCESS, last_start
 from rayloom_supervised.tasks.classification import Classifier
 
@@ -206,3 +207,24 @@ def test_a_reinforcement_learner_acts_by_what_it_took_from_its_first_rollout_on(
     ours, theirs = weights_of(result), weights_of(first)
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
     assert result.metrics["train/kl"] == pytest.approx(0.0, abs=1e-6), "its rollout came from the same policy"
+
+
+def test_a_run_begins_with_the_weights_of_a_parcel(tmp_path: Path) -> None:
+    first = trained(tmp_path)
+    config = rayloom.load(first.run_dir.name, output=str(tmp_path)).config
+    folder = tmp_path / "players" / "mine"
+    save_parcel(build_trained(config, first.run_dir, "last"), folder, {})
+    result = rayloom.run(heir(tmp_path, start_from={"run": str(folder)}), local=True)
+    for name, value in weights_of(result).items():
+        assert torch.equal(value, weights_of(first)[name]), name
+    about = recorded_inputs(result.run_dir)["start_from"]
+    assert (about["run_id"], about["step"]) == ("mine", 30)
+
+    with pytest.raises(UserError, match=r"start_from: a parcel as .* holds one state only; leave out weights: best"):
+        rayloom.run(heir(tmp_path, start_from={"run": str(folder), "weights": "best"}), local=True)
+    (folder / WEIGHTS).write_bytes(b"nonsense")
+    with pytest.raises(UserError, match=r"start_from: .* is damaged"):
+        rayloom.run(heir(tmp_path, start_from={"run": str(folder)}), local=True)
+    (folder / PARCEL).write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match=r"start_from: .* is no parcel"):
+        rayloom.run(heir(tmp_path, start_from={"run": str(folder)}), local=True)

@@ -19,7 +19,7 @@ from rayloom.cli.main import main
 from rayloom.config.load import from_tree
 from rayloom.errors import UserError
 from rayloom.launch.hosting import RunHost
-from rayloom.launch.parcel import PARCEL, WEIGHTS, load_parcel
+from rayloom.runs.parcels import PARCEL, WEIGHTS, load_parcel
 from rayloom_agents.alphago.gtp.client import Engine, EngineRefused
 from rayloom_agents.alphago.gtp.command import descriptor_lines, only_answers
 from rayloom_agents.alphago.players import FOLDER, go_of, load_player, shipped_players

@@ -55,6 +55,7 @@ def save_parcel(built: TrainedAlgorithm, folder: Path, about: Mapping[str, Any])
     tree = {key: value for key, value in built.config.changed_tree().items() if key in _KEPT}
     told = {
         "weights": str(built.weights),
+        "update": built.weights.step,
         "sha256": hashlib.sha256(content).hexdigest(),
         "about": dict(about),
         "spec": {name: _written(each) for name, each in built.spec.items()},
@@ -68,17 +69,28 @@ def save_parcel(built: TrainedAlgorithm, folder: Path, about: Mapping[str, Any])
         raise UserError(f"{folder} cannot be written ({error.strerror}); name another folder") from None
 
 
-def load_parcel(folder: Path, device: str = "") -> Parcel:
-    """Read a parcel, on the device of its config where that is here; UserError where it is none, or damaged."""
+def is_parcel(folder: Path) -> bool:
+    """Return whether a folder holds a parcel."""
+    return (folder / PARCEL).is_file()
+
+
+def read_parcel(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return what a parcel says of itself, and its weights; UserError where it is none, or damaged. Imports nothing."""
     try:
         told = parse_yaml((folder / PARCEL).read_text(encoding="utf-8"), str(folder / PARCEL))
         content = (folder / WEIGHTS).read_bytes()
-    except OSError as error:
-        raise UserError(f"{folder} is no parcel of a trained algorithm: {error.strerror or error}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{folder} is no parcel of a trained algorithm: {getattr(error, 'strerror', error)}") from None
     if not isinstance(told, dict) or not {"weights", "sha256", "spec", "config"} <= set(told):
         raise UserError(f"{folder / PARCEL} is damaged: parts of it are missing")
     if hashlib.sha256(content).hexdigest() != told["sha256"]:
         raise UserError(f"{folder / WEIGHTS} is damaged: it is not the file that was written")
+    return told, safetensors.torch.load(content)
+
+
+def load_parcel(folder: Path, device: str = "") -> Parcel:
+    """Read a parcel, on the device of its config where that is here; UserError where it is none, or damaged."""
+    told, state = read_parcel(folder)
     config = from_tree(told["config"])
     spec = {name: _read(each) for name, each in told["spec"].items()}
     place = torch.device(device) if device else choose_device(config)
@@ -86,7 +98,7 @@ def load_parcel(folder: Path, device: str = "") -> Parcel:
         place = torch.device("cpu")
     algorithm = config.algorithm_class()(config.algorithm, spec).to(place)
     algorithm.noise = GlobalNoise(place)
-    _fill(algorithm, safetensors.torch.load(content), folder)
+    _fill(algorithm, state, folder)
     algorithm.eval()
     algorithm.after_publish()
     return Parcel(config, algorithm, spec, told["weights"], dict(told.get("about") or {}))
