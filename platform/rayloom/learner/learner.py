@@ -20,6 +20,7 @@ from rayloom.config.schema import LearnerConfig
 from rayloom.contract import Algorithm, Batch, Loss, Phase, Rule, Source
 from rayloom.devices import device_of
 from rayloom.errors import UserError
+from rayloom.learner.accumulation import Accumulation
 from rayloom.learner.checks import check_after_update, check_phases
 from rayloom.learner.flat_parameters import Piece, cut_into_pieces
 from rayloom.learner.freezing import without_frozen
@@ -47,6 +48,8 @@ class Learner:
         algorithm.noise = self.noise
         self._draws = 0
         self._source: Source | None = None
+        # Before `phases`, in which layers may be handed what sums over learners.
+        parts = Accumulation(algorithm, self.noise, config.accumulate) if config.accumulate > 1 else None
         steps = without_frozen(algorithm, check_phases(algorithm, algorithm.phases()), config.freeze)
         check_settings(algorithm, steps, config)
         pieces = iter(cut_into_pieces([step for step in steps if isinstance(step, Phase)]))
@@ -56,6 +59,9 @@ class Learner:
             else self._make_phase(step, config, self.group, next(pieces))
             for step in steps
         ]
+        for each in self.phases:
+            if isinstance(each, PhaseLearner):
+                each.accumulation = parts
         self.declared = steps
         """The phases and rules as the algorithm declares them."""
         constant = config.schedule == SCHEDULES.component()
