@@ -249,6 +249,11 @@ class RayRole:
                 processes += ray.get(ready)
         return processes
 
+    def first_not_finite(self) -> tuple[int, str] | None:
+        """Return the earliest update in which a loss of any learner was not finite, and what is known of it."""
+        found: list[tuple[int, str] | None] = self._call_all("first_not_finite")
+        return min((each for each in found if each is not None), default=None)
+
     def policy(self) -> Policy:
         """Return a copy of what an evaluator judges."""
         policy: Policy = self._call("policy")

@@ -26,7 +26,7 @@ from rayloom.learner.flat_parameters import Piece, cut_into_pieces
 from rayloom.learner.freezing import without_frozen
 from rayloom.learner.group import Group, SingleLearner
 from rayloom.learner.heeded import check_settings
-from rayloom.learner.metric_sums import MetricSums
+from rayloom.learner.metric_sums import MetricSums, NotFinite
 from rayloom.learner.noise import AddressedNoise
 from rayloom.learner.phase import PhaseLearner
 from rayloom.learner.rule import RuleLearner, Taken
@@ -151,6 +151,7 @@ class Learner:
         return batch
 
     def _record(self, index: int, loss: Loss, norm: Tensor | None, batch: Batch) -> None:
+        self.sums.at = (self.updates + 1, self._draws)
         prefix, count = self._prefixes[index], loss.count
         weight = None if count is None else batch.get("weight")
         per_example = loss.per_example.detach()
@@ -182,6 +183,21 @@ class Learner:
         if self._schedule is None:
             return None
         return float(self._schedule(self.config.schedule.settings, min(1.0, self.algorithm.progress.fraction), number))
+
+    def first_not_finite(self) -> NotFinite | None:
+        """Return the first loss that was NaN or infinite, among those that have been asked for or saved; else what the
+        last batch has done, if the weights have become so."""
+        if self.sums.first_not_finite is not None:
+            return self.sums.first_not_finite
+        for each in self.phases:
+            if isinstance(each, PhaseLearner) and not all(bool(flat.flat.isfinite().all()) for flat in each.flats):
+                return NotFinite(self.updates, self._draws, "", (), 0)
+        return None
+
+    @property
+    def draws(self) -> int:
+        """Batches drawn so far."""
+        return self._draws
 
     def learning_rate(self) -> float | None:
         """Return the present learning rate of the first phase; None where only rules learn."""

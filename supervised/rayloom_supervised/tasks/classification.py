@@ -43,8 +43,8 @@ class ClassifierConfig(AlgorithmConfig):
     label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Share of the target's mass that is spread evenly over all classes."""
     class_weights: tuple[Annotated[float, Gt(0)], ...] | Literal["balanced"] | None = None
-    """What an example of each class counts in the loss, which is divided by the sum of those weights; balanced: examples
-    / (classes * examples of the class), of the training data. Evaluations count each example once."""
+    """What an example of each class counts in the loss, which is divided by the sum of those weights; balanced:
+    examples / (classes * examples of the class), of the training data. Evaluations count each example once."""
     mix_up: Annotated[float, Ge(0)] = 0.0
     """Trains on mixtures of two examples and of their labels, in shares from Beta(mix_up, mix_up); 0: never. Partners
     are of the same learner's part of the batch, so that several learners mix others than one would."""
@@ -78,8 +78,9 @@ class Classifier(Algorithm):
     """A network of any kind, from softmax regression to convolutional and recurrent ones, minimises the cross-entropy.
 
     References: LeCun et al. (1998) for LeNet-5, whose departures `LeNet5` lists; Srivastava et al. (2014) for dropout;
-    Szegedy et al. (2016) for label smoothing; Zhang et al. (2018) for mix-up. The penalties l1 and l2 are part of the loss, unlike adamw's
-    decoupled weight decay. Evaluation reports the plain cross-entropy, without smoothing, class weights and penalties.
+    Szegedy et al. (2016) for label smoothing; Zhang et al. (2018) for mix-up. The penalties l1 and l2 are part of the
+    loss, unlike adamw's decoupled weight decay. Evaluation reports the plain cross-entropy, without smoothing, class
+    weights and penalties.
     With class weights the accuracy in training is weighted like the loss.
     """
 

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cases import case
-from rayloom import datasets
 from rayloom.contract import TensorSpec
 from rayloom.datasets.tables import TensorTable
 from rayloom.errors import UserError
@@ -24,7 +23,10 @@ SPEC = {
     "features": TensorSpec(shape=(2,), dtype=torch.float32),
     "label": TensorSpec(shape=(), dtype=torch.int64, num_values=3),
 }
-BATCH = {"features": torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [-1.0, 2.0]]), "label": torch.tensor([0, 1, 2, 1])}
+BATCH = {
+    "features": torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [-1.0, 2.0]]),
+    "label": torch.tensor([0, 1, 2, 1]),
+}
 
 
 def build(**settings: Any) -> Classifier:
