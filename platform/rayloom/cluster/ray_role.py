@@ -17,7 +17,7 @@ import signal
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import ray
 from ray.exceptions import RayError
@@ -189,13 +189,11 @@ class RayRole:
 
     def counters(self) -> Counters:
         """Return the learners' counters."""
-        counters: Counters = self._call("counters")
-        return counters
+        return cast(Counters, self._call("counters"))
 
     def updates_per_epoch(self) -> int | None:
         """Return the updates in one pass over the data; None for environments."""
-        updates: int | None = self._call("updates_per_epoch")
-        return updates
+        return cast(int | None, self._call("updates_per_epoch"))
 
     def advance(self, schedule: Schedule, pause_s: float = math.inf) -> Advance:
         """Update until something is due. Learner actors answer every few seconds, so that a dead one is noticed.
@@ -218,8 +216,7 @@ class RayRole:
 
     def samples_per_epoch(self) -> int | None:
         """Return the examples that one pass over the data delivers; None for environments."""
-        samples: int | None = self._call("samples_per_epoch")
-        return samples
+        return cast(int | None, self._call("samples_per_epoch"))
 
     def metrics(self) -> dict[str, float]:
         """Return and clear the metrics: rank 0's, with the mean of train/ and time/ and the sum of faults/ over all."""
@@ -256,8 +253,7 @@ class RayRole:
 
     def policy(self) -> Policy:
         """Return a copy of what an evaluator judges."""
-        policy: Policy = self._call("policy")
-        return policy
+        return cast(Policy, self._call("policy"))
 
     def evaluate(self) -> Findings:
         """Evaluate the present weights, in the evaluator's actor where there is one, and wait for it."""
