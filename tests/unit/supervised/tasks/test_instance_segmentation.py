@@ -87,6 +87,24 @@ def test_a_full_mask_is_pasted_as_its_box(algorithm: MaskRCNN) -> None:
     expected = torch.zeros(64, 64, dtype=torch.bool)
     expected[4:30, 8:20] = True
     assert int((pasted ^ expected).sum()) == 0
+    logits[..., :14] = -9.0  # nothing in the left half
+    expected[:, :14] = False
+    pasted = algorithm._pasted(logits, torch.tensor([[[8.0, 4.0, 20.0, 30.0]]]))[0, 0]
+    assert int((pasted ^ expected).sum()) == 0
+
+
+@pytest.mark.parametrize(("classes", "kept"), [((1, 2), [2, 1]), ((2, 2), [2]), ((0, 2), [2])])
+def test_boxes_suppress_worse_ones_of_their_own_class(
+    classes: tuple[int, int], kept: list[int], algorithm: MaskRCNN, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boxes = torch.tensor([[[10.0, 10.0, 30.0, 30.0], [11.0, 10.0, 31.0, 30.0]]])
+    # The second box is the surer one, so that it stands first.
+    logits = 5.0 * torch.nn.functional.one_hot(torch.tensor([classes]), 4)
+    logits[0, 1] += torch.nn.functional.one_hot(torch.tensor(2), 4)
+    monkeypatch.setattr(algorithm, "_propose", lambda *given: (boxes, torch.ones(1, 2, dtype=torch.bool)))
+    monkeypatch.setattr(algorithm.box_head, "forward", lambda features: (logits, torch.zeros(1, 2, 4)))
+    found = algorithm.detect(torch.zeros(1, 3, 64, 64))
+    assert found.label[0][found.label[0] > 0].tolist() == kept
 
 
 def test_data_without_masks_are_refused() -> None:
@@ -99,7 +117,7 @@ def test_it_finds_the_shapes_that_it_has_seen(tmp_path: Path) -> None:
     source = {"dataset": {**DATA, "train_size": 8}}
     learner = {"batch_size": 8, "optimizer": {"kind": "adam", "learning_rate": 3e-3}}
     algorithm = {"channels": 16, "hidden_size": 64, "candidates": 32, "proposals": 12, "masks": 6}
-    ends = {"evaluate": {"every": "140 updates"}, "stop": {"epochs": 140}}
+    ends = {"evaluate": {"every": "70 updates"}, "stop": {"epochs": 70}}
     config = case("mask_rcnn", str(tmp_path), source=source, learner=learner, algorithm=algorithm, **ends)
     run = rayloom.run(config, local=True)
     trained = rayloom.load(run.run_id, output=str(tmp_path)).algorithm
