@@ -54,6 +54,11 @@ class Process:
     """When it began (seconds since 1970), so that another process with the same id is not taken for it."""
 
 
+class NotFiniteError(FloatingPointError):
+    """A loss or weights have become NaN or infinite. The command line prints its one sentence and ends with exit code
+    2; a study counts the trial as failed."""
+
+
 class UserError(Exception):
     """A mistake that the user can mend. The command line prints its one sentence and ends with exit code 2.
 

@@ -17,7 +17,7 @@ import signal
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import ray
 from ray.exceptions import RayError
@@ -189,13 +189,11 @@ class RayRole:
 
     def counters(self) -> Counters:
         """Return the learners' counters."""
-        counters: Counters = self._call("counters")
-        return counters
+        return cast(Counters, self._call("counters"))
 
     def updates_per_epoch(self) -> int | None:
         """Return the updates in one pass over the data; None for environments."""
-        updates: int | None = self._call("updates_per_epoch")
-        return updates
+        return cast(int | None, self._call("updates_per_epoch"))
 
     def advance(self, schedule: Schedule, pause_s: float = math.inf) -> Advance:
         """Update until something is due. Learner actors answer every few seconds, so that a dead one is noticed.
@@ -218,8 +216,7 @@ class RayRole:
 
     def samples_per_epoch(self) -> int | None:
         """Return the examples that one pass over the data delivers; None for environments."""
-        samples: int | None = self._call("samples_per_epoch")
-        return samples
+        return cast(int | None, self._call("samples_per_epoch"))
 
     def metrics(self) -> dict[str, float]:
         """Return and clear the metrics: rank 0's, with the mean of train/ and time/ and the sum of faults/ over all."""
@@ -249,10 +246,14 @@ class RayRole:
                 processes += ray.get(ready)
         return processes
 
+    def first_not_finite(self) -> tuple[int, str] | None:
+        """Return the earliest update in which a loss of any learner was not finite, and what is known of it."""
+        found: list[tuple[int, str] | None] = self._call_all("first_not_finite")
+        return min((each for each in found if each is not None), default=None)
+
     def policy(self) -> Policy:
         """Return a copy of what an evaluator judges."""
-        policy: Policy = self._call("policy")
-        return policy
+        return cast(Policy, self._call("policy"))
 
     def evaluate(self) -> Findings:
         """Evaluate the present weights, in the evaluator's actor where there is one, and wait for it."""

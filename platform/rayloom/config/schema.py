@@ -109,6 +109,9 @@ class LearnerConfig:
     """Data-parallel learners."""
     batch_size: Annotated[int, Ge(1)] = 128
     """Examples in one optimiser step, over all learners."""
+    accumulate: Annotated[int, Ge(1)] = 1
+    """Parts into which every learner cuts its share of a batch: their gradients are added up before the step, which is
+    that of the whole batch in less memory. Counters and schedules count steps."""
     optimizer: Annotated[Component, OPTIMIZERS] = field(default_factory=OPTIMIZERS.component)
     """The optimiser of every phase; a phase may override single settings."""
     schedule: Annotated[Component, SCHEDULES] = field(default_factory=SCHEDULES.component)

@@ -193,6 +193,11 @@ class Source(ABC):
     def feedback(self, loss: Loss) -> None:  # noqa: B027  optional
         """Take back what the learner computed for the batch that `next` returned last (priorities)."""
 
+    def drawn(self, ago: int) -> Tensor | None:
+        """Return which examples of the training data [B] this learner's part of an earlier batch had, in its order; 1:
+        of the last one. None where they are no rows of a data set. Asked for only when the run is about to end."""
+        return None
+
     def cut(self) -> tuple[int, int] | None:
         """Return which rows of the global batch `next` returned last, or prepares at the moment: (first, total).
 

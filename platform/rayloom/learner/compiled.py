@@ -81,22 +81,36 @@ class CompiledPhaseLearner(PhaseLearner):
 
     def step(self, batch: Batch) -> tuple[Loss, Tensor | None]:
         """Descend once, as PhaseLearner.step does."""
-        key = tuple((name, value.shape, value.dtype) for name, value in batch.items())
-        graph = self._graphs.get(key) or self._trace(key, batch)
-        drawn = draw_calls(self._module.owner.noise, graph.calls) if graph.calls else []
-        outputs = graph.run(*self._inputs, *batch.values(), *drawn)
-        pieces = len(self.flats)
-        for flat, gradient in zip(self.flats, outputs[:pieces], strict=True):
+        if self.accumulation is not None:
+            return super().step(batch)
+        gradients, norm, loss = self._run(batch)
+        for flat, gradient in zip(self.flats, gradients, strict=True):
             flat.gradient.copy_(gradient)
-        norm, per_example, *values = outputs[pieces:]
-        metrics = dict(zip(graph.names, values, strict=True))
-        loss = Loss(per_example, metrics, metrics.pop(_PRIORITIES, None), metrics.pop(_COUNT, None))
         clipped: Tensor | None = norm if self.config.max_grad_norm is not None else None
         if self.group.world_size > 1:
             self.reduce(count_of(loss))
             clipped = self._clip()
         self.apply_gradient()
         return loss, clipped
+
+    def _descend(self, batch: Batch, scaled: bool) -> Loss:
+        """Add the gradient of a part, as PhaseLearner does."""
+        gradients, _, loss = self._run(batch)
+        for flat, gradient in zip(self.flats, gradients, strict=True):
+            flat.gradient.add_(gradient)
+        return loss
+
+    def _run(self, batch: Batch) -> tuple[Sequence[Tensor], Tensor, Loss]:
+        """Return the gradients, their norm and the loss of a batch."""
+        key = tuple((name, value.shape, value.dtype) for name, value in batch.items())
+        graph = self._graphs.get(key) or self._trace(key, batch)
+        drawn = draw_calls(self._module.owner.noise, graph.calls) if graph.calls else []
+        outputs = graph.run(*self._inputs, *batch.values(), *drawn)
+        pieces = len(self.flats)
+        norm, per_example, *values = outputs[pieces:]
+        metrics = dict(zip(graph.names, values, strict=True))
+        loss = Loss(per_example, metrics, metrics.pop(_PRIORITIES, None), metrics.pop(_COUNT, None))
+        return outputs[:pieces], norm, loss
 
     def _trace(self, key: _Key, batch: Batch) -> _Graph:
         calls, drawn = self._rehearse(batch)
@@ -148,7 +162,7 @@ class CompiledPhaseLearner(PhaseLearner):
         self, flats: Sequence[Tensor], others: Sequence[Tensor], batch: Batch
     ) -> tuple[Sequence[Tensor], Tensor, Tensor, dict[str, Tensor]]:
         """Return the (clipped, with one learner) gradient, its norm, the per-example losses and the metrics."""
-        alone = self.group.world_size == 1
+        alone = self._scaled
 
         def objective(*values: Tensor) -> tuple[Tensor, Any]:
             named = {

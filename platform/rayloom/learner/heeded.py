@@ -10,6 +10,7 @@ import torch
 from rayloom.config.schema import LearnerConfig
 from rayloom.contract import Algorithm, Phase, Rule
 from rayloom.errors import UserError
+from rayloom.learner.accumulation import couples_by_torch
 
 
 def check_settings(algorithm: Algorithm, steps: Sequence[Phase | Rule], config: LearnerConfig) -> None:
@@ -18,6 +19,19 @@ def check_settings(algorithm: Algorithm, steps: Sequence[Phase | Rule], config: 
     name = type(algorithm).__name__
     if config.precision == "bfloat16" and not any(phase.autocast for phase in phases):
         raise UserError(f"learner.precision: no phase of {name} may run in bfloat16; write float32")
+    if config.accumulate > 1 and not phases:
+        raise UserError(f"learner.accumulate: {name} descends no gradient that could be accumulated; write 1")
+    share = config.batch_size // config.count
+    if config.accumulate > share:
+        raise UserError(
+            f"learner.accumulate: {config.accumulate} parts are more than the {share} examples that a learner has of "
+            f"each batch; write {share} or less, or raise learner.batch_size"
+        )
+    if config.accumulate > 1 and couples_by_torch(algorithm):
+        raise UserError(
+            f"learner.accumulate: {name} has torch's batch norm, which depends on the whole batch at once, so that "
+            "parts of it are not the whole; set learner.accumulate to 1"
+        )
     if config.compile and not any(phase.compilable for phase in phases):
         raise UserError(f"learner.compile: no phase of {name} may be compiled; write false")
 

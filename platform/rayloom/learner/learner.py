@@ -20,12 +20,13 @@ from rayloom.config.schema import LearnerConfig
 from rayloom.contract import Algorithm, Batch, Loss, Phase, Rule, Source
 from rayloom.devices import device_of
 from rayloom.errors import UserError
+from rayloom.learner.accumulation import Accumulation
 from rayloom.learner.checks import check_after_update, check_phases
 from rayloom.learner.flat_parameters import Piece, cut_into_pieces
 from rayloom.learner.freezing import without_frozen
 from rayloom.learner.group import Group, SingleLearner
 from rayloom.learner.heeded import check_settings
-from rayloom.learner.metric_sums import MetricSums
+from rayloom.learner.metric_sums import MetricSums, NotFinite
 from rayloom.learner.noise import AddressedNoise
 from rayloom.learner.phase import PhaseLearner
 from rayloom.learner.rule import RuleLearner, Taken
@@ -47,6 +48,8 @@ class Learner:
         algorithm.noise = self.noise
         self._draws = 0
         self._source: Source | None = None
+        # Before `phases`, in which layers may be handed what sums over learners.
+        parts = Accumulation(algorithm, self.noise, config.accumulate) if config.accumulate > 1 else None
         steps = without_frozen(algorithm, check_phases(algorithm, algorithm.phases()), config.freeze)
         check_settings(algorithm, steps, config)
         pieces = iter(cut_into_pieces([step for step in steps if isinstance(step, Phase)]))
@@ -56,6 +59,9 @@ class Learner:
             else self._make_phase(step, config, self.group, next(pieces))
             for step in steps
         ]
+        for each in self.phases:
+            if isinstance(each, PhaseLearner):
+                each.accumulation = parts
         self.declared = steps
         """The phases and rules as the algorithm declares them."""
         constant = config.schedule == SCHEDULES.component()
@@ -145,6 +151,7 @@ class Learner:
         return batch
 
     def _record(self, index: int, loss: Loss, norm: Tensor | None, batch: Batch) -> None:
+        self.sums.at = (self.updates + 1, self._draws)
         prefix, count = self._prefixes[index], loss.count
         weight = None if count is None else batch.get("weight")
         per_example = loss.per_example.detach()
@@ -176,6 +183,21 @@ class Learner:
         if self._schedule is None:
             return None
         return float(self._schedule(self.config.schedule.settings, min(1.0, self.algorithm.progress.fraction), number))
+
+    def first_not_finite(self) -> NotFinite | None:
+        """Return the first loss that was NaN or infinite, among those that have been asked for or saved; else what the
+        last batch has done, if the weights have become so."""
+        if self.sums.first_not_finite is not None:
+            return self.sums.first_not_finite
+        for each in self.phases:
+            if isinstance(each, PhaseLearner) and not all(bool(flat.flat.isfinite().all()) for flat in each.flats):
+                return NotFinite(self.updates, self._draws, "", (), 0)
+        return None
+
+    @property
+    def draws(self) -> int:
+        """Batches drawn so far."""
+        return self._draws
 
     def learning_rate(self) -> float | None:
         """Return the present learning rate of the first phase; None where only rules learn."""

@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from typing import Any
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from rayloom.learner.group import Group, SingleLearner
+
+
+class NotFinite(NamedTuple):
+    """Where a loss was NaN or infinite first."""
+
+    update: int
+    draws: int
+    """Batches that had been drawn until then."""
+    name: str
+    examples: tuple[int, ...]
+    """Their places in this learner's part of the batch."""
+    rows: int
+    """Examples of that part."""
 
 
 class MetricSums:
@@ -18,37 +32,56 @@ class MetricSums:
     _FOLD = 256
 
     def __init__(self) -> None:
-        self._pending: dict[str, list[Tensor]] = {}
-        self._counted: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        self._pending: dict[str, list[tuple[Tensor, tuple[int, int]]]] = {}
+        self._counted: dict[str, list[tuple[Tensor, Tensor, tuple[int, int]]]] = {}
         self._sums: dict[str, tuple[float, float]] = {}
+        self.at = (0, 0)
+        """The update from which the next values come, and the batches drawn so far."""
+        self.first_not_finite: NotFinite | None = None
+        """The first loss that was NaN or infinite, as far as values have been added up."""
 
     def add(self, name: str, value: Tensor, count: Tensor | None = None) -> None:
         """Take a detached tensor: [B] counts B examples, or `count` [B] elements; a scalar counts one."""
         if count is not None and value.ndim:
             counted = self._counted.setdefault(name, [])
-            counted.append((value, count))
+            counted.append((value, count, self.at))
             if len(counted) >= self._FOLD:
                 self._fold(name)
             return
         values = self._pending.setdefault(name, [])
-        values.append(value)
+        values.append((value, self.at))
         if len(values) >= self._FOLD:
             self._fold(name)
 
     def _fold(self, name: str) -> None:
         total, count = self._sums.get(name, (0.0, 0))
         if self._pending.get(name):
-            values = torch.cat([value.reshape(-1).float() for value in self._pending[name]])
-            total, count = total + float(values.sum(dtype=torch.float64)), count + values.numel()
+            values = torch.cat([value.reshape(-1).float() for value, _ in self._pending[name]])
+            added = float(values.sum(dtype=torch.float64))
+            if not math.isfinite(added):
+                self._find_not_finite(name, self._pending[name])
+            total, count = total + added, count + values.numel()
             self._pending[name] = []
         if self._counted.get(name):
             pairs = [
-                torch.stack((v.sum(dtype=torch.float64), c.sum(dtype=torch.float64))) for v, c in self._counted[name]
+                torch.stack((v.sum(dtype=torch.float64), c.sum(dtype=torch.float64))) for v, c, _ in self._counted[name]
             ]
             more, elements = torch.stack(pairs).sum(0).tolist()
+            if not math.isfinite(more):
+                self._find_not_finite(name, [(value, at) for value, _, at in self._counted[name]])
             total, count = total + more, count + elements
             self._counted[name] = []
         self._sums[name] = (total, count)
+
+    def _find_not_finite(self, name: str, values: Sequence[tuple[Tensor, tuple[int, int]]]) -> None:
+        if not name.endswith("loss"):
+            return
+        for value, at in values:
+            wrong = (~torch.isfinite(value.reshape(-1))).nonzero().flatten().tolist()
+            if wrong:
+                if self.first_not_finite is None or at < self.first_not_finite[:2]:
+                    self.first_not_finite = NotFinite(*at, name, tuple(wrong), value.numel())
+                return
 
     def drain(self, group: Group | None = None, device: torch.device | None = None) -> dict[str, float]:
         """Return the mean of every metric since the last drain, over all learners of `group`, and forget them."""

@@ -40,6 +40,7 @@ class AddressedNoise(_Bits):
         self._generator = torch.Generator(device)
         self._address: tuple[str | int, ...] = ()
         self._calls = 0
+        self._part: tuple[int, int] | None = None
         self.cut: Callable[[], tuple[int, int] | None] = _by_default
         """Returns which rows of the global batch the batch at hand has: (first, total); None: as many on every
         learner, in the order of their ranks."""
@@ -48,6 +49,15 @@ class AddressedNoise(_Bits):
         """Draw from this place of the seed tree on."""
         self._address = address
         self._calls = 0
+
+    def begin_part(self, start: int, rows: int) -> None:
+        """Draw anew from the present place, for a part of this learner's `rows` examples that begins at `start`."""
+        self._calls = 0
+        self._part = (start, rows)
+
+    def end_parts(self) -> None:
+        """Draw for whole batches again."""
+        self._part = None
 
     def normal(self, rows: int, *shape: int) -> Tensor:
         """Return independent standard normal numbers, float32."""
@@ -64,7 +74,12 @@ class AddressedNoise(_Bits):
         return drawn[first : first + rows]
 
     def permutation(self, rows: int) -> Tensor:
-        """Return an order of this learner's examples, int64 [B]."""
+        """Return an order of this learner's examples, int64 [B]; UserError for a part of them."""
+        if self._part is not None:
+            raise UserError(
+                "learner.accumulate: the loss draws an order of the whole batch (noise.permutation), which its parts "
+                "do not have; set learner.accumulate to 1"
+            )
         return torch.randperm(rows, generator=self._seeded("rank", self._rank), device=self._device)
 
     def _seeded(self, *further: str | int) -> torch.Generator:
@@ -73,9 +88,10 @@ class AddressedNoise(_Bits):
 
     def _share(self, rows: int) -> tuple[int, int]:
         given = self.cut()
+        start, own = self._part or (0, rows)
         if given is None:
-            return self._rank * rows, self._world_size * rows
-        first, total = given
+            return self._rank * own + start, self._world_size * own
+        first, total = given[0] + start, given[1]
         if first + rows > total:
             raise UserError(
                 f"noise: {rows} rows were asked for, which is more than the batch has; draw for the examples of the "

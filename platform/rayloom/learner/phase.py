@@ -12,6 +12,7 @@ from rayloom.config.optimizers import OPTIMIZERS
 from rayloom.config.schema import LearnerConfig
 from rayloom.config.validation import override
 from rayloom.contract import Batch, Loss, Phase
+from rayloom.learner.accumulation import Accumulation, joined
 from rayloom.learner.checks import check_loss
 from rayloom.learner.flat_parameters import Piece
 from rayloom.learner.group import Group
@@ -38,6 +39,8 @@ class PhaseLearner:
         self._device_type = self.flats[0].flat.device.type
         self._autocast = config.precision == "bfloat16" and phase.autocast
         self._checked = False
+        self.accumulation: Accumulation | None = None
+        """Cuts each batch into parts; None: it is descended as a whole."""
 
     def _settings(self, piece: Piece) -> Component:
         different = {**self.phase.optimizer, **piece.settings}
@@ -57,18 +60,30 @@ class PhaseLearner:
         """Descend once; return what the phase proposed and the gradient's norm where it was clipped."""
         for flat in self.flats:
             flat.gradient.zero_()
+        if self.accumulation is None:
+            loss = self._descend(batch, self._scaled)
+        else:
+            loss = joined([self._descend(part, False) for part in self.accumulation.parts(batch, self.phase.name)])
+        if not self._scaled:
+            self.reduce(count_of(loss))
+        norm = self._clip()
+        self.apply_gradient()
+        return loss, norm
+
+    @property
+    def _scaled(self) -> bool:
+        """Whether the gradient of a batch is divided by its count at once: there is nothing to add to it."""
+        return self.group.world_size == 1 and self.accumulation is None
+
+    def _descend(self, batch: Batch, scaled: bool) -> Loss:
+        """Add the gradient of a batch, or of a part of it, to `flats`; divided by its count where it is `scaled`."""
         loss = self._propose(batch)
         if not self._checked:
             check_loss(self.phase, loss, batch)
             self._checked = True
-        count = count_of(loss)
-        alone = self.group.world_size == 1
-        self.objective(loss, batch, count if alone else 1).backward(inputs=self.parameters)  # type: ignore[no-untyped-call]
-        if not alone:
-            self.reduce(count)
-        norm = self._clip()
-        self.apply_gradient()
-        return loss, norm
+        objective = self.objective(loss, batch, count_of(loss) if scaled else 1)
+        objective.backward(inputs=self.parameters)  # type: ignore[no-untyped-call]
+        return loss
 
     def apply_gradient(self) -> None:
         """Let the optimisers take one step, without the hooks and the compiler's marks around torch's own `step`."""

@@ -47,6 +47,7 @@ from rayloom.learner.state import cut_buffers, shared_state
 from rayloom.memory import checked_tensors
 from rayloom.rollouts.pool import LocalPool, OwnedPool
 from rayloom.runs.evaluator import Evaluator
+from rayloom.runs.not_finite import told
 from rayloom.runs.schedule import Counters, Schedule
 from rayloom.runs.starting import start_algorithm
 from rayloom.seeding import derive_seed, seed_process
@@ -298,6 +299,14 @@ class LearnerRole:
     def start_from(self, inputs: Mapping[str, Input]) -> None:
         """Take over what earlier runs have learnt; once, when the run begins."""
         start_algorithm(self.algorithm, self.config, inputs)
+
+    def first_not_finite(self) -> tuple[int, str] | None:
+        """Return in which update a loss of this learner was NaN or infinite first, or the weights are, with what is
+        known of the batch; as far as `metrics` or `barrier_and_state` have looked."""
+        found = self.learner.first_not_finite()
+        if found is None:
+            return None
+        return found.update, told(found, self.source.drawn(self.learner.draws - found.draws + 1))
 
     def policy(self) -> Policy:
         """Return a copy of what an evaluator elsewhere judges."""

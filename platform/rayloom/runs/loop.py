@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from rayloom.checkpoint.store import CheckpointStore
 from rayloom.config.schema import Interval, RunConfig
 from rayloom.contract import Findings, Input
-from rayloom.errors import Process
+from rayloom.errors import NotFiniteError, Process
 from rayloom.runs.learner_role import Advance, Policy
 from rayloom.runs.objectives import read_objectives
 from rayloom.runs.observer import Observer, Report
@@ -43,6 +43,7 @@ class Role(Protocol):
     def barrier_and_state(self) -> dict[str, Any]: ...
     def load_state(self, state: Mapping[str, Any]) -> None: ...
     def start_from(self, inputs: Mapping[str, Input]) -> None: ...
+    def first_not_finite(self) -> tuple[int, str] | None: ...
     def weights_sha256(self) -> str: ...
     def parameter_counts(self) -> dict[str, int]: ...
     def data(self) -> Mapping[str, str]: ...
@@ -71,16 +72,6 @@ def make_schedule(config: RunConfig, updates_per_epoch: int | None, samples_per_
         budget,
         samples_per_epoch,
     )
-
-
-def _check_finite(metrics: Mapping[str, float], updates: int) -> None:
-    """Raise when a loss has become NaN or infinite: going on would only spoil the weights."""
-    for name, value in metrics.items():
-        if name.startswith("train/") and name.endswith("loss") and not math.isfinite(value):
-            raise FloatingPointError(
-                f"{name} is {value} at update {updates}: lower learner.optimizer.learning_rate or set "
-                f"learner.max_grad_norm"
-            )
 
 
 @dataclass(frozen=True)
@@ -246,11 +237,26 @@ class Loop:
         values.update(self.timeline.log(values))
         values.update(self.more_metrics)
         self.metrics.update(values)
-        _check_finite(values, counters["updates"])
+        self._check_finite(values, counters["updates"])
         updates = counters["updates"]
         axes = {f"time/{unit}": float(count) for unit, count in counters.items()}
         self._tracker.log_metrics({**values, **axes}, self.step_of(counters), updates)
         self._report(counters)
+
+    def _check_finite(self, metrics: Mapping[str, float], updates: int) -> None:
+        """Raise NotFiniteError when a loss has become NaN or infinite: going on would only spoil the weights."""
+        for name, value in metrics.items():
+            if name.startswith("train/") and name.endswith("loss") and not math.isfinite(value):
+                found = self.role.first_not_finite()
+                raise self._not_finite(f"{name} is {value} at update {updates}" if found is None else found[1])
+
+    def _not_finite(self, what: str) -> NotFiniteError:
+        steps = self._checkpoints.steps()
+        kept = f"the checkpoint of update {max(steps):,} is kept" if steps else "there is no checkpoint yet"
+        return NotFiniteError(
+            f"{what}; lower learner.optimizer.learning_rate or set learner.max_grad_norm, and look at those examples "
+            f"({kept})"
+        )
 
     def _evaluate(self, counters: Counters, last: bool) -> bool:
         """Judge the weights, or have them judged beside the training; return whether they are the best so far."""
@@ -287,8 +293,12 @@ class Loop:
 
     def _checkpoint(self, counters: Counters, evaluated: bool) -> None:
         metric = self.metrics.get(self._objectives.best or "") if evaluated else None
+        learnt = self.role.barrier_and_state()
+        # Before it takes the place of a good one; losses since the last log step are known from here on.
+        if found := self.role.first_not_finite():
+            raise self._not_finite(found[1])
         state = {
-            "role": self.role.barrier_and_state(),
+            "role": learnt,
             "metrics": dict(self.metrics),
             "best": self.best,
             "best_at": self.best_at,

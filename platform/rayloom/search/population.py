@@ -79,6 +79,7 @@ def _check_engine(config: RunConfig) -> None:
         "learner.compile": (learner.compile, False),
         "learner.precision": (learner.precision, "float32"),
         "learner.count": (learner.count, 1),
+        "learner.accumulate": (learner.accumulate, 1),
         "cluster.learner": (cluster.learner, "driver"),
         "cluster.evaluator": (cluster.evaluator, "driver"),
     }

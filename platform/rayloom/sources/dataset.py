@@ -142,6 +142,20 @@ class DatasetSource(Source):
             address = (self._seed, self._epoch, self._position, *((number,) if number else ()))
             batch[name] = augment(self._augmentations, batch[name], address, first, last, count)
 
+    def drawn(self, ago: int) -> Tensor | None:
+        """Return which rows [B] of the training split this rank's share of an earlier batch had; 1: the last one."""
+        self.close()  # the thread that reads ahead uses the reader, too
+        epoch, position = self._epoch, self._position
+        for _ in range(ago):
+            if not position:
+                epoch, position = epoch - 1, self._length
+            position = (position - 1) // self._batch_size * self._batch_size
+        if epoch < 0:
+            return None
+        count = min(self._batch_size, self._length - position)
+        first, last = count * self._rank // self._world_size, count * (self._rank + 1) // self._world_size
+        return self._reader.order(epoch)[position + first : position + last]
+
     def cut(self) -> tuple[int, int]:
         """Return the place of this rank's share in the present global batch, and its size."""
         return self._cut

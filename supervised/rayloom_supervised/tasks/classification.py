@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -26,9 +26,12 @@ from rayloom.contract import (
     UserError,
 )
 from rayloom_supervised.layers.batch_norm import couples_examples, share_statistics
+from rayloom_supervised.layers.mix_up import SymmetricBeta, mix
 from rayloom_supervised.layers.standardization import StandardizeColumns
 from rayloom_supervised.metrics import classification as metrics
 from rayloom_supervised.networks.kinds import NETWORKS, build_network
+
+_CHUNK = 8192
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +42,12 @@ class ClassifierConfig(AlgorithmConfig):
     """What maps an image to the logits of the classes."""
     label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Share of the target's mass that is spread evenly over all classes."""
+    class_weights: tuple[Annotated[float, Gt(0)], ...] | Literal["balanced"] | None = None
+    """What an example of each class counts in the loss, which is divided by the sum of those weights; balanced:
+    examples / (classes * examples of the class), of the training data. Evaluations count each example once."""
+    mix_up: Annotated[float, Ge(0)] = 0.0
+    """Trains on mixtures of two examples and of their labels, in shares from Beta(mix_up, mix_up); 0: never. Partners
+    are of the same learner's part of the batch, so that several learners mix others than one would."""
     l1: Annotated[float, Ge(0)] = 0.0
     """Adds l1 times the sum of the weights' absolute values to the loss; biases are free."""
     l2: Annotated[float, Ge(0)] = 0.0
@@ -69,9 +78,13 @@ class Classifier(Algorithm):
     """A network of any kind, from softmax regression to convolutional and recurrent ones, minimises the cross-entropy.
 
     References: LeCun et al. (1998) for LeNet-5, whose departures `LeNet5` lists; Srivastava et al. (2014) for dropout;
-    Szegedy et al. (2016) for label smoothing. The penalties l1 and l2 are part of the loss, unlike adamw's
-    decoupled weight decay. Evaluation reports the plain cross-entropy, without smoothing and penalties.
+    Szegedy et al. (2016) for label smoothing; Zhang et al. (2018) for mix-up. The penalties l1 and l2 are part of the
+    loss, unlike adamw's decoupled weight decay. Evaluation reports the plain cross-entropy, without smoothing, class
+    weights and penalties.
+    With class weights the accuracy in training is weighted like the loss.
     """
+
+    class_weights: Tensor | None
 
     Config = ClassifierConfig
     sources = frozenset({"dataset"})
@@ -93,6 +106,8 @@ class Classifier(Algorithm):
         "network.kind": ("softmax_regression", "mlp", "lenet5", "cnn"),
         "network.dropout": (0,),
         "penalty_start": (0,),
+        "class_weights": (None,),
+        "mix_up": (0,),
     }
 
     def __init__(self, config: ClassifierConfig, spec: Spec) -> None:
@@ -116,12 +131,37 @@ class Classifier(Algorithm):
             else StandardizeColumns(math.prod(spec["features"].shape))
         )
         self.network = build_network(config.network, spec[self.field], self.num_classes)
+        weights = None if config.class_weights is None else self._given_weights(config.class_weights)
+        self.register_buffer("class_weights", weights)
+        self._shares = SymmetricBeta(config.mix_up) if config.mix_up else None
+
+    def _given_weights(self, weights: tuple[float, ...] | str) -> Tensor:
+        if isinstance(weights, str):
+            return torch.ones(self.num_classes)
+        if len(weights) != self.num_classes:
+            raise UserError(
+                f"algorithm.class_weights: {len(weights)} weights are given for {self.num_classes} classes; give one "
+                "for each"
+            )
+        return torch.tensor(weights)
 
     def initialize(self, data: Table | None) -> None:
-        """Take means and deviations of a table's columns."""
+        """Take means and deviations of a table's columns, and the weights of balanced classes; UserError where a class
+        has no example."""
         if isinstance(self.standardize, StandardizeColumns):
             assert data is not None
             self.standardize.fit(data, self.field)
+        if self.config.class_weights == "balanced":
+            assert data is not None and self.class_weights is not None
+            counts = torch.zeros(self.num_classes, dtype=torch.float64)
+            for batch in data.batches(_CHUNK):
+                counts += torch.bincount(batch["label"], minlength=self.num_classes)
+            if not bool(counts.all()):
+                raise UserError(
+                    f"algorithm.class_weights: no training example is of class {self._names()[int(counts.argmin())]}, "
+                    "so that classes cannot be balanced; give the weights as a list"
+                )
+            self.class_weights.copy_(counts.sum() / (self.num_classes * counts))
 
     def phases(self) -> list[Phase]:
         """Return the one phase that descends the cross-entropy."""
@@ -133,25 +173,46 @@ class Classifier(Algorithm):
         return [Phase("classify", self.loss, tuple(self.network.parameters()), compilable=fixed)]
 
     def prepare(self, trajectory: dict[str, Tensor]) -> Batch:
-        """Scale and standardise the inputs; other fields stay."""
-        return {**trajectory, self.field: self.standardize(trajectory[self.field])}
+        """Scale and standardise the inputs; other fields stay. In training with mix-up they are mixtures, beside
+        `partner_label` [B] and `share` [B] of the first label."""
+        inputs = self.standardize(trajectory[self.field])
+        if self._shares is None or not self.training:
+            return {**trajectory, self.field: inputs}
+        partner, share = self.noise.permutation(len(inputs)), self._shares.quantile(self.noise.uniform(len(inputs)))
+        mixed = {self.field: mix(inputs, partner, share), "share": share}
+        return {**trajectory, **mixed, "partner_label": trajectory["label"].index_select(0, partner)}
 
     def loss(self, batch: Batch) -> Loss:
-        """Return the cross-entropy [B] plus the penalties, and the accuracy [B]."""
-        logits, label = self.network(batch[self.field]), batch["label"]
-        losses = self._cross_entropy(logits, label)
-        measured = {"accuracy": metrics.accuracy(logits.detach().argmax(dim=1), label)}
+        """Return the cross-entropy [B] plus the penalties, and the accuracy [B]; with class weights each times that of
+        its class, which is then its count. Of a mixture both labels have their share in all of them."""
+        logits = self.network(batch[self.field])
+        losses, hits, count = self._against(logits, batch["label"])
+        if "share" in batch:
+            share, others = batch["share"], self._against(logits, batch["partner_label"])
+            losses, hits = share * losses + (1 - share) * others[0], share * hits + (1 - share) * others[1]
+            if count is not None and others[2] is not None:
+                count = share * count + (1 - share) * others[2]
+        measured = {"accuracy": hits}
         if (_is_on(self.config.l1) or _is_on(self.config.l2)) and self.progress.epochs >= self.config.penalty_start:
             penalty = self._penalty()
             # The learner averages over examples, so that adding the penalty to each of them counts it once.
-            losses = losses + penalty
+            losses = losses + (penalty if count is None else penalty * count)
             measured["penalty"] = penalty.detach()
-        return Loss(losses, measured)
+        return Loss(losses, measured, count=count)
+
+    def _against(self, logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return cross-entropy, accuracy and count [B] of logits with these labels."""
+        losses, hits = self._cross_entropy(logits, label), metrics.accuracy(logits.detach().argmax(dim=1), label)
+        if self.class_weights is None:
+            return losses, hits, None
+        count = self.class_weights[label]
+        return losses, hits * count, count
 
     def _cross_entropy(self, logits: Tensor, label: Tensor) -> Tensor:
         smoothing = self.config.label_smoothing
         if not isinstance(smoothing, Tensor):
-            return F.cross_entropy(logits, label, reduction="none", label_smoothing=smoothing)
+            weights = self.class_weights
+            return F.cross_entropy(logits, label, weights, reduction="none", label_smoothing=smoothing)
         log_probability = F.log_softmax(logits, dim=1)
         plain = F.nll_loss(log_probability, label, reduction="none")
         return (1 - smoothing) * plain - smoothing * log_probability.mean(dim=1)
@@ -195,12 +256,15 @@ class Classifier(Algorithm):
                 outputs["_confidence"], metrics.accuracy(outputs["_prediction"], outputs["_label"])
             ),
         }
-        names = self.spec["label"].labels or tuple(str(index) for index in range(self.num_classes))
+        names = self._names()
         classes = torch.stack(metrics.class_scores(confusion), dim=1).float()
         return scores, {
             "confusion_matrix": Figure("matrix", confusion.float(), labels=names, column_labels=names),
             "class_scores": Figure("table", classes, labels=names, column_labels=metrics.ClassScores._fields),
         }
+
+    def _names(self) -> tuple[str, ...]:
+        return self.spec["label"].labels or tuple(str(index) for index in range(self.num_classes))
 
     def predictions(self, batch: Batch) -> dict[str, Tensor]:
         """Return the most likely class `label` [B] and its `probability` [B]."""

@@ -28,4 +28,27 @@ TREES: dict[str, dict[str, Any]] = {
     "perceptron": _run({"import": f"{_TASKS}.perceptron:Perceptron"}, "breast-cancer"),
     "table_classifier": _classifier("mlp", "breast-cancer"),
     "lenet5_1998": _classifier("lenet5_1998"),
+    "mask_rcnn": {
+        **_run(
+            {
+                "import": f"{_TASKS}.instance_segmentation:MaskRCNN",
+                "channels": 8,
+                "hidden_size": 16,
+                "candidates": 16,
+                "proposals": 6,
+                "masks": 3,
+            },
+            "digits",
+            8,
+        ),
+        "source": {
+            "kind": "dataset",
+            "dataset": {
+                "import": "rayloom_supervised.data.overlapping_shapes:overlapping_shapes",
+                "train_size": 48,
+                "validation_size": 8,
+                "test_size": 8,
+            },
+        },
+    },
 }

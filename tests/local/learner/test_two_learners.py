@@ -17,3 +17,11 @@ ONE_GENERATOR = {"mlp_dropout"}
 @pytest.mark.parametrize("name", sorted(TREES.keys() - ONE_GENERATOR))
 def test_two_learners_agree_and_go_on_exactly_from_what_they_saved(name: str) -> None:
     assert_two_go_on(case(name))
+
+
+def test_two_learners_that_accumulate_gradients_go_on_exactly() -> None:
+    assert_two_go_on(case("lenet5", learner={"accumulate": 3}))
+
+
+def test_two_learners_that_mix_weighted_examples_go_on_exactly() -> None:
+    assert_two_go_on(case("softmax_regression", algorithm={"mix_up": 0.4, "class_weights": "balanced"}))

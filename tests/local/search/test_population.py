@@ -333,6 +333,7 @@ def _both(**sections: Any) -> list[RunConfig]:
         (lambda: _both(algorithm={"network": "rnn"}), "algorithm.network.kind"),
         (lambda: _both(algorithm={"network": "rayloom_supervised.networks.kinds:cnn"}), "algorithm.network.kind"),
         (lambda: _both(learner={"compile": True}), "learner.compile"),
+        (lambda: _both(learner={"accumulate": 2}), "learner.accumulate"),
         (lambda: _both(learner={"precision": "bfloat16"}), "learner.precision"),
         (lambda: _both(learner={"count": 2}), "learner.count"),
         (lambda: _both(cluster={"learner": "actor"}), "cluster.learner"),

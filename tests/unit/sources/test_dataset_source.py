@@ -323,3 +323,13 @@ def test_augmentation_uses_all_shifts_and_changes_with_every_batch(size: int) ->
 def test_no_augmentation_leaves_images_alone() -> None:
     batch = make_source(20, 20, side=6).next()
     assert torch.equal(batch["image"], (batch["label"] + 1).to(torch.uint8)[:, None, None, None].expand(20, 1, 6, 6))
+
+
+def test_the_rows_of_earlier_batches_are_known_over_the_ends_of_epochs() -> None:
+    source = make_source(10, 4, drop_last=False)
+    batches = [source.next()["label"] for _ in range(7)]
+    for ago in range(1, 8):
+        rows = source.drawn(ago)
+        assert rows is not None
+        assert torch.equal(make_dataset(10).train.columns["label"][rows], batches[-ago])
+    assert source.drawn(8) is None
