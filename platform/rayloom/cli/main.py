@@ -67,9 +67,22 @@ def _run(options: argparse.Namespace) -> int:
         code = _USER_ERROR
     except Exception as error:
         print_failure(options, "FAILED", f"{type(error).__name__}: {error}")
-        raise
+        if not _lacks_memory(error):
+            raise
+        told = " ".join(str(error).split())[:200]
+        advice = "lower the sizes of batches, rollouts, replay or networks, or take a larger machine"
+        print(f"rayloom: there is not enough memory ({told or 'none is left'}); {advice}", file=sys.stderr)
+        code = _USER_ERROR
     flush(sys.stdout)
     return code
+
+
+def _lacks_memory(error: Exception) -> bool:
+    if "torch" not in sys.modules:  # the commands that look at files do without
+        return isinstance(error, MemoryError)
+    from rayloom.memory import lacks_memory
+
+    return lacks_memory(error)
 
 
 def build_parser(wanted: str | None = None) -> argparse.ArgumentParser:

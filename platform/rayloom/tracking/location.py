@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from rayloom.database_urls import is_sqlite, sqlite_path, sqlite_url
 from rayloom.errors import UserError
+from rayloom.files import is_there
 from rayloom.redaction import completed, lacks_secret, redacted, redacted_url
 
 TRACKING_URI = "MLFLOW_TRACKING_URI"
@@ -86,5 +88,6 @@ def artifact_location(uri: str, run_dir: Path) -> str | None:
 
 
 def private_file(path: Path) -> BinaryIO:
-    """Open a file that its user alone may read, to append what other programs say."""
+    """Open a file that its user alone may read, to append what other programs say; DamagedFileError for no file."""
+    is_there(path, sys.maxsize)
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab")
