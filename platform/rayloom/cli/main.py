@@ -16,7 +16,7 @@ from rayloom.cli.family_commands import FAMILY_COMMANDS, add_family_arguments, f
 from rayloom.cli.run_display import DEFAULT_OUTPUT
 from rayloom.cli.terminal import flush, print_failure, tolerate_any_sign
 from rayloom.cli.ui_server import ui_command
-from rayloom.errors import UserError
+from rayloom.errors import EnvironmentFault, UserError
 from rayloom.redaction import redacted_output
 from rayloom.signals import Terminated
 
@@ -45,6 +45,11 @@ def _run(options: argparse.Namespace) -> int:
         sys.path.append(os.getcwd())
     try:
         code: int = options.command(options)
+    except EnvironmentFault as error:
+        told = " ".join(str(error).split())
+        print(f"rayloom: source.env: {told}", file=sys.stderr)
+        print_failure(options, "FAILED", told)
+        code = _USER_ERROR
     except UserError as error:
         print(f"rayloom: {error}", file=sys.stderr)
         print_failure(options, "FAILED", str(error))

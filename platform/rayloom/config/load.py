@@ -174,7 +174,7 @@ def find_config(name: str) -> Path:
 
 
 def _is(path: Path, kind: Callable[[int], bool]) -> bool:
-    """Tell what lies at a path that a person wrote: nothing where the system does not take it, or does not let us in."""
+    """Tell what lies at a path that a person wrote: nothing where the system takes no such path, or refuses it."""
     try:
         return kind(path.stat().st_mode)
     except (OSError, ValueError):

@@ -84,7 +84,9 @@ def check_same(config: RunConfig, loaded: Loaded, parts: Sequence[str] = ()) -> 
 def _settings(loaded: Loaded) -> Mapping[str, Any]:
     settings = loaded.metadata.get(SETTINGS)
     if not isinstance(settings, Mapping) or not isinstance(loaded.metadata.get("counters"), Mapping):
-        raise UserError(f"the checkpoint {loaded.path} does not say with which settings it was made: choose another one")
+        raise UserError(
+            f"the checkpoint {loaded.path} does not say with which settings it was made: choose another one"
+        )
     return settings
 
 
