@@ -25,6 +25,8 @@ _Add = Callable[[str, Callable[[argparse.Namespace], int], str], argparse.Argume
 _USER_ERROR = 2
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE}
 """Errors of a machine that has no room, or no file handles, left."""
+_NO_ENTRY = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP}
+"""Errors of a path that the system takes from nobody, or not from this user."""
 _INTERRUPTED = 130  # what a shell reports for a process that SIGINT ended
 
 
@@ -63,11 +65,12 @@ def _run(options: argparse.Namespace) -> int:
     except BrokenPipeError:
         code = 1
     except OSError as error:
-        if error.errno not in _NO_ROOM:
+        if error.errno not in _NO_ROOM | _NO_ENTRY:
             print_failure(options, "FAILED", f"{type(error).__name__}: {error}")
             raise
-        told = f"{error.strerror}: {error.filename or 'a file'} cannot be written or opened"
-        print(f"rayloom: {told}; free some room, or name another folder with output=FOLDER", file=sys.stderr)
+        told = f"{error.strerror}: {error.filename or 'a file'!s:.200} cannot be written or opened"
+        advice = "free some room" if error.errno in _NO_ROOM else "make it accessible"
+        print(f"rayloom: {told}; {advice}, or name another folder with output=FOLDER", file=sys.stderr)
         print_failure(options, "FAILED", told)
         code = _USER_ERROR
     except Exception as error:

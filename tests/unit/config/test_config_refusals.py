@@ -338,7 +338,7 @@ def test_a_tag_that_does_not_fit_is_one_sentence(tag: str, load: Load) -> None:
 def test_what_no_file_is_called_is_no_config(name: str, load: Load) -> None:
     with pytest.raises(UserError, match=r"^there is no config file or shipped config"):
         config.load(name)
-    with pytest.raises(UserError, match="neither a config nor an override|^'y"):
+    with pytest.raises(UserError, match=r"neither a config nor an override|^'y"):
         load("", name)
     if name.isprintable():
         with pytest.raises(UserError, match=r"^there is no config file or shipped config"):
