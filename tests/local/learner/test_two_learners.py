@@ -9,6 +9,7 @@ import pytest
 
 from cases import TREES, case
 from learners import assert_two_go_on
+from rayloom.config.load import load, shipped_configs
 
 ONE_GENERATOR = {"mlp_dropout"}
 """Cases that draw from torch's global generator, of which threads have one between them."""
@@ -17,3 +18,9 @@ ONE_GENERATOR = {"mlp_dropout"}
 @pytest.mark.parametrize("name", sorted(TREES.keys() - ONE_GENERATOR))
 def test_two_learners_agree_and_go_on_exactly_from_what_they_saved(name: str) -> None:
     assert_two_go_on(case(name))
+
+
+def test_every_shipped_algorithm_has_a_small_run() -> None:
+    """What is not among them would be in neither of these, the conformance suite and the kill matrix."""
+    shipped = {load(name).algorithm_path for name in shipped_configs()}
+    assert shipped <= {tree["algorithm"]["import"] for tree in TREES.values()}
