@@ -105,7 +105,7 @@ def _secrets(url: str) -> list[str]:
 
 
 def _secret_values(text: str, parameter: re.Pattern[str]) -> list[str]:
-    found = []
+    found: list[str] = []
     for match in parameter.finditer(text):
         found += [match["value"]] if _is_secret_name(match["name"]) else _secret_values(match["value"], parameter)
     return found
