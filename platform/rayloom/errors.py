@@ -72,5 +72,9 @@ def _shortened(sentence: str) -> str:
     return f"{sentence[: 2 * _LONGEST_SENTENCE // 3]} … {sentence[-_LONGEST_SENTENCE // 3 :]}"
 
 
+class NotFiniteError(UserError, FloatingPointError):
+    """A metric is infinite or undefined: the run cannot learn any more."""
+
+
 class MissingModule(UserError):  # noqa: N818  (a mistake of the user, named as what it is)
     """A config names a module that cannot be imported here."""

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from rayloom.checkpoint.store import CheckpointStore
 from rayloom.config.schema import Interval, RunConfig
 from rayloom.contract import Findings, Input
-from rayloom.errors import Process
+from rayloom.errors import NotFiniteError, Process
 from rayloom.runs.learner_role import Advance, Policy
 from rayloom.runs.objectives import read_objectives
 from rayloom.runs.observer import Observer, Report
@@ -77,7 +77,7 @@ def _check_finite(metrics: Mapping[str, float], updates: int) -> None:
     """Raise when a loss has become NaN or infinite: going on would only spoil the weights."""
     for name, value in metrics.items():
         if name.startswith("train/") and name.endswith("loss") and not math.isfinite(value):
-            raise FloatingPointError(
+            raise NotFiniteError(
                 f"{name} is {value} at update {updates}: lower learner.optimizer.learning_rate or set "
                 f"learner.max_grad_norm"
             )
