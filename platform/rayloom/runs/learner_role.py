@@ -159,7 +159,7 @@ class LearnerRole:
     def _initialize(self) -> None:
         """Let the algorithm take statistics of the training data, on every learner alike."""
         data: Table | None = None if self.dataset is None else self.dataset.train
-        with torch.no_grad():
+        with torch.no_grad(), bounded("algorithm", "its statistics of the data", self.device.type == "cpu"):
             self.algorithm.initialize(data)
 
     def _source_class(self) -> type[Source]:

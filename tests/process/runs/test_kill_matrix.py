@@ -46,7 +46,7 @@ def matrix_config(name: str, output: Path, count: int, updates: int) -> RunConfi
 
 def whole_run(name: str, folder: Path, count: int) -> tuple[Result, int]:
     """Return an uninterrupted run that takes a while, and how many updates it has."""
-    updates, attempt = 60, 0
+    updates, attempt = 60 if count == 1 else 300, 0
     while True:
         began = time.monotonic()
         result = rayloom.run(matrix_config(name, folder / f"whole-{attempt}", count, updates), local=count == 1)
