@@ -28,6 +28,7 @@ from rayloom.seeding import derive_seed
 _SEED_RANGE = 2**31
 _OF_A_STEP = ("observation", "reward", "terminated", "truncated", "info")
 _OF_A_RESET = ("observation", "info")
+_TRUTHS = (bool, np.bool_)
 
 
 def environment_name(index: int, worker: int) -> str:
@@ -74,11 +75,11 @@ class IndexedEnvironment(gym.Wrapper[Any, Any, Any, Any]):
             mark_environment(error, f"{self._name} raised at its step {self.steps}")
             raise
         observation, reward, terminated, truncated, _ = self._values(given, _OF_A_STEP, "step")
-        if type(reward) is not float:
+        if not isinstance(reward, float):  # NumPy's are, too
             reward = self._number(reward)
-        if type(terminated) is not bool:
+        if type(terminated) not in _TRUTHS:
             terminated = self._truth(terminated, "terminated")
-        if type(truncated) is not bool:
+        if type(truncated) not in _TRUTHS:
             truncated = self._truth(truncated, "truncated")
         if self._plain is not None:
             observation = self._admit(observation)
