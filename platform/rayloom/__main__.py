@@ -1,5 +1,5 @@
 """`python -m rayloom` is the command `rayloom`."""
 
-from rayloom.cli.main import main
+from rayloom.cli.entry import main
 
 raise SystemExit(main())

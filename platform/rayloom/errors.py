@@ -54,11 +54,6 @@ class Process:
     """When it began (seconds since 1970), so that another process with the same id is not taken for it."""
 
 
-class NotFiniteError(FloatingPointError):
-    """A loss or weights have become NaN or infinite. The command line prints its one sentence and ends with exit code
-    2; a study counts the trial as failed."""
-
-
 class UserError(Exception):
     """A mistake that the user can mend. The command line prints its one sentence and ends with exit code 2.
 
@@ -75,6 +70,10 @@ def _shortened(sentence: str) -> str:
     if len(sentence) <= _LONGEST_SENTENCE:
         return sentence
     return f"{sentence[: 2 * _LONGEST_SENTENCE // 3]} … {sentence[-_LONGEST_SENTENCE // 3 :]}"
+
+
+class NotFiniteError(UserError, FloatingPointError):
+    """A loss or weights have become NaN or infinite; a study counts the trial as failed."""
 
 
 class MissingModule(UserError):  # noqa: N818  (a mistake of the user, named as what it is)

@@ -17,6 +17,12 @@ from rayloom.errors import UserError
 
 _GROUP = Path("/sys/fs/cgroup")
 _LITTLE = 64 * 2**20
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+_TOO_LARGE = (
+    *("array is too big", "Maximum allowed dimension exceeded", "Storage size calculation overflowed"),
+    *("numel: integer multiplication overflow", "cannot fit 'int'", "too large to convert", "out of bounds for int"),
+)
+"""What torch and NumPy say of sizes that no memory has."""
 _NEW = ("aten::empty", "aten::zeros", "aten::ones", "aten::full", "aten::rand", "aten::randn", "aten::empty_strided")
 
 
@@ -59,6 +65,54 @@ class _Sizes(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._taken += math.prod(int(length) for length in args[0]) * dtype.itemsize
             check_fits(self._taken, self._key, self._what)
         return func(*args, **kwargs)
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Tell whether an exception says that there is not as much memory as was asked for, or that no size is so large."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    if isinstance(error, ValueError | OverflowError):
+        return any(said in str(error) for said in _TOO_LARGE)
+    return isinstance(error, RuntimeError) and any(said in str(error) for said in (*_NO_MEMORY, *_TOO_LARGE))
+
+
+@contextlib.contextmanager
+def bounded(key: str, what: str, limit: bool = True) -> Iterator[None]:
+    """Refuse (UserError, which names the config's `key`) what meanwhile needs more memory than there is.
+
+    What is made of plain arrays and objects cannot be asked for its size before it is there: for that time the system
+    gives this process no more than is free, where it can be told so. Without `limit` only its refusals are explained:
+    a process that is started meanwhile would keep the limit.
+    """
+    try:
+        with _no_more_than_free() if limit else contextlib.nullcontext():
+            yield
+    except UserError:
+        raise
+    except Exception as error:
+        if not lacks_memory(error):
+            raise
+        said = " ".join(str(error).split())[:200]
+        told = f" ({said})" if said else ""
+        raise UserError(f"{key}: {what} need more memory than there is{told}; lower their sizes") from error
+
+
+@contextlib.contextmanager
+def _no_more_than_free() -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    now = psutil.Process().memory_info()
+    most = int(getattr(now, "data", now.vms)) + max(0, available_memory()) + _LITTLE
+    if before[0] != resource.RLIM_INFINITY:
+        most = min(most, before[0])
+    try:
+        resource.setrlimit(resource.RLIMIT_DATA, (most, before[1]))
+    except (OSError, ValueError):  # a system without such limits, or one that is above its own already
+        yield
+        return
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
 @contextlib.contextmanager

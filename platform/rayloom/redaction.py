@@ -22,24 +22,27 @@ MARK = "***"
 _SCHEME = r"(?<![A-Za-z0-9+.\-])(?P<scheme>[A-Za-z][A-Za-z0-9+.\-]*):?//"
 _SECRET_NAME = re.compile(
     r"passw|passphrase|pwd|token|secret|credential|signature|(api|access|account|private)[_-]?key|odbc_connect"
-    r"|^(sig|auth|authorization|key|pass)$",
+    r"|bearer|oauth|jwt|^(sig|auth|authorization|key|pass|pw|session(_?id)?)$",
     re.IGNORECASE,
 )
 _OF_A_TOKEN = ("", "x-oauth-basic")  # passwords beside a user that is a token
 
 
 class _Patterns:
-    """Where secrets stand in a URL that ends before a character of the class `gap`."""
+    """Where secrets stand in a URL that ends before a character of the class `gap`.
 
-    def __init__(self, gap: str) -> None:
+    `before` are the signs before a parameter: inside of a text, which may be a program, only those of every URL.
+    """
+
+    def __init__(self, gap: str, before: str) -> None:
         self.password = re.compile(
             rf"{_SCHEME}(?P<user>(?!\[)[^{gap}:/@?#]*):(?P<password>[^{gap}@]*(?:@[^{gap}@/?#]*(?=@))*)@"
         )
         self.user = re.compile(rf"(?P<scheme>https?)://(?P<user>[^{gap}:/@?#]+)@", re.IGNORECASE)
-        self.parameter = re.compile(rf"(?P<head>[?&](?P<name>[^=&?#{gap}]+)=)(?P<value>[^&{gap}]*)")
+        self.parameter = re.compile(rf"(?P<head>[{before}](?P<name>[^=&?#;{gap}]+)=)(?P<value>[^&{gap}]*)")
 
 
-_WITHIN, _ALONE = _Patterns(r"\s\""), _Patterns(r"\n")  # a quote ends one in JSON
+_WITHIN, _ALONE = _Patterns(r"\s\"", "?&"), _Patterns(r"\n", "?&;#")  # a quote ends one in JSON
 
 
 def redacted(text: str, *urls: str) -> str:
@@ -97,8 +100,15 @@ def _secrets(url: str) -> list[str]:
     patterns = _patterns(url)
     found = [part for match in patterns.password.finditer(url) for part in _secret_parts(match)]
     found += [match["user"] for match in patterns.user.finditer(url)]
-    found += [match["value"] for match in patterns.parameter.finditer(url) if _is_secret_name(match["name"])]
+    found += _secret_values(url, patterns.parameter)
     return [secret for secret in found if secret]
+
+
+def _secret_values(text: str, parameter: re.Pattern[str]) -> list[str]:
+    found: list[str] = []
+    for match in parameter.finditer(text):
+        found += [match["value"]] if _is_secret_name(match["name"]) else _secret_values(match["value"], parameter)
+    return found
 
 
 def _spellings(url: str) -> list[str]:
@@ -124,7 +134,9 @@ def _password_marked(match: re.Match[str]) -> str:
 
 def _parameter_marked(match: re.Match[str]) -> str:
     value = match["value"]
-    if not value or value.startswith(f"{MARK} ") or not _is_secret_name(match["name"]):  # a sentence goes on there
+    if value and not _is_secret_name(match["name"]):  # another may follow: ?a=1;password=...
+        return match["head"] + match.re.sub(_parameter_marked, value)
+    if not value or value.startswith(f"{MARK} "):  # a sentence goes on there
         return match[0]
     return f"{match['head']}{MARK}"
 

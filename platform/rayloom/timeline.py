@@ -39,6 +39,12 @@ ROLES = ("learner", "rollout", "driver")
 """Who has a timeline; also the order in which advice looks at them."""
 OTHER = "other"
 """What remains when all that is measured has been taken out."""
+ACTIVITIES: Mapping[str, tuple[str, ...]] = {
+    "learner": ("wait", "step", "inference", "sample", "transfer", "learn", "reduce", OTHER),
+    "rollout": ("step", "inference", "transfer", "wait", OTHER),
+    "driver": ("train", "log", "evaluate", "checkpoint", "recover", OTHER),
+}
+"""What each role may be seen at."""
 _PREFIX, _SUFFIX = "time/", "_percent"
 
 
@@ -95,6 +101,11 @@ def percentages(seconds: Mapping[str, float]) -> dict[str, float]:
 def as_metrics(role: str, seconds: Mapping[str, float]) -> dict[str, float]:
     """Return the percentages by full metric name."""
     return {f"{_PREFIX}{role}_{name}{_SUFFIX}": value for name, value in percentages(seconds).items()}
+
+
+def names_of_metrics() -> list[str]:
+    """Return the full name of every metric that a timeline may have."""
+    return [f"{_PREFIX}{role}_{name}{_SUFFIX}" for role, activities in ACTIVITIES.items() for name in activities]
 
 
 def is_percentage(name: str) -> bool:

@@ -17,12 +17,13 @@ from ray.cluster_utils import Cluster
 
 import rayloom
 from cases import case
+from cut_runs import assert_no_point_twice
 from processes import history
 from rayloom.cluster.nodes.connection import live_nodes
 from rayloom.config.schema import RunConfig
 from rayloom.errors import LearnersLostError, UserError
 from rayloom.runs.observer import Observer, Report
-from rayloom.tracking.journal import read_metrics, read_records
+from rayloom.tracking.journal import read_metrics
 
 pytestmark = pytest.mark.xdist_group("ray")
 
@@ -65,14 +66,6 @@ def configured(name: str, output: Path, count: int, deadline_s: float = 60.0, **
     learner = {**sections.pop("learner", {}), "count": count}
     tracking = {"every": "1 updates"}
     return case(name, str(output), learner=learner, cluster=cluster, tracking=tracking, **sections)
-
-
-def assert_no_point_twice(folder: Path) -> None:
-    points: list[tuple[int, int, str]] = []
-    for record, _ in read_records(folder):
-        if record["kind"] == "metrics":
-            points += [(record["step"], record["updates"], key) for key in record["values"]]
-    assert len(points) == len(set(points)) > 0
 
 
 @pytest.mark.usefixtures("one_node")

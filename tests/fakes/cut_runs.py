@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from rayloom.runs.observer import Result
+from rayloom.tracking.journal import read_records
 
 
 def without_its_end(result: Result, output: Path) -> str:
@@ -20,3 +21,12 @@ def without_its_end(result: Result, output: Path) -> str:
     assert len(kept) > 1, "there is nothing to go on from"
     shutil.rmtree(kept[-1])
     return folder.name
+
+
+def assert_no_point_twice(folder: Path) -> None:
+    """Every metric point of a run's journal stands there once, and there are some."""
+    points: list[tuple[int, int, str]] = []
+    for record, _ in read_records(folder):
+        if record["kind"] == "metrics":
+            points += [(record["step"], record["updates"], key) for key in record["values"]]
+    assert len(points) == len(set(points)) > 0

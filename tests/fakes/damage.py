@@ -12,7 +12,8 @@ from pathlib import Path
 Mutation = Callable[[Path, random.Random], None]
 BOOKKEEPING = (
     "config.yaml", "result.json", "internal/process.json", "internal/journal.jsonl", "internal/journal.ack",
-    "internal/mlflow.json", "internal/local",
+    "internal/mlflow.json", "internal/process.lock", "internal/writer.lock", "internal/writer.log",
+    "internal/drawing.lock", "internal/drawing.log", "internal/local",
 )  # fmt: skip
 
 
@@ -110,9 +111,25 @@ def without_keys(path: Path, chance: random.Random) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
+def one_endless_line(path: Path, chance: random.Random) -> None:
+    _remove(path)
+    with open(path, "wb") as file:
+        file.truncate(2**36)  # a hole, which takes no room
+
+
+def foreign_checkpoints(folder: Path, chance: random.Random) -> str:
+    """Put checkpoints of another run in the place of all, or of the newest; return whose they are."""
+    theirs = [path for path in sorted(folder.parent.glob("*/checkpoints")) if path.parent != folder]
+    given, own = chance.choice(theirs), sorted((folder / "checkpoints").glob("step_*"))
+    for place in own if chance.random() < 0.5 else own[-1:]:
+        shutil.rmtree(place)
+        shutil.copytree(max(given.glob("step_*")), place)
+    return given.parent.name
+
+
 ANY: tuple[Mutation, ...] = (
     *(emptied, gone, cut, flipped, garbage, a_folder, a_dangling_link, a_link_to_itself, a_pipe, a_device),
-    *(swapped, other_json, without_keys),
+    *(swapped, other_json, without_keys, one_endless_line),
 )
 FOLDER: tuple[Mutation, ...] = (gone, a_file, a_dangling_link, a_link_to_itself, a_pipe, a_device, a_folder)
 
@@ -122,7 +139,9 @@ def damage(folder: Path, chance: random.Random) -> str:
     known = [folder / name for name in BOOKKEEPING if (folder / name).is_file()]
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.is_symlink()]
     folders = [path for path in sorted(folder.rglob("*")) if path.is_dir()]
-    kind = chance.choice(("known", "known", "file", "folder"))
+    kind = chance.choice(("known", "known", "known", "file", "file", "folder", "folder", "foreign"))
+    if kind == "foreign":
+        return f"checkpoints of {foreign_checkpoints(folder, chance)}"
     path = chance.choice({"known": known, "file": files, "folder": folders}[kind])
     mutation = chance.choice(FOLDER if kind == "folder" else ANY)
     mutation(path, chance)

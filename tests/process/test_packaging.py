@@ -105,14 +105,14 @@ def test_the_installed_wheel_finds_a_shipped_config_by_name(installed: Path, tmp
 @pytest.mark.xdist_group("packaging")
 def test_the_installed_wheel_has_the_command(installed: Path, tmp_path: Path) -> None:
     (metadata,) = installed.glob("rayloom-*.dist-info")
-    assert "rayloom = rayloom.cli.main:main" in (metadata / "entry_points.txt").read_text()
+    assert "rayloom = rayloom.cli.entry:main" in (metadata / "entry_points.txt").read_text()
     done = python("-m", "rayloom", "list", cwd=tmp_path, path=installed)
     assert "  ppo_cartpole " in done.stdout
 
 
 def test_the_checkout_is_installed_with_its_command() -> None:
     (command,) = entry_points(group="console_scripts", name="rayloom")
-    assert command.value == "rayloom.cli.main:main"
+    assert command.value == "rayloom.cli.entry:main"
 
 
 def test_a_checkout_first_on_the_path_hides_nothing(root: Path, tmp_path: Path) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import resource
+
+import numpy as np
 import pytest
 import torch
 
 from rayloom import memory
 from rayloom.errors import UserError
-from rayloom.memory import check_fits, checked_tensors
+from rayloom.memory import bounded, check_fits, checked_tensors, lacks_memory
 
 
 def test_more_than_there_is_is_refused_with_both_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,3 +36,44 @@ def test_tensors_are_added_up_before_they_are_made(monkeypatch: pytest.MonkeyPat
         for _ in range(5):
             torch.empty(2**24, dtype=torch.float32)
     torch.empty(2**27, dtype=torch.float32)
+
+
+def test_arrays_get_no_more_than_is_free_while_a_part_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available_memory", lambda: 2**20)
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    for make in (lambda: np.ones(2**26), lambda: torch.ones(2**26), lambda: bytearray(2**29)):
+        with pytest.raises(UserError, match=r"^source: its data need more memory than there is"):  # noqa: SIM117
+            with bounded("source", "its data"):
+                make()
+        assert resource.getrlimit(resource.RLIMIT_DATA) == before
+    with bounded("source", "its data"):
+        np.ones(2**16)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: np.zeros(2**62),
+        lambda: np.zeros((2**40, 2**40)),
+        lambda: torch.empty(2**40, 2**40),
+        lambda: np.zeros(3, np.int32).__setitem__(0, 2**40),
+        lambda: [0] * 2**62,
+        lambda: [0] * 2**70,
+    ],
+)
+def test_sizes_that_no_memory_has_are_one_sentence(make: object) -> None:
+    assert callable(make)
+    with (
+        pytest.raises(UserError, match=r"^algorithm: its tensors need more memory"),
+        bounded("algorithm", "its tensors"),
+    ):
+        make()
+
+
+@pytest.mark.parametrize(
+    "error", [OverflowError("math range error"), ValueError("x"), RuntimeError("x"), KeyError("x")]
+)
+def test_other_mistakes_keep_their_traceback(error: Exception) -> None:
+    assert not lacks_memory(error)
+    with pytest.raises(type(error)), bounded("algorithm", "its tensors"):
+        raise error

@@ -50,6 +50,13 @@ def test_secrets_are_replaced(text: str, shown: str) -> None:
         ("postgresql://u:hush hush@h/d", "postgresql://u:***@h/d"),
         ('postgresql://u:hu"sh@h/d', "postgresql://u:***@h/d"),
         ("sqlite:////a/b.db?password=hush hush", "sqlite:////a/b.db?password=***"),
+        ("http://h/x?a=1;password=hush", "http://h/x?a=1;password=***"),
+        ("http://h/x;token=hush", "http://h/x;token=***"),
+        ("http://h/x#access_token=hush", "http://h/x#access_token=***"),
+        ("http://h/x?jwt=hush&n=1", "http://h/x?jwt=***&n=1"),
+        ("http://h/x?bearer=hu;sh", "http://h/x?bearer=***"),
+        ("http://h/x?oauth=hush", "http://h/x?oauth=***"),
+        ("http://h/x?pw=hush", "http://h/x?pw=***"),
     ],
 )
 def test_a_secret_of_a_url_that_stands_alone_may_have_spaces(url: str, shown: str) -> None:
@@ -72,6 +79,7 @@ def test_a_sentence_that_begins_with_a_url_keeps_its_end() -> None:
         "postgresql://u@h/d",
         "sqlite:////a b@c/x:y@z.db",
         "https://h/?tokens_per_batch",
+        "x = 1;token=2  #key=3",
         "postgresql+psycopg://h/d?sslkey=/etc/k.pem&sslmode=require",
         "at 12:30 a@b",
     ],

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Annotated, NamedTuple
 
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from torch import Tensor, nn
 
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 class NetworkSize:
     """How large the network is."""
 
-    blocks: Annotated[int, Ge(0)] = 4
+    blocks: Annotated[int, Ge(0), Le(1_000)] = 4
     """Residual blocks."""
     channels: Annotated[int, Ge(1)] = 64
     """Feature maps of each; a multiple of 16 where there are more than 16."""

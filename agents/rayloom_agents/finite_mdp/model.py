@@ -48,6 +48,11 @@ def make_finite(env_id: str, options: Mapping[str, Any]) -> gym.Env[Any, Any]:
         env = gym.make(env_id, **dict(options))
     except (gym.error.Error, ModuleNotFoundError) as error:
         raise UserError(f"source.env: {str(error).splitlines()[0]}") from None
+    except (TypeError, ValueError, AssertionError, OverflowError) as error:
+        if not options:
+            raise
+        said = " ".join(str(error).split())[:200]
+        raise UserError(f"source.env_options: {env_id} cannot be made with {dict(options)!r:.200}: {said}") from error
     known = getattr(env.unwrapped, "P", None) is not None
     spaces = (env.observation_space, env.action_space)
     if not known or not all(isinstance(space, gym.spaces.Discrete) for space in spaces):

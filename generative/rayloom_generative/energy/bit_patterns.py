@@ -24,9 +24,9 @@ class BarsAndStripesConfig:
     """Columns of pixels."""
     flip: Annotated[float, Ge(0), Le(1)] = 0.05
     """Probability with which each bit is turned over."""
-    train_size: Annotated[int, Ge(1)] = 5_000
+    train_size: Annotated[int, Ge(1), Le(100_000_000)] = 5_000
     """Pictures to learn from."""
-    held_out_size: Annotated[int, Ge(1)] = 2_000
+    held_out_size: Annotated[int, Ge(1), Le(100_000_000)] = 2_000
     """Pictures for validation, and as many for the test."""
 
 

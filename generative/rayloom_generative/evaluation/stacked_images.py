@@ -21,9 +21,9 @@ class StackedImagesConfig:
     """Data set whose images are stacked."""
     planes: Annotated[int, Ge(1), Le(3)] = 3
     """Images in each stack; pictures have the planes 1 and 3."""
-    train_size: Annotated[int, Ge(1)] = 20_000
+    train_size: Annotated[int, Ge(1), Le(10_000_000)] = 20_000
     """Stacks to learn from."""
-    held_out_size: Annotated[int, Ge(1)] = 2_000
+    held_out_size: Annotated[int, Ge(1), Le(10_000_000)] = 2_000
     """Stacks for validation, and as many for the test."""
 
 

@@ -14,6 +14,7 @@ import math
 import os
 import re
 import shutil
+import struct
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -223,8 +224,12 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     body = rest.removesuffix(b"\n}\n")
     if head != b'{"sha256":"' + hashlib.sha256(body).hexdigest().encode() + b'","content":':
         raise _DamagedError(f"{_MANIFEST} has changed since it was written")
-    content: dict[str, Any] = json.loads(body)
-    if content["format"] != FORMAT:
+    try:
+        content: dict[str, Any] = json.loads(body)
+        known = content["format"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise _DamagedError(f"{_MANIFEST} is no manifest") from None
+    if known != FORMAT:
         raise UserError(
             f"the checkpoint {path} has format {content['format']} and this rayloom reads {FORMAT}: "
             "use the version that wrote it"
@@ -236,7 +241,7 @@ def _metric(path: Path) -> float | None:
     """Return the metric of a checkpoint, None where it has none or its manifest is damaged."""
     try:
         return cast(float | None, _decode(_read_manifest(path)["metric"], {}, {}))
-    except _DamagedError:
+    except (_DamagedError, LookupError, TypeError, ValueError):
         return None
 
 
@@ -244,7 +249,10 @@ def _read(path: Path) -> Loaded:
     if not path.is_dir():
         raise UserError(f"there is no checkpoint {path}: check the path")
     content = _read_manifest(path)
-    for name, expected in content["files"].items():
+    files = content.get("files")
+    if not isinstance(files, dict) or set(files) != {_TENSORS, _ARRAYS}:
+        raise _DamagedError(f"{_MANIFEST} does not name the files {_TENSORS} and {_ARRAYS}")
+    for name, expected in files.items():
         try:
             is_there(path / name, sys.maxsize)
             actual = _sha256(path / name)
@@ -254,10 +262,13 @@ def _read(path: Path) -> Loaded:
             raise _DamagedError(f"{name}: {error.strerror}") from error
         if actual != expected:
             raise _DamagedError(f"{name} has changed since it was written")
-    tensors = safetensors.torch.load_file(path / _TENSORS)
-    arrays = safetensors.numpy.load_file(path / _ARRAYS)
-    tree = _decode(content["tree"], tensors, arrays)
-    return Loaded(content["step"], tree["state"], tree["metadata"], path)
+    try:
+        tensors = safetensors.torch.load_file(path / _TENSORS)
+        arrays = safetensors.numpy.load_file(path / _ARRAYS)
+        tree = _decode(content["tree"], tensors, arrays)
+        return Loaded(int(content["step"]), dict(tree["state"]), dict(tree["metadata"]), path)
+    except (safetensors.SafetensorError, struct.error, LookupError, TypeError, ValueError, AttributeError) as error:
+        raise _DamagedError(f"it holds no state of ours: {type(error).__name__}: {error}") from error
 
 
 # --- trees ---------------------------------------------------------------------------------------------------------

@@ -112,4 +112,4 @@ def _decode(node: Any, tensors: Mapping[str, Tensor], arrays: Mapping[str, np.nd
                 descr, shape = _decode(value["raw"], tensors, arrays)
                 array = np.frombuffer(array.tobytes(), np.lib.format.descr_to_dtype(descr)).reshape(shape).copy()
             return array[()] if tag == "scalar" else array
-    raise AssertionError(f"unknown tag {tag!r}")
+    raise ValueError(f"unknown tag {tag!r}")

@@ -16,7 +16,7 @@ from rayloom.cli.family_commands import FAMILY_COMMANDS, add_family_arguments, f
 from rayloom.cli.run_display import DEFAULT_OUTPUT
 from rayloom.cli.terminal import flush, print_failure, tolerate_any_sign
 from rayloom.cli.ui_server import ui_command
-from rayloom.errors import NotFiniteError, UserError
+from rayloom.errors import EnvironmentFault, UserError
 from rayloom.redaction import redacted_output
 from rayloom.signals import Terminated
 
@@ -25,6 +25,8 @@ _Add = Callable[[str, Callable[[argparse.Namespace], int], str], argparse.Argume
 _USER_ERROR = 2
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE}
 """Errors of a machine that has no room, or no file handles, left."""
+_NO_ENTRY = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP}
+"""Errors of a path that the system takes from nobody, or not from this user."""
 _INTERRUPTED = 130  # what a shell reports for a process that SIGINT ended
 
 
@@ -45,7 +47,12 @@ def _run(options: argparse.Namespace) -> int:
         sys.path.append(os.getcwd())
     try:
         code: int = options.command(options)
-    except (UserError, NotFiniteError) as error:
+    except EnvironmentFault as error:
+        told = " ".join(str(error).split())
+        print(f"rayloom: source.env: {told}", file=sys.stderr)
+        print_failure(options, "FAILED", told)
+        code = _USER_ERROR
+    except UserError as error:
         print(f"rayloom: {error}", file=sys.stderr)
         print_failure(options, "FAILED", str(error))
         code = _USER_ERROR
@@ -58,18 +65,32 @@ def _run(options: argparse.Namespace) -> int:
     except BrokenPipeError:
         code = 1
     except OSError as error:
-        if error.errno not in _NO_ROOM:
+        if error.errno not in _NO_ROOM | _NO_ENTRY:
             print_failure(options, "FAILED", f"{type(error).__name__}: {error}")
             raise
-        told = f"{error.strerror}: {error.filename or 'a file'} cannot be written or opened"
-        print(f"rayloom: {told}; free some room, or name another folder with output=FOLDER", file=sys.stderr)
+        told = f"{error.strerror}: {error.filename or 'a file'!s:.200} cannot be written or opened"
+        advice = "free some room" if error.errno in _NO_ROOM else "make it accessible"
+        print(f"rayloom: {told}; {advice}, or name another folder with output=FOLDER", file=sys.stderr)
         print_failure(options, "FAILED", told)
         code = _USER_ERROR
     except Exception as error:
         print_failure(options, "FAILED", f"{type(error).__name__}: {error}")
-        raise
+        if not _lacks_memory(error):
+            raise
+        told = " ".join(str(error).split())[:200]
+        advice = "lower the sizes of batches, rollouts, replay or networks, or take a larger machine"
+        print(f"rayloom: there is not enough memory ({told or 'none is left'}); {advice}", file=sys.stderr)
+        code = _USER_ERROR
     flush(sys.stdout)
     return code
+
+
+def _lacks_memory(error: Exception) -> bool:
+    if "torch" not in sys.modules:  # the commands that look at files do without
+        return isinstance(error, MemoryError)
+    from rayloom.memory import lacks_memory
+
+    return lacks_memory(error)
 
 
 def build_parser(wanted: str | None = None) -> argparse.ArgumentParser:

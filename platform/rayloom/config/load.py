@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-from collections.abc import Hashable, Mapping, Sequence
+import stat
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -128,10 +129,13 @@ def parse_yaml(text: str, name: str) -> Any:
         raise UserError(f"{name}: {error}") from None
     except RecursionError:
         raise UserError(f"{name}: {_TOO_DEEP}") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: an explicit tag that does not fit, as !!int word
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError) as error:
+        # All but the first: an explicit tag that does not fit, as !!int word or !!bool maybe.
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark else ""
         problem = " ".join(str(getattr(error, "problem", None) or error).split())
+        if isinstance(error, LookupError | TypeError | AttributeError):
+            problem = f"a tag does not fit its value ({problem})"
         raise UserError(f"{name} is not valid YAML{where}: {problem}") from None
 
 
@@ -159,14 +163,22 @@ def _shipped() -> list[Path]:
 def find_config(name: str) -> Path:
     """Return the path of a config file or of a shipped config's name."""
     path = Path(name)
-    if path.is_file():
+    if _is(path, stat.S_ISREG):
         return path
     shipped = {**shipped_configs(), **shipped_pipelines()}
     if name in shipped:
         return shipped[name]
-    if path.is_dir():
+    if _is(path, stat.S_ISDIR):
         raise UserError(f"{name} is a folder: name a YAML file")
     raise UserError(f"there is no config file or shipped config {name!r}{suggest(name, shipped)}")
+
+
+def _is(path: Path, kind: Callable[[int], bool]) -> bool:
+    """Tell what lies at a path that a person wrote: nothing where the system takes no such path, or refuses it."""
+    try:
+        return kind(path.stat().st_mode)
+    except (OSError, ValueError):
+        return False
 
 
 def load(name: str, words: Sequence[str] = ()) -> RunConfig:
@@ -179,7 +191,7 @@ def load(name: str, words: Sequence[str] = ()) -> RunConfig:
     for word in words:
         if "=" not in word:
             shipped = shipped_configs()
-            if word not in shipped and not Path(word).exists():
+            if word not in shipped and not _is(Path(word), lambda mode: True):
                 raise UserError(f"{word!r} is neither a config nor an override KEY=VALUE{suggest(word, shipped)}")
             tree = merge(tree, read_tree(find_config(word)))
     return from_tree(apply_overrides(tree, overrides))
@@ -210,7 +222,7 @@ def read_tree(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
     if not isinstance(base, str):
         raise UserError(f"extends: name one config that {path.name} changes, not {base!r}")
     beside = path.parent / base
-    found = beside if beside.is_file() else find_config(base)
+    found = beside if _is(beside, stat.S_ISREG) else find_config(base)
     chain = (*extended_by, path.resolve())
     if found.resolve() in chain:
         raise UserError(f"extends: {path.name} extends {base}, which extends it; break the circle")
@@ -245,6 +257,7 @@ def apply_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str,
 def from_tree(tree: Mapping[str, Any]) -> RunConfig:
     """Validate plain data and return the typed config: the engine's own keys first, then the algorithm's."""
     tree = dict(tree)
+    _check_numbers(tree, "")
     _check_parts(tree)
     algorithm = dict(tree.pop("algorithm"))
     path = algorithm.get("import")
@@ -272,6 +285,18 @@ def from_tree(tree: Mapping[str, Any]) -> RunConfig:
         fitting = ", ".join(sorted(algorithm_class.sources))
         raise UserError(f"source.kind: {algorithm_class.__name__} cannot learn from {kind!r}; use {fitting}")
     return dataclasses.replace(run, algorithm=resolve(ALGORITHMS, algorithm, "algorithm").settings)
+
+
+def _check_numbers(value: Any, key: str) -> None:
+    """Refuse whole numbers that no tensor, array or clock takes: of more than 64 bits, wherever they stand."""
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            _check_numbers(item, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            _check_numbers(item, f"{key}.{index}")
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise UserError(f"{key}: a number of {value.bit_length()} bits is too large; write one below 2**63")
 
 
 def _choose_source(source: dict[str, Any]) -> tuple[str, str | None, type[Any], str]:

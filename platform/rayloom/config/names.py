@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from rayloom.errors import UserError
 
 LONGEST_NAME = 200
 """Bytes of a name in UTF-8: its folder has the time and a random part besides, and may have 255."""
+
+_LONGEST_PART, _LONGEST_PATH = 255, 3000
+"""Bytes that Linux takes; of the 4,096 of a path some are left for what lies in the folder."""
 
 
 def check_name(name: str, key: str) -> None:
@@ -41,4 +45,11 @@ def output_folder(folder: str) -> Path:
         raise UserError(
             f"output: {folder!r} is no folder; write a path of letters, without line ends and other control characters"
         )
-    return Path(folder).absolute()
+    path = Path(folder).absolute()
+    longest = max((len(os.fsencode(part)) for part in path.parts), default=0)
+    if longest > _LONGEST_PART or len(os.fsencode(path)) > _LONGEST_PATH:
+        raise UserError(
+            f"output: a path of {len(folder):,} letters is too long; write at most {_LONGEST_PATH:,} bytes, and "
+            f"{_LONGEST_PART} between slashes"
+        )
+    return path

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from torch import Tensor
 
 from rayloom.components import component
@@ -26,11 +26,11 @@ Network = Mapping[str, tuple[tuple[str, ...], Tensor]]
 class CausesConfig:
     """How many examples to draw."""
 
-    train_size: Annotated[int, Ge(1)] = 10_000
+    train_size: Annotated[int, Ge(1), Le(100_000_000)] = 10_000
     """Examples to learn from."""
-    validation_size: Annotated[int, Ge(1)] = 2_000
+    validation_size: Annotated[int, Ge(1), Le(100_000_000)] = 2_000
     """Held-out examples for development."""
-    test_size: Annotated[int, Ge(1)] = 2_000
+    test_size: Annotated[int, Ge(1), Le(100_000_000)] = 2_000
     """Held-out examples for the last word."""
 
 

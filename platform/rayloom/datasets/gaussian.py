@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
 from rayloom.components import component
@@ -25,11 +25,11 @@ _SPLITS = ("train", "validation", "test")
 class SizeConfig:
     """How many points to draw."""
 
-    train_size: Annotated[int, Ge(1)] = 100_000
+    train_size: Annotated[int, Ge(1), Le(100_000_000)] = 100_000
     """Points to learn from."""
-    validation_size: Annotated[int, Ge(1)] = 10_000
+    validation_size: Annotated[int, Ge(1), Le(100_000_000)] = 10_000
     """Held-out points for development."""
-    test_size: Annotated[int, Ge(1)] = 10_000
+    test_size: Annotated[int, Ge(1), Le(100_000_000)] = 10_000
     """Held-out points for the last word."""
 
 

@@ -30,7 +30,7 @@ class SplitConfig:
     """Share of the rows that is held out for development."""
     test: Annotated[float, Ge(0), Lt(1)] = 0.1
     """Share of the rows that is held out for the last word."""
-    split_seed: Annotated[int, Ge(0)] = 0
+    split_seed: Annotated[int, Ge(0), Lt(2**32)] = 0
     """Chooses the rows; the run's seed does not, so that runs of different seeds are tested on the same rows."""
 
 

@@ -8,7 +8,7 @@ from random import Random
 from typing import Annotated
 
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from torch import Tensor
 
 from rayloom.components import component
@@ -38,11 +38,11 @@ _PRONOUN, _ADJECTIVE, _INSIDE, _OBJECT, _ADVERBIAL = 0.3, 0.4, 0.2, 0.7, 0.4
 class TaggedGrammarConfig:
     """Sentences of a generated grammar whose words are ambiguous, with a part of speech for each word."""
 
-    train_size: Annotated[int, Ge(1)] = 2_000
+    train_size: Annotated[int, Ge(1), Le(10_000_000)] = 2_000
     """Sentences to learn from."""
-    validation_size: Annotated[int, Ge(1)] = 500
+    validation_size: Annotated[int, Ge(1), Le(10_000_000)] = 500
     """Held-out sentences for development."""
-    test_size: Annotated[int, Ge(1)] = 500
+    test_size: Annotated[int, Ge(1), Le(10_000_000)] = 500
     """Held-out sentences for the last word."""
 
 

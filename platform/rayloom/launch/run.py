@@ -200,7 +200,7 @@ def _train(
     chaos: Chaos | None = None,
     changed: bool = False,
 ) -> Result:
-    session = Session(config, plan, role, folder, observer, resumed=resumed, chaos=chaos)
+    session = Session(config, plan, role, folder, observer, resumed=resumed, chaos=chaos, loaded=loaded)
     try:
         if changed:
             write_config(folder / RUN, config)

@@ -12,17 +12,29 @@ from rayloom.contract import Figure
 from rayloom.errors import UserError
 from rayloom.tracking.figure_store import figure_parts
 
+PICTURES = (".png", ".gif", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
+EPISODES = (*PICTURES, ".mp4")
 _FRAMES_PER_SECOND = 50.0
 
 
+def check_suffix(destination: Path, suffixes: tuple[str, ...]) -> None:
+    """Refuse (UserError) a file of a kind that cannot be written, before there is anything to write."""
+    if destination.suffix.lower() not in suffixes:
+        told = f"ends in {destination.suffix!r}" if destination.suffix else "has no ending"
+        raise UserError(f"the picture {destination} {told}; choose another file, in one of {', '.join(suffixes)}")
+
+
 def sample_picture(figure: Figure, destination: Path) -> Path:
-    """Draw samples into an image file."""
+    """Draw samples into an image file; a text is written into whatever file."""
     from rayloom.tracking.pictures import draw
 
+    about, arrays = figure_parts(figure)
+    if about["kind"] != "text":
+        check_suffix(destination, PICTURES)
     try:
-        draw(*figure_parts(figure), destination)
+        draw(about, arrays, destination)
         return destination
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise UserError(f"the picture {destination} cannot be written ({error}); choose another file") from None
 
 

@@ -23,7 +23,7 @@ from rayloom.devices import device_of
 from rayloom.errors import UserError
 from rayloom.launch.export import save_exported
 from rayloom.launch.predictions import predict_files, write_table
-from rayloom.launch.showing import frames_picture, sample_picture
+from rayloom.launch.showing import EPISODES, check_suffix, frames_picture, sample_picture
 from rayloom.runs.evaluator import Evaluator
 from rayloom.runs.folders import find_run_folder, load_run_config
 from rayloom.runs.passwords import given_passwords
@@ -158,6 +158,8 @@ class Trained:
         `options` are those of `sample`; frames have none.
         """
         config = self.config
+        if config.workers() is not None:
+            check_suffix(destination, EPISODES)
         seed, most = derive_seed(config.seed, "sample"), getattr(config.evaluate.settings, "max_episode_steps", _FRAMES)
         frames = config.source_class().frames(config.source, self.algorithm, seed, most)
         if frames is None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import threading
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, cast
 
@@ -25,6 +26,9 @@ from rayloom.seeding import derive_seed
 
 # Reset seeds are cut to what every simulator takes (MuJoCo and the Arcade Learning Environment want 32 signed bits).
 _SEED_RANGE = 2**31
+_OF_A_STEP = ("observation", "reward", "terminated", "truncated", "info")
+_OF_A_RESET = ("observation", "info")
+_TRUTHS = (bool, np.bool_)
 
 
 def environment_name(index: int, worker: int) -> str:
@@ -66,10 +70,17 @@ class IndexedEnvironment(gym.Wrapper[Any, Any, Any, Any]):
         """Step the environment; errors get a note."""
         self.steps += 1
         try:
-            observation, reward, terminated, truncated, info = self.env.step(action)
+            given: Any = self.env.step(action)
         except Exception as error:
             mark_environment(error, f"{self._name} raised at its step {self.steps}")
             raise
+        observation, reward, terminated, truncated, _ = self._values(given, _OF_A_STEP, "step")
+        if not isinstance(reward, float):  # NumPy's are, too
+            reward = self._number(reward)
+        if type(terminated) not in _TRUTHS:
+            terminated = self._truth(terminated, "terminated")
+        if type(truncated) not in _TRUTHS:
+            truncated = self._truth(truncated, "truncated")
         if self._plain is not None:
             observation = self._admit(observation)
         elif self._nested:
@@ -77,22 +88,62 @@ class IndexedEnvironment(gym.Wrapper[Any, Any, Any, Any]):
         if terminated or truncated:
             # An environment that reuses its array would overwrite its last observation when it is reset.
             observation = copy.deepcopy(observation) if self._nested else copy.copy(observation)
-        return observation, reward, terminated, truncated, info
+        return observation, reward, terminated, truncated, {}  # nobody reads what else it says, whatever that may be
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Reset the environment; errors get a note."""
         try:
-            observation, info = self.env.reset(seed=seed, options=options)
+            given: Any = self.env.reset(seed=seed, options=options)
         except Exception as error:
             mark_environment(error, f"{self._name} raised in the reset after its step {self.steps}")
             raise
+        observation, _ = self._values(given, _OF_A_RESET, "reset")
         if self._nested:
             self._check_parts(observation)
-        return (observation if self._plain is None else self._admit(observation)), info
+        return (observation if self._plain is None else self._admit(observation)), {}
+
+    def _values(self, given: Any, names: tuple[str, ...], method: str) -> tuple[Any, ...]:
+        if type(given) is not tuple or len(given) != len(names):
+            what = f"{len(given)} values" if isinstance(given, tuple | list) else f"a {type(given).__name__}"
+            raise EnvironmentFault(
+                f"{self._name} returned at its step {self.steps} {what} from {method}; it must return a tuple of "
+                f"{', '.join(names)}"
+            )
+        return given
+
+    def _number(self, reward: Any) -> float:
+        """Return a reward as a number, which an environment may give as an array that holds one."""
+        try:
+            array = np.asarray(reward)
+            if array.size == 1 and array.dtype.kind in "biuf":
+                return float(array.reshape(()))
+        except (ValueError, TypeError, OverflowError):  # a nested list, say
+            pass
+        raise EnvironmentFault(
+            f"{self._name} returned at its step {self.steps} the reward {reward!r:.80}; it must be one number"
+        )
+
+    def _truth(self, value: Any, name: str) -> bool:
+        """Return True or False, which an environment may give as a number or as an array that holds one."""
+        try:
+            array = np.asarray(value)
+            if array.size == 1 and array.dtype.kind in "biuf" and array.reshape(()) in (0, 1):
+                return bool(array.reshape(()))
+        except (ValueError, TypeError):
+            pass
+        raise EnvironmentFault(
+            f"{self._name} returned at its step {self.steps} {name} = {value!r:.80}; it must be True or False"
+        )
+
+    def _array(self, value: Any, dtype: Any, moment: str) -> Array:
+        try:
+            return np.asarray(value, dtype=dtype)
+        except (ValueError, TypeError, OverflowError):
+            raise EnvironmentFault(f"{moment} the observation {value!r:.80}; it must be of type {dtype}") from None
 
     def _admit(self, observation: Any) -> Array:
         if type(observation) is not np.ndarray:
-            observation = np.asarray(observation, dtype=self._dtype)
+            observation = self._array(observation, self._dtype, f"{self._name} returned at its step {self.steps}")
         if observation.shape != self._shape or observation.dtype != self._dtype:
             assert self._plain is not None
             moment = f"{self._name} returned at its step {self.steps}"
@@ -104,7 +155,7 @@ class IndexedEnvironment(gym.Wrapper[Any, Any, Any, Any]):
         for part in self._nested:
             value = part.find(observation, moment)
             if type(value) is not np.ndarray:
-                value = np.asarray(value, dtype=part.space.dtype)
+                value = self._array(value, part.space.dtype, moment)
             part.check_form(value, part.shape, self._check_dtype, moment)
 
 
@@ -220,8 +271,12 @@ class Environment:
         return self._all_names
 
     def close(self) -> None:
-        """Release the environments. Idempotent."""
-        self._vector_env.close()
+        """Release the environments. Idempotent. One that fails in this is told of: its work is done."""
+        try:
+            self._vector_env.close()
+        except Exception as error:  # noqa: BLE001  (what it learnt from is not lost with it)
+            said = f"{type(error).__name__}: {error}"
+            warnings.warn(f"{self._all_names} could not be closed: {said}", RuntimeWarning, stacklevel=2)
 
     def _told(self, action: Values) -> Any:
         """Return actions as the environments take them."""

@@ -7,6 +7,7 @@ import copy
 import importlib
 import inspect
 import re
+import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, cast
@@ -77,6 +78,15 @@ def _explained(source: EnvironmentFields, env_id: str, native: bool) -> Iterator
         yield
     except gym.error.DependencyNotInstalled as error:
         raise UserError(f"source.env: {env_id} needs a package that is not installed: {error}") from None
+    except (ValueError, AssertionError, OverflowError) as error:
+        if not options:
+            raise
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        said = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"source.env_options: {env_id} cannot be made with {dict(options)!r:.200}: {said} "
+            f"({type(error).__name__} in line {place.lineno} of {place.filename})"
+        ) from error
     except TypeError as error:
         match = re.search(r"unexpected keyword argument '(\w+)'", str(error))
         if not match or match[1] not in options:

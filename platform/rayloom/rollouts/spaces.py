@@ -7,6 +7,8 @@ a dict of arrays by the names of the parts.
 
 from __future__ import annotations
 
+import functools
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -72,7 +74,10 @@ class Part:
         space, from_zero = self.space, not np.any(self.start)
         if isinstance(space, gym.spaces.Discrete) and (self.role == "action" or from_zero):
             return TensorSpec(shape=(), dtype=torch.int64, num_values=int(space.n))
-        kept = torch.int64 if self.role == "action" else torch.from_numpy(np.empty(0, self.dtype)).dtype
+        arrays = isinstance(space, gym.spaces.Box | gym.spaces.MultiDiscrete | gym.spaces.MultiBinary)
+        kept = torch.int64
+        if self.role == "observation" and arrays:
+            kept = torch.from_numpy(np.empty(0, self.dtype)).dtype
         if isinstance(space, gym.spaces.MultiDiscrete) and (self.role == "action" or from_zero):
             return TensorSpec(shape=self.shape, dtype=kept, num_values=tuple(map(int, space.nvec.reshape(-1))))
         if isinstance(space, gym.spaces.MultiBinary):
@@ -116,7 +121,10 @@ class Part:
         if value.shape != shape:
             raise EnvironmentFault(f"{moment} an {self.label} of shape {value.shape} instead of {shape}")
         promised: Any = self.space.dtype
-        if check_dtype and not np.can_cast(value.dtype, promised):
+        if value.dtype.kind in "biuf" and np.issubdtype(promised, np.floating):
+            if check_dtype and not np.can_cast(value.dtype, promised):
+                _tell_of_type(self.label, value.dtype.name, np.dtype(promised).name)
+        elif check_dtype and not np.can_cast(value.dtype, promised):
             raise EnvironmentFault(
                 f"{moment} an {self.label} of type {value.dtype} instead of {promised} "
                 "(correct the environment, or set source.check_observations=false)"
@@ -128,6 +136,16 @@ class Part:
             return self.of(value)
         except (KeyError, IndexError, TypeError):
             raise EnvironmentFault(f"{moment} an observation without its part {self.name!r}") from None
+
+
+@functools.cache
+def _tell_of_type(label: str, given: str, promised: str) -> None:
+    """Say once that numbers are converted."""
+    print(
+        f"rayloom: the environment's {label} comes as {given} although its space says {promised}; it is converted",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 class Guard:
@@ -166,7 +184,12 @@ class Guard:
 
 def parts_of(space: gym.Space[Any], role: Role) -> tuple[Part, ...]:
     """Return the leaves of a space in its order; UserError where names would not be plain."""
-    return tuple(_leaves(space, role, ()))
+    if not isinstance(space, gym.Space):
+        raise UserError(f"source.env: its {role}_space is {space!r:.80}; it must be a space of gymnasium")
+    parts = tuple(_leaves(space, role, ()))
+    if not parts:
+        raise UserError(f"source.env: its {role} space {space} has no parts; it must have one at least")
+    return parts
 
 
 def _leaves(space: gym.Space[Any], role: Role, path: tuple[str | int, ...]) -> Iterator[Part]:

@@ -44,7 +44,7 @@ from rayloom.errors import Process, UserError
 from rayloom.learner.group import SingleLearner, TimedGroup
 from rayloom.learner.learner import Learner, changed_by
 from rayloom.learner.state import cut_buffers, shared_state
-from rayloom.memory import checked_tensors
+from rayloom.memory import bounded, checked_tensors
 from rayloom.rollouts.pool import LocalPool, OwnedPool
 from rayloom.runs.evaluator import Evaluator
 from rayloom.runs.not_finite import told
@@ -90,7 +90,8 @@ class Policy:
 
 def load_run_dataset(config: RunConfig) -> Dataset | None:
     """Return the run's data set; None for sources without one."""
-    dataset: Dataset | None = config.source_class().load_data(config.source, config.seed)
+    with bounded("source", "its data"):
+        dataset: Dataset | None = config.source_class().load_data(config.source, config.seed)
     return dataset
 
 
@@ -99,7 +100,8 @@ def source_spec(config: RunConfig, dataset: Dataset | None) -> Spec:
     if dataset is not None:
         return dataset.spec
     source = config.source_class()
-    spec = source.describe(config.source)
+    with bounded("source", "its spaces"):
+        spec = source.describe(config.source)
     if not isinstance(spec, Mapping) or not all(isinstance(each, TensorSpec) for each in spec.values()):
         raise UserError(f"source: {source.__name__}.describe must return a TensorSpec by name, not {spec!r:.200}")
     return spec
@@ -131,7 +133,8 @@ class LearnerRole:
         self.dataset = self._load_dataset()
         seed_process(config.seed, "learner", 0)
         spec = source_spec(config, self.dataset)
-        with checked_tensors("algorithm", "its tensors"):
+        on_cpu = self.device.type == "cpu"  # a GPU's driver reserves addresses that are no memory
+        with bounded("algorithm", "its tensors", on_cpu), checked_tensors("algorithm", "its tensors"):
             algorithm = config.algorithm_class()(config.algorithm, spec)
         self.algorithm = algorithm.to(self.device)
         if begins:
@@ -157,7 +160,7 @@ class LearnerRole:
     def _initialize(self) -> None:
         """Let the algorithm take statistics of the training data, on every learner alike."""
         data: Table | None = None if self.dataset is None else self.dataset.train
-        with torch.no_grad():
+        with torch.no_grad(), bounded("algorithm", "its statistics of the data", self.device.type == "cpu"):
             self.algorithm.initialize(data)
 
     def _source_class(self) -> type[Source]:
@@ -166,7 +169,12 @@ class LearnerRole:
     def _make_source(self, pool_factory: PoolFactory) -> tuple[OwnedPool | None, Source]:
         config, group = self.config, self.group
         share, batch_size = learner_share(config, group.rank)
-        pool = None if config.workers() is None else pool_factory(config, self.algorithm, group.rank)
+        # Actors that are started meanwhile would keep the limit.
+        here = self.device.type == "cpu" and (config.workers() is None or pool_factory is LocalPool)
+        pool = None
+        if config.workers() is not None:
+            with bounded("source", "its environments", here):
+                pool = pool_factory(config, self.algorithm, group.rank)
         context = SourceContext(
             algorithm=self.algorithm,
             batch_size=batch_size,
@@ -178,7 +186,8 @@ class LearnerRole:
             pool=pool,
             data=self.dataset,
         )
-        return pool, self._source_class()(share, context)
+        with bounded("source", "its buffers", here):
+            return pool, self._source_class()(share, context)
 
     def _sum_over_learners(self, tensor: Tensor) -> Tensor:
         total = tensor.clone()

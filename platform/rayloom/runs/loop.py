@@ -22,7 +22,7 @@ from rayloom.errors import NotFiniteError, Process
 from rayloom.runs.learner_role import Advance, Policy
 from rayloom.runs.objectives import read_objectives
 from rayloom.runs.observer import Observer, Report
-from rayloom.runs.sameness import SETTINGS, learnt_from
+from rayloom.runs.sameness import ORIGIN, SETTINGS, learnt_from
 from rayloom.runs.schedule import Counters, Schedule, share_of_budget
 from rayloom.timeline import OTHER, RunTimeline
 from rayloom.tracking.tracker import Tracker
@@ -310,7 +310,11 @@ class Loop:
             counters["updates"],
             state,
             metric=metric,
-            metadata={"counters": dict(counters), SETTINGS: learnt_from(self._config)},
+            metadata={
+                "counters": dict(counters),
+                SETTINGS: learnt_from(self._config),
+                ORIGIN: self._tracker.identity,
+            },
         )
 
     def _report(self, counters: Counters) -> None:

@@ -16,18 +16,23 @@ from rayloom.config.schema import PATIENCE, UNITS, Limit, RunConfig
 from rayloom.contract import Evaluation, Metric
 from rayloom.errors import UserError
 from rayloom.runs.evaluations import DataEvaluation
+from rayloom.timeline import names_of_metrics
 
 Direction = Literal["max", "min"]
 
 _LOSS = Metric(better="min", meaning="what the phase descends")
 _NORM = Metric(meaning="L2 norm of the gradient before it is clipped")
+_STRUCK = ("rollout", "hang", "learner", "evaluator", "tracker", "node")
+_LOST = ("rollout_restarts", "learner_restarts", *(f"struck_{role}" for role in _STRUCK))
 _ENGINE: Mapping[str, Metric] = {
     "train/learning_rate": Metric(meaning="of the first phase"),
     "throughput/env_steps_per_s": Metric(better="max", unit="1/s"),
     "throughput/samples_per_s": Metric(better="max", unit="1/s"),
     "throughput/updates_per_s": Metric(better="max", unit="1/s"),
-    "time/*": Metric(meaning="what a role spends its time on"),
-    "faults/*": Metric(better="min", meaning="what was lost and replaced"),
+    "time/wait_fraction": Metric(better="min", meaning="of its time that the learner waits"),
+    **{f"time/{unit}": Metric(meaning="a counter, as an axis") for unit in UNITS},
+    **{name: Metric(unit="%", meaning="what a role spends its time on") for name in names_of_metrics()},
+    **{f"faults/{name}": Metric(better="min", meaning="what was lost and replaced") for name in _LOST},
 }
 
 
@@ -137,7 +142,9 @@ def read_objectives(config: RunConfig, phases: Collection[str] | None = None) ->
         wanted: Direction = "max" if comparison == ">=" else "min"
         if declared in (None, wanted):  # the other way round it is a guard, not a goal
             goals[name] = wanted
-    best = config.checkpoint.best or next(iter(goals), None)
+    best = config.checkpoint.best
+    if best is None:
+        best = next(iter(goals), None)
     patience = config.stop.get(PATIENCE)
     if patience is not None and not config.checkpoint.best:
         raise UserError("stop.patience: say in checkpoint.best which metric is to become better, as evaluate/loss")

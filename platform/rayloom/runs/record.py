@@ -70,11 +70,13 @@ def _command() -> str:
     return shlex.join([Path(sys.argv[0]).name or "python", *sys.argv[1:]])[:500]
 
 
-def start_run_tracker(config: RunConfig, folder: Path, resumed: bool, hosting: Hosting | None) -> Tracker:
-    """Open the journal of a run; with `hosting` a study's writer carries it."""
+def start_run_tracker(
+    config: RunConfig, folder: Path, resumed: bool, hosting: Hosting | None, identity: str | None = None
+) -> Tracker:
+    """Open the journal of a run; with `hosting` a study's writer carries it. `identity` as for `Tracker.start`."""
     tags = hosting.tags if hosting else {}
     recorded = (RUN, (folder / RUN).read_text(encoding="utf-8"))
-    return start_tracker(config, folder, resumed, recorded, tags, hosted=hosting is not None)
+    return start_tracker(config, folder, resumed, recorded, tags, hosted=hosting is not None, identity=identity)
 
 
 def start_tracker(
@@ -86,6 +88,7 @@ def start_tracker(
     *,
     hosts: bool = False,
     hosted: bool = False,
+    identity: str | None = None,
 ) -> Tracker:
     """Open the journal of a run or, with `hosts`, of a study, with everything that tells how it came about.
 
@@ -118,6 +121,7 @@ def start_tracker(
         hosts=hosts,
         hosted=hosted,
         pictures=config.tracking.pictures,
+        identity=identity,
     )
     if not resumed:
         tracker.log_text(*recorded)

@@ -13,6 +13,8 @@ from rayloom.redaction import redacted_tree
 
 SETTINGS = "settings"
 """Where a checkpoint's metadata has them."""
+ORIGIN = "run"
+"""Where a checkpoint's metadata names the run that made it."""
 _FREE = (
     *("name", "output", "tracking", "cluster", "checkpoint", "evaluate", "stop", "search"),
     *("learner.count", "learner.threads", "learner.device", "learner.cpus", "learner.gpus"),
@@ -51,6 +53,16 @@ def learnt_from(config: RunConfig) -> dict[str, Any]:
     }
 
 
+def check_origin(loaded: Loaded, identity: str | None) -> None:
+    """Refuse a checkpoint that another run made, equal in its settings as it may be; nothing where one has no name."""
+    theirs = loaded.metadata.get(ORIGIN)
+    if identity is not None and theirs is not None and theirs != identity:
+        raise UserError(
+            f"the checkpoint {loaded.path.name} was made by another run than the one of this folder: put back its own, "
+            "or start a new run with start_from"
+        )
+
+
 def check_same(config: RunConfig, loaded: Loaded, parts: Sequence[str] = ()) -> None:
     """Refuse to go on from a checkpoint that was made with other settings: of another run, or before an edit.
 
@@ -58,7 +70,7 @@ def check_same(config: RunConfig, loaded: Loaded, parts: Sequence[str] = ()) -> 
     """
     theirs, own = (
         {key: value for key, value in settings.items() if not parts or key.partition(".")[0] in parts}
-        for settings in (loaded.metadata[SETTINGS], learnt_from(config))
+        for settings in (_settings(loaded), learnt_from(config))
     )
     for key in [*theirs, *(key for key in own if key not in theirs)]:
         was, now = theirs.get(key), own.get(key)
@@ -67,6 +79,15 @@ def check_same(config: RunConfig, loaded: Loaded, parts: Sequence[str] = ()) -> 
                 f"{key}: the checkpoint {loaded.path.name} was made with {_told(key, theirs)} and config.yaml has "
                 f"{_told(key, own)}: put it back, or start a new run with start_from"
             )
+
+
+def _settings(loaded: Loaded) -> Mapping[str, Any]:
+    settings = loaded.metadata.get(SETTINGS)
+    if not isinstance(settings, Mapping) or not isinstance(loaded.metadata.get("counters"), Mapping):
+        raise UserError(
+            f"the checkpoint {loaded.path} does not say with which settings it was made: choose another one"
+        )
+    return settings
 
 
 def _told(key: str, settings: Mapping[str, Any]) -> str:

@@ -25,8 +25,9 @@ from rayloom.runs.loop import Loop, LoopStep, Role
 from rayloom.runs.observer import Observer, Result
 from rayloom.runs.plan import Plan
 from rayloom.runs.record import DESCRIPTION, Hosting, described, start_run_tracker
-from rayloom.runs.sameness import check_same
+from rayloom.runs.sameness import ORIGIN, check_origin, check_same
 from rayloom.runs.weights import checkpoint_store
+from rayloom.tracking.journal import read_identity
 from rayloom.tracking.tracker import Tracker
 
 _PATIENCE_S = 60.0  # wait for a tracking server that answers
@@ -62,10 +63,12 @@ class Session:
         resumed: bool = False,
         hosting: Hosting | None = None,
         chaos: InjectedFaults | None = None,
+        loaded: Loaded | None = None,
     ) -> None:
         """Open the folder's journal; with `hosting` a study's writer process carries it to MLflow.
 
-        `train` lets `chaos` strike on the way.
+        `train` lets `chaos` strike on the way. `loaded` is the checkpoint from which a run goes on: UserError when
+        another run made it.
         """
         if hosting is not None:
             plan = replace(plan, waits="a study decides on every evaluation")
@@ -74,7 +77,12 @@ class Session:
         self.role = role
         self._observer = observer or Observer()
         self._hosting = hosting
-        self.tracker = start_run_tracker(config, folder, resumed, hosting)  # first: it takes the folder, or refuses
+        if loaded is not None:
+            check_same(config, loaded)
+            check_origin(loaded, read_identity(folder))
+        identity = None if loaded is None else loaded.metadata.get(ORIGIN)
+        # First: it takes the folder, or refuses.
+        self.tracker = start_run_tracker(config, folder, resumed, hosting, identity)
         if not plan.uses_ray:
             mark_local(folder)
         forget_result(folder)
@@ -93,8 +101,7 @@ class Session:
             self.tracker.set_tags({"rayloom.chaos": chaos.tag})
 
     def restore(self, loaded: Loaded) -> None:
-        """Continue from a checkpoint; UserError when it was made with other settings."""
-        check_same(self.config, loaded)
+        """Continue from a checkpoint."""
         self.loop.restore(loaded.state)
 
     def begin(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -15,11 +16,14 @@ from rayloom.contract import Algorithm, GlobalNoise, Progress, Spec
 from rayloom.datasets.dataset import Dataset
 from rayloom.devices import choose_device
 from rayloom.errors import UserError
+from rayloom.files import DamagedFileError
 from rayloom.learner.resharding import whole_state
+from rayloom.memory import bounded
 from rayloom.runs.learner_role import load_run_dataset, source_spec
 from rayloom.runs.objectives import read_objectives
-from rayloom.runs.sameness import check_same
+from rayloom.runs.sameness import check_origin, check_same
 from rayloom.runs.schedule import Schedule
+from rayloom.tracking.journal import read_identity
 
 Which = Literal["best", "last"] | int
 """The weights with the best metric, the newest ones, or those after so many updates."""
@@ -62,7 +66,7 @@ def parse_which(text: str, key: str) -> Which:
 def find_weights(config: RunConfig, folder: Path, which: Which | None = None) -> Weights:
     """Return the weights of the run in `folder`; None takes the best where the run kept one, else the last.
 
-    UserError when the run has no such checkpoint.
+    UserError when the run has no such checkpoint, or one of another run.
     """
     store, metric = checkpoint_store(config, folder), read_objectives(config).best
     if isinstance(which, int):
@@ -70,18 +74,26 @@ def find_weights(config: RunConfig, folder: Path, which: Which | None = None) ->
         if which not in steps:
             there = f"there are {', '.join(map(str, steps))}" if steps else "there is none yet"
             raise UserError(f"the run in {folder} has no checkpoint of update {which}; {there}")
-        return Weights("step", which, None, store.load_step(which))
+        return _own(config, Weights("step", which, None, store.load_step(which)), folder)
     if which != "last" and metric is not None:
         best = store.load_best()
         if best is not None:
-            return Weights("best", best.step, metric, best)
+            return _own(config, Weights("best", best.step, metric, best), folder)
     if which == "best":
         why = f"none has a value of {metric}" if metric else "its config names no metric (checkpoint.best)"
         raise UserError(f"the run in {folder} kept no best checkpoint: {why}; use its last weights")
     last = store.load_latest()
     if last is None:
         raise UserError(f"the run in {folder} has no checkpoint yet; wait for its first one")
-    return Weights("last", last.step, None, last)
+    return _own(config, Weights("last", last.step, None, last), folder)
+
+
+def _own(config: RunConfig, weights: Weights, folder: Path) -> Weights:
+    """Return weights that the run in this folder has learnt; UserError for those of another one."""
+    check_same(config, weights.loaded, ("algorithm", "seed"))
+    with contextlib.suppress(DamagedFileError):  # what was learnt does not depend on the journal
+        check_origin(weights.loaded, read_identity(folder))
+    return weights
 
 
 @dataclass(frozen=True)
@@ -102,7 +114,6 @@ def build_trained(config: RunConfig, folder: Path, which: Which | None = None, d
     UserError for a checkpoint of another run.
     """
     weights = find_weights(config, folder, which)
-    check_same(config, weights.loaded, ("algorithm", "seed"))
     dataset = load_run_dataset(config)
     spec = source_spec(config, dataset)
     place = torch.device(device) if device else choose_device(config)
@@ -110,7 +121,8 @@ def build_trained(config: RunConfig, folder: Path, which: Which | None = None, d
         place, note = torch.device("cpu"), "the run learnt on a GPU and this machine has none: computed on the CPU"
         loaded = replace(weights.loaded, notes=[*weights.loaded.notes, note])
         weights = replace(weights, loaded=loaded)
-    algorithm = config.algorithm_class()(config.algorithm, spec).to(place)
+    with bounded("algorithm", "its tensors", place.type == "cpu"):
+        algorithm = config.algorithm_class()(config.algorithm, spec).to(place)
     algorithm.noise = GlobalNoise(place)
     algorithm.load_state_dict(weights.state)
     counters = weights.loaded.metadata["counters"]

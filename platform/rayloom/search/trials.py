@@ -223,7 +223,7 @@ class TrialGroup:
         loaded = checkpoint_store(config, folder).load_latest() if resumed else None
         role, hosting = self._roles[order.number], Hosting(order.tags)
         inputs_for(config, folder)
-        session = Session(config, plan, role, folder, resumed=resumed, hosting=hosting)
+        session = Session(config, plan, role, folder, resumed=resumed, hosting=hosting, loaded=loaded)
         self.members[order.number] = session
         if loaded is None:
             session.begin()

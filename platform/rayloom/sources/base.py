@@ -112,6 +112,9 @@ class RolloutSource(Source):
                 frame = render()
                 if not isinstance(frame, np.ndarray):
                     raise UserError(f"source.env: {config.env} has no pictures (render_mode rgb_array)")
+                if frame.ndim != 3 or frame.shape[2] not in (3, 4) or frame.dtype.kind not in "uif":
+                    told = f"{frame.dtype} {list(frame.shape)}"
+                    raise UserError(f"source.env: pictures of {config.env} are {told}; they must be bytes [H, W, 3]")
                 frames.append(frame)
                 with torch.no_grad(), acting.in_evaluation_mode():
                     step = environment.step(acting.choose(observation, None)[0])

@@ -60,7 +60,7 @@ class Claim:
     def _lock(self, run_dir: Path) -> bool | None:
         """Tell whether this process has the lock now; None where the file system has no locks."""
         if self._file < 0:
-            self._file = os.open(run_dir / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, journal.NOT_FOR_ALL)
+            self._file = journal.open_lock(run_dir / LOCK)
         try:
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):

@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from rayloom.files import INTERNAL
+from rayloom.tracking.figure_drawing import DRAWING_LOCK
 
 _DEADLINE_S = 120.0
 _LOOK_S = 0.2
@@ -25,7 +25,7 @@ _LOOK_S = 0.2
 def alone(run_dir: Path) -> Iterator[None]:
     """Wait for the process that draws the same folder's figures at the moment; it has two minutes."""
     deadline = time.monotonic() + _DEADLINE_S
-    with open(run_dir / INTERNAL / "drawing.lock", "ab") as lock:
+    with open(run_dir / DRAWING_LOCK, "ab") as lock:
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

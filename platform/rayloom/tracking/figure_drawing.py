@@ -9,7 +9,10 @@ import time
 from pathlib import Path
 
 from rayloom.files import INTERNAL
+from rayloom.tracking.location import private_file
 
+DRAWING_LOG = f"{INTERNAL}/drawing.log"
+DRAWING_LOCK = f"{INTERNAL}/drawing.lock"
 _INTERVAL_S = 30.0
 
 
@@ -34,7 +37,7 @@ class FigureDrawing:
     def _start(self, *more: str) -> None:
         folders = [str(Path(entry).absolute()) for entry in sys.path]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders), "OMP_NUM_THREADS": "1"}
-        with open(self._run_dir / INTERNAL / "drawing.log", "ab") as log:
+        with private_file(self._run_dir / DRAWING_LOG) as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "rayloom.tracking.drawing", str(self._run_dir), *more],
                 stdin=subprocess.DEVNULL,

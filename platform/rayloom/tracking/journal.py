@@ -50,6 +50,7 @@ _RECORDS: dict[str, Fields] = {
     "finish": {"status": str, "time": int},
 }
 """What the records of each kind have at least."""
+_LONGEST_RECORD = 64 * 2**20
 _CHUNK = 4 * 1024 * 1024
 _CLOCK_TOLERANCE_S = 5.0
 
@@ -91,7 +92,11 @@ class Journal:
         make_internal(run_dir)
         is_there(self._path, _LARGEST_JOURNAL)
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, NOT_FOR_ALL)
-        self.size = _complete_size(self._file)
+        try:
+            self.size = _complete_size(self._file, self._path)
+        except DamagedFileError:
+            self.close()
+            raise
         os.ftruncate(self._file, self.size)
 
     def append(self, record: Record) -> None:
@@ -112,10 +117,12 @@ class Journal:
             self._file = -1
 
 
-def _complete_size(file: int) -> int:
+def _complete_size(file: int, path: Path) -> int:
     """Return the length of the journal up to and including its last line end."""
-    end = os.fstat(file).st_size
+    end = size = os.fstat(file).st_size
     while end > 0:
+        if size - end > _LONGEST_RECORD:
+            raise DamagedFileError(path, f"it ends with {_LONGEST_RECORD // 2**20} MiB or more without a line end")
         start = max(0, end - 65536)
         newline = os.pread(file, end - start, start).rfind(b"\n")
         if newline >= 0:
@@ -134,7 +141,9 @@ def read_records(run_dir: Path, offset: int = 0, limit: int | None = None) -> It
     with open(run_dir / JOURNAL, "rb") as file:
         file.seek(offset)
         start = offset
-        for line in file:
+        while line := file.readline(_LONGEST_RECORD):
+            if len(line) == _LONGEST_RECORD:
+                raise DamagedFileError(run_dir / JOURNAL, f"a line of {_LONGEST_RECORD // 2**20} MiB or more")
             if not line.endswith(b"\n") or (limit is not None and offset - start > limit):
                 return
             offset += len(line)
@@ -180,12 +189,20 @@ def last_start(run_dir: Path) -> tuple[Record, int] | None:
     return found
 
 
+def read_identity(run_dir: Path) -> str | None:
+    """Return what its first start called a run, whatever the place of its folder; None where that is not known."""
+    for record, _ in read_records(run_dir):
+        if record["kind"] == "start":
+            return str(record["journal"])
+    return None
+
+
 def last_kind(run_dir: Path) -> str | None:
     """Return the kind of the last record, reading the end of the journal only; None without any record."""
     if not is_there(run_dir / JOURNAL, _LARGEST_JOURNAL):
         return None
     with open(run_dir / JOURNAL, "rb") as file:
-        size = _complete_size(file.fileno())
+        size = _complete_size(file.fileno(), run_dir / JOURNAL)
         file.seek(max(0, size - 65536))
         lines = file.read(size - file.tell()).splitlines()
     return str(_parse(lines[-1])["kind"]) if lines else None
@@ -248,11 +265,17 @@ def is_alive(process: dict[str, Any]) -> bool | None:
         return False
 
 
+def open_lock(path: Path) -> int:
+    """Open a file to lock it, and make it if need be; DamagedFileError for what is no file."""
+    is_there(path)
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, NOT_FOR_ALL)
+
+
 @contextlib.contextmanager
 def locked(path: Path, timeout_s: float) -> Iterator[bool]:
     """Hold an exclusive lock on a file; yields False when another process kept it for `timeout_s` seconds."""
     deadline = time.monotonic() + timeout_s
-    with open(path, "ab") as file:
+    with os.fdopen(open_lock(path), "ab") as file:
         while not (held := _try_lock(file)) and time.monotonic() < deadline:
             time.sleep(0.05)
         yield held

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rayloom.errors import UserError
-from rayloom.files import replace_file
+from rayloom.files import is_there, replace_file
 from rayloom.redaction import has_secret, redacted, redacted_tree
 from rayloom.tracking import journal
 from rayloom.tracking.claim import Claim
-from rayloom.tracking.figure_drawing import FigureDrawing
+from rayloom.tracking.figure_drawing import DRAWING_LOCK, DRAWING_LOG, FigureDrawing
 from rayloom.tracking.figure_store import store_figure
 from rayloom.tracking.journal import WRITER_LOG, Acknowledgement, Journal, read_metrics
 from rayloom.tracking.location import TRACKING_URI, private_file
@@ -56,6 +56,8 @@ class Tracker:
         self._drawing: FigureDrawing | None = None
         self._claim: Claim | None = None
         self._uri = ""
+        self.identity = ""
+        """What ties the folder to its MLflow run and its checkpoints, wherever it lies."""
 
     @classmethod
     def start(
@@ -74,6 +76,7 @@ class Tracker:
         hosts: bool = False,
         hosted: bool = False,
         pictures: bool = True,
+        identity: str | None = None,
     ) -> Tracker:
         """Open the journal of a run and start its writer process.
 
@@ -85,20 +88,23 @@ class Tracker:
 
         `uri` comes from `resolve_uri`; its password reaches the writer through the environment, never through a file.
         `resume` goes on with the folder's MLflow run and leaves out the points that the journal already has. The writer
-        tries for `drain_s` seconds after the end of the run to reach the server.
+        tries for `drain_s` seconds after the end of the run to reach the server. `identity` is what a journal that is
+        gone had, where a checkpoint knows it.
         UserError when another process trains in the same folder at the moment.
         """
         run_dir = run_dir.absolute()
         run_dir.mkdir(parents=True, exist_ok=True)
+        _check_files(run_dir)
         claim = Claim(run_dir, enabled, hosted)
         tracker = cls(run_dir, drain_s, enabled, hosted, resume)
         tracker._claim = claim
         tracker._uri = uri
+        tracker.identity = journal.read_identity(run_dir) or identity or uuid.uuid4().hex
         tracker._write(
             {
                 "kind": "start",
                 "time": journal.now_ms(),
-                "journal": _journal_id(run_dir),
+                "journal": tracker.identity,
                 "uri": uri if enabled else None,
                 "experiment": experiment,
                 "name": run_name,
@@ -339,12 +345,12 @@ def _write_artifact(run_dir: Path, name: str, content: str | bytes) -> dict[str,
     return {"kind": "file", "name": name}
 
 
-def _journal_id(run_dir: Path) -> str:
-    """Return the id that ties this folder to its MLflow run, whatever the folder's place."""
-    for record, _ in journal.read_records(run_dir):
-        if record["kind"] == "start":
-            return str(record["journal"])
-    return uuid.uuid4().hex
+def _check_files(run_dir: Path) -> None:
+    """Raise DamagedFileError for what the writer of an earlier process left and this one could not go on with."""
+    for name in (journal.LOCK, WRITER_LOG, DRAWING_LOCK, DRAWING_LOG):
+        is_there(run_dir / name, sys.maxsize)
+    journal.read_binding(run_dir)
+    Acknowledgement.load(run_dir)
 
 
 def _check_inside(name: str) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from torch import Tensor
 
 from rayloom.contract import component
@@ -23,7 +23,7 @@ class ConvexHullsConfig(SizeConfig):
 
     fewest: Annotated[int, Ge(3)] = 5
     """Fewest points."""
-    most: Annotated[int, Ge(3)] = 10
+    most: Annotated[int, Ge(3), Le(10_000)] = 10
     """Most points."""
 
     def __post_init__(self) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from torch import Tensor
 
 from rayloom.contract import TensorSpec, component
@@ -32,9 +32,9 @@ class FormulasConfig(SizeConfig):
 
     fewest: Annotated[int, Ge(1)] = 3
     """Fewest constants of a formula."""
-    most: Annotated[int, Ge(1)] = 12
+    most: Annotated[int, Ge(1), Le(1_000)] = 12
     """Most constants of a formula for training and development."""
-    test_most: Annotated[int, Ge(1)] = 12
+    test_most: Annotated[int, Ge(1), Le(1_000)] = 12
     """Most constants of a formula of the test split; more than `most` asks for longer ones than were learnt from."""
 
     def __post_init__(self) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from torch import Tensor
 
 from rayloom.contract import TensorSpec
@@ -18,11 +18,11 @@ from rayloom.datasets import Dataset, RaggedTable, Subset
 class SizeConfig:
     """How many examples to generate."""
 
-    train_size: Annotated[int, Ge(1)] = 4000
+    train_size: Annotated[int, Ge(1), Le(10_000_000)] = 4000
     """Examples to learn from."""
-    validation_size: Annotated[int, Ge(1)] = 500
+    validation_size: Annotated[int, Ge(1), Le(10_000_000)] = 500
     """Held-out examples for development."""
-    test_size: Annotated[int, Ge(1)] = 500
+    test_size: Annotated[int, Ge(1), Le(10_000_000)] = 500
     """Held-out examples for the last word."""
 
     @property

@@ -110,7 +110,7 @@ class DistancesConfig(GraphConfig):
 
     degree: Annotated[float, Gt(0)] = 2.0
     """Expected number of edges at a node."""
-    farthest: Annotated[int, Ge(1)] = 4
+    farthest: Annotated[int, Ge(1), Le(1_000)] = 4
     """Greatest distance that is told; the last answer stands for all beyond it, and for no way at all."""
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from torch import Tensor
 
 from rayloom.contract import TensorSpec, component
@@ -29,7 +29,7 @@ class TwoFactsConfig(SizeConfig):
 
     fewest: Annotated[int, Ge(2)] = 4
     """Fewest facts of a story."""
-    most: Annotated[int, Ge(2)] = 10
+    most: Annotated[int, Ge(2), Le(10_000)] = 10
     """Most facts of a story."""
 
     def __post_init__(self) -> None:

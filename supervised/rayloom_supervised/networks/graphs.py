@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from torch import Tensor, nn
 
 from rayloom.contract import Component, Kinds, Shipped, TensorSpec, UserError, component
@@ -80,7 +80,7 @@ class GCNConfig:
 
     size: Annotated[int, Ge(1)] = 32
     """Features of a layer."""
-    layers: Annotated[int, Ge(0)] = 3
+    layers: Annotated[int, Ge(0), Le(1_000)] = 3
     """Convolutions, each of which sees one edge further; 0: nodes are judged without their neighbours."""
 
 
@@ -96,7 +96,7 @@ class MessagePassingConfig:
 
     size: Annotated[int, Ge(1)] = 32
     """Features of a state and of a message."""
-    steps: Annotated[int, Ge(0)] = 4
+    steps: Annotated[int, Ge(0), Le(1_000)] = 4
     """Exchanges, each of which sees one edge further; 0: nodes are judged without their neighbours."""
 
 

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Annotated
 
-from annotated_types import Ge, Lt, MinLen
+from annotated_types import Ge, Le, Lt, MinLen
 from torch import nn
 
 from rayloom.contract import Component, Kinds, Shipped, TensorSpec, UserError, component
@@ -24,6 +24,7 @@ from rayloom_supervised.networks.recurrent import Cell, RecurrentNetwork
 from rayloom_supervised.networks.residual import ResidualNetwork
 
 Size = Annotated[int, Ge(1)]
+Layers = Annotated[int, Ge(1), Le(1_000)]
 Share = Annotated[float, Ge(0), Lt(1)]
 
 
@@ -138,7 +139,7 @@ def inception(config: InceptionConfig, spec: TensorSpec, outputs: int) -> nn.Mod
 class ResNetConfig:
     """A residual network for small images (He et al. 2016); three blocks in each of three stages: ResNet-20."""
 
-    blocks: Size = 3
+    blocks: Layers = 3
     """Residual blocks in each stage."""
     channels: Annotated[tuple[Size, ...], MinLen(1)] = (16, 32, 64)
     """Feature maps of each stage, not fewer from one to the next."""
@@ -163,7 +164,7 @@ class RNNConfig:
     """Recurrent cell."""
     cell_size: Size = 128
     """Units of each recurrent layer."""
-    cell_layers: Size = 1
+    cell_layers: Layers = 1
     """Recurrent layers on top of each other."""
     hidden_sizes: tuple[Size, ...] = ()
     """Units of fully connected hidden layers between the last state and the outputs."""

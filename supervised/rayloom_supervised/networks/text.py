@@ -7,7 +7,7 @@ from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from annotated_types import Ge, Lt, MinLen
+from annotated_types import Ge, Le, Lt, MinLen
 from torch import Tensor, nn
 
 from rayloom.contract import Component, Kinds, Shipped, TensorSpec, UserError, component
@@ -118,7 +118,7 @@ class TextRNNConfig:
     """Recurrent cell."""
     cell_size: Size = 64
     """Units of each layer in each direction."""
-    cell_layers: Size = 1
+    cell_layers: Annotated[int, Ge(1), Le(1_000)] = 1
     """Recurrent layers on top of each other."""
     bidirectional: bool = True
     """Read from both ends."""

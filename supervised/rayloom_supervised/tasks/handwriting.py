@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from torch import Tensor, nn
 
 from rayloom.contract import (
@@ -45,7 +45,7 @@ class HandwriterConfig(AlgorithmConfig):
     """Recurrent cell."""
     cell_size: Annotated[int, Ge(1)] = 128
     """Units of a layer."""
-    cell_layers: Annotated[int, Ge(1)] = 1
+    cell_layers: Annotated[int, Ge(1), Le(1_000)] = 1
     """Layers on top of each other."""
     components: Annotated[int, Ge(1)] = 10
     """Gaussians of the mixture."""

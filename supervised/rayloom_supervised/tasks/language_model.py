@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from annotated_types import Ge, Lt
+from annotated_types import Ge, Le, Lt
 from torch import Tensor, nn
 
 from rayloom.contract import Algorithm, AlgorithmConfig, Batch, Figure, Loss, Metric, Phase, Spec, UserError
@@ -28,7 +28,7 @@ class CharacterModelConfig(AlgorithmConfig):
     """Numbers that stand for a character."""
     cell_size: Annotated[int, Ge(1)] = 256
     """Units of each layer."""
-    cell_layers: Annotated[int, Ge(1)] = 1
+    cell_layers: Annotated[int, Ge(1), Le(1_000)] = 1
     """Recurrent layers on top of each other."""
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Probability of dropping a unit of the top layer in training, for a whole window (Gal and Ghahramani 2016)."""

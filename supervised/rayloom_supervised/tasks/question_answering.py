@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from torch import Tensor, nn
 
 from rayloom.contract import Algorithm, AlgorithmConfig, Batch, Figure, Loss, Metric, Phase, Spec, UserError
@@ -27,7 +27,7 @@ class AnswererConfig(AlgorithmConfig):
     """facts: a memory network with a place for each fact; lstm: an LSTM that reads question and facts word by word."""
     size: Annotated[int, Ge(1)] = 32
     """Numbers that stand for a word, a fact and the question; units of the LSTM."""
-    hops: Annotated[int, Ge(1)] = 3
+    hops: Annotated[int, Ge(1), Le(1_000)] = 3
     """Times that the memory is looked at."""
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, get_args
 
 import torch
 import torch.nn.functional as F
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from torch import Tensor, nn
 
 from rayloom.contract import Algorithm, AlgorithmConfig, Batch, Figure, Loss, Metric, Phase, Spec, UserError
@@ -28,7 +28,7 @@ class SequenceReaderConfig(AlgorithmConfig):
     """Recurrent cell."""
     cell_size: Annotated[int, Ge(1)] = 32
     """Units of a layer, in each direction."""
-    cell_layers: Annotated[int, Ge(1)] = 1
+    cell_layers: Annotated[int, Ge(1), Le(1_000)] = 1
     """Layers on top of each other."""
     bidirectional: bool = False
     """Read from both ends."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import torch.nn.functional as F
-from annotated_types import Ge, Lt
+from annotated_types import Ge, Le, Lt
 from torch import Tensor, nn
 
 from rayloom.contract import Algorithm, AlgorithmConfig, Batch, Figure, Loss, Metric, Phase, Spec, UserError
@@ -24,7 +24,7 @@ class TranscriberConfig(AlgorithmConfig):
     """Recurrent cell."""
     cell_size: Annotated[int, Ge(1)] = 64
     """Units of each layer in each direction."""
-    cell_layers: Annotated[int, Ge(1)] = 1
+    cell_layers: Annotated[int, Ge(1), Le(1_000)] = 1
     """Recurrent layers on top of each other."""
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Probability of dropping a unit of the top layer in training, for a whole sequence (Gal and Ghahramani 2016)."""

@@ -48,5 +48,8 @@ TREES: dict[str, dict[str, Any]] = {
         "copy_sequences:copy_sequences",
         {**_FEW, "longest": 3, "test_length": 4},
     ),
+    "sequence_reader": _run(
+        "sequence_reading:SequenceReader", {"cell": "gru", "cell_size": 8}, "long_lags:adding", {**_FEW, "lag": 6}
+    ),
     "memory_network": _run("question_answering:Answerer", {"size": 8}, "two_facts:two_facts", {**_FEW, "most": 5}),
 }

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import rayloom
 from cases import case
+from rayloom.contract import Figure
 from rayloom.errors import UserError
-from rayloom.launch.showing import frames_picture
+from rayloom.launch.showing import frames_picture, sample_picture
 
 ffmpeg = pytest.importorskip("imageio_ffmpeg")
 
@@ -47,3 +49,14 @@ def test_what_cannot_be_written_is_a_sentence(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     with pytest.raises(UserError, match=r"pip install 'rayloom\[video\]'"):
         frames_picture(frames, 1, tmp_path / "x.mp4")
+
+
+@pytest.mark.parametrize("name", ["x.txt", "x.onnx", "x", ".png", "x.mp4"])
+def test_a_kind_of_file_that_cannot_be_written_is_refused(name: str, tmp_path: Path) -> None:
+    images = Figure("images", torch.zeros(2, 1, 4, 4))
+    with pytest.raises(
+        UserError, match=r"^the picture .* (ends in|has no ending).*choose another file, in one of \.png"
+    ):
+        sample_picture(images, tmp_path / name)
+    assert not list(tmp_path.iterdir())
+    assert sample_picture(images, tmp_path / "x.PNG").stat().st_size

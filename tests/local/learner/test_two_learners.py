@@ -9,6 +9,7 @@ import pytest
 
 from cases import TREES, case
 from learners import assert_two_go_on
+from rayloom.config.load import load, shipped_configs
 
 ONE_GENERATOR = {"mlp_dropout"}
 """Cases that draw from torch's global generator, of which threads have one between them."""
@@ -25,3 +26,9 @@ def test_two_learners_that_accumulate_gradients_go_on_exactly() -> None:
 
 def test_two_learners_that_mix_weighted_examples_go_on_exactly() -> None:
     assert_two_go_on(case("softmax_regression", algorithm={"mix_up": 0.4, "class_weights": "balanced"}))
+
+
+def test_every_shipped_algorithm_has_a_small_run() -> None:
+    """What is not among them would be in neither of these, the conformance suite and the kill matrix."""
+    shipped = {load(name).algorithm_path for name in shipped_configs()}
+    assert shipped <= {tree["algorithm"]["import"] for tree in TREES.values()}

@@ -79,6 +79,22 @@ def test_another_runs_checkpoint_is_refused(finished: dict[str, Result], tmp_pat
         rayloom.resume(name, output=str(tmp_path))
 
 
+@pytest.mark.parametrize("journal", ["own", "gone"])
+def test_a_twins_checkpoint_is_refused_too(journal: str, finished: dict[str, Result], tmp_path: Path) -> None:
+    """Of a run that has every setting in common, seed included; a journal that is gone takes the checkpoint's name."""
+    name = without_its_end(finished["softmax_regression"], tmp_path)
+    own = tmp_path / name
+    theirs = rayloom.run(case("softmax_regression", str(tmp_path / "other")), local=True).run_dir / "checkpoints"
+    if journal == "gone":
+        (own / "internal/journal.jsonl").unlink()
+        rayloom.resume(name, output=str(tmp_path))
+    shutil.rmtree(own / "checkpoints")
+    shutil.copytree(theirs, own / "checkpoints")
+    for use in (rayloom.evaluate, rayloom.load, *([rayloom.resume] if journal == "own" else [])):
+        with pytest.raises(UserError, match=r"^the checkpoint step_\d+ was made by another run"):
+            use(name, output=str(tmp_path))
+
+
 def test_what_shapes_learning_does_not_depend_on_places() -> None:
     config = case("ppo", "/a")
     moved = case("ppo", "/b", tracking={"every": "3 updates"}, source={"rollout_workers": 2}, learner={"count": 2})

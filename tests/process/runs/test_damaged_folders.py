@@ -22,15 +22,24 @@ COMMANDS = ("resume", "evaluate", "sample", "runs", "compare")
 
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return an output folder with a run that was killed, and one that has finished."""
+    """Return an output folder with a killed run, one that has finished, a twin of the first, and a stranger."""
     output = tmp_path_factory.mktemp("pristine")
-    parts = {"checkpoint": {"every": "1 epochs"}, "stop": {"epochs": 3}, "algorithm": {"latent_size": 2}}
+    parts: dict[str, dict[str, object]] = {
+        "checkpoint": {"every": "1 epochs"},
+        "stop": {"epochs": 3},
+        "algorithm": {"latent_size": 2},
+    }
     for seed in (1, 2):
         rayloom.run({**case("vae", str(output), **parts).to_tree(), "seed": seed}, local=True)
-    killed, whole = sorted(output.glob("*-vae-*"))
+    killed, whole = sorted(output.glob("*-vae-*"), key=lambda folder: "seed: 2" in (folder / "config.yaml").read_text())
     killed.rename(output / "20260101-000000-killed-000000")
     whole.rename(output / "20260101-000001-whole-000000")
+    others: dict[str, dict[str, dict[str, object]]] = {"vae": parts, "softmax_regression": {"stop": {"epochs": 2}}}
+    for name, sections in others.items():
+        rayloom.run({**case(name, str(output), **sections).to_tree(), "seed": 1, "name": f"other_{name}"}, local=True)
     killed = output / "20260101-000000-killed-000000"
+    for name in ("writer.lock", "writer.log", "drawing.lock", "drawing.log"):
+        (killed / "internal" / name).touch()
     (killed / "result.json").unlink()
     process = json.loads((killed / "internal/process.json").read_text())
     (killed / "internal/process.json").write_text(json.dumps({**process, "pid": 2**22 + 1}))
@@ -40,7 +49,8 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
-def check(output: Path, command: str, name: str, what: str) -> None:
+def check(output: Path, command: str, name: str, what: str) -> int:
+    """Check how a command ends, and that the other run is usable; return the first one's exit code."""
     other = "20260101-000001-whole-000000"
     words = {
         "resume": ["resume", name, "--quiet"],
@@ -55,8 +65,9 @@ def check(output: Path, command: str, name: str, what: str) -> None:
         sentence = told.splitlines()[-1]
         assert sentence.startswith("rayloom: ") and len(told) < 2000, f"{what}: {command} said {told}"
         assert "Traceback" not in told
-    code, told = outcome("evaluate", other, "--output", str(output))
-    assert code == 0, f"{what}: the other run cannot be evaluated: {told}"
+    others, told = outcome("evaluate", other, "--output", str(output))
+    assert others == 0, f"{what}: the other run cannot be evaluated: {told}"
+    return code
 
 
 @pytest.mark.parametrize("seed", range(MUTANTS))
@@ -66,10 +77,11 @@ def test_a_damaged_folder_is_one_sentence_or_no_matter(seed: int, pristine: Path
     shutil.copytree(pristine, output)
     name = "20260101-000000-killed-000000"
     what = damage(output / name, chance)
-    check(output, COMMANDS[seed % len(COMMANDS)], name, what)
+    code = check(output, command := COMMANDS[seed % len(COMMANDS)], name, what)
+    assert code == 2 or not what.startswith("checkpoints of") or command in ("runs", "compare"), what
 
 
-@pytest.mark.parametrize("name", BOOKKEEPING[1:-1])
+@pytest.mark.parametrize("name", BOOKKEEPING[1:6])
 def test_one_old_runs_bookkeeping_stops_nobody_else(name: str, pristine: Path, tmp_path: Path) -> None:
     for number, mutation in enumerate(ANY):
         output = tmp_path / str(number)

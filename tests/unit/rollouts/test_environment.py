@@ -25,6 +25,7 @@ from rayloom.config.sources import EnvironmentFields
 from rayloom.errors import EnvironmentFault, UserError
 from rayloom.rollouts.environment import Environment, spec_of
 from rayloom.rollouts.making import make_environment
+from rayloom.rollouts.spaces import _tell_of_type
 from rayloom.seeding import derive_seed
 
 
@@ -395,7 +396,6 @@ WHERE = "environment 11 of rollout worker 3"
         ("reward nan", "returned at its step 4 the reward nan"),
         ("reward inf", "returned at its step 4 the reward inf"),
         ("shape", "returned at its step 4 an observation of shape (2, 2) instead of (3,)"),
-        ("dtype", "returned at its step 4 an observation of type float64 instead of float32"),
     ],
 )
 def test_faults_name_environment_step_and_value(fault: str, message: str) -> None:
@@ -422,6 +422,15 @@ def test_a_chunk_names_its_first_offender(fault: str, value: str) -> None:
 def test_ranges_and_types_need_not_be_checked(fault: str) -> None:
     _, collected = run_faulty(fault, check=False)
     assert collected[3].observation.dtype == np.float32
+
+
+def test_numbers_of_another_type_are_converted_with_one_word(capsys: pytest.CaptureFixture[str]) -> None:
+    _tell_of_type.cache_clear()
+    for _ in range(2):
+        _, collected = run_faulty("dtype")
+        assert collected[3].observation.dtype == np.float32
+    told = capsys.readouterr().err
+    assert told.count("comes as float64 although its space says float32") == 1
 
 
 def test_lists_are_observations_too() -> None:

@@ -15,6 +15,7 @@ from rayloom.contract import Algorithm, Metric
 from rayloom.errors import UserError
 from rayloom.launch.search import describe_study
 from rayloom.runs.objectives import Objectives, declaration, declared_metrics, read_objectives, study_directions
+from rayloom.timeline import ACTIVITIES, as_metrics
 
 
 class Scores(Algorithm):
@@ -202,3 +203,35 @@ def test_patience_needs_to_know_what_is_to_become_better() -> None:
 def test_patience_is_a_whole_number(value: Any, message: str) -> None:
     with pytest.raises(UserError, match=rf"stop\.patience: .*{message}"):
         scores(stop={"updates": 9, "patience": value}, checkpoint={"best": "evaluate/score"})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "meant"),
+    [
+        ("time/lernng", "time/"),
+        ("time/learner_lern_percent", "time/learner_learn_percent"),
+        ("faults/rollout_restart", "faults/rollout_restarts"),
+        ("faults/struck_leaner", "faults/struck_learner"),
+        ("throughput/updates", "throughput/updates_per_s"),
+    ],
+)
+def test_a_misspelt_metric_of_the_engine_is_refused_too(wrong: str, meant: str) -> None:
+    for refused in (lambda: stop("<= 3", wrong), lambda: read_objectives(best(wrong))):
+        with pytest.raises(UserError, match=f"declares the metric '{wrong}'.*{meant}"):
+            refused()
+
+
+def best(metric: str) -> RunConfig:
+    return scores(checkpoint={"best": metric, "mode": "max"})
+
+
+def test_an_empty_name_is_no_metric() -> None:
+    with pytest.raises(UserError, match=r"^checkpoint\.best: nothing in this run declares the metric ''"):
+        read_objectives(best(""))
+
+
+def test_every_time_that_a_timeline_has_is_declared() -> None:
+    known = declared_metrics(scores())
+    for role, activities in ACTIVITIES.items():
+        for name in as_metrics(role, dict.fromkeys(activities, 1.0)):
+            assert name in known

@@ -48,7 +48,7 @@ class ExpertGamesConfig(SourceConfig):
     """Share of the games that is held out for development."""
     test: Annotated[float, Ge(0), Lt(1)] = 0.1
     """Share of the games that is held out for the last word."""
-    split_seed: Annotated[int, Ge(0)] = 0
+    split_seed: Annotated[int, Ge(0), Lt(2**32)] = 0
     """Chooses the games; the run's seed does not."""
 
 

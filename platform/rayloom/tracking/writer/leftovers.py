@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from rayloom.errors import UserError
 from rayloom.tracking import journal
 from rayloom.tracking.writer.log import say
 from rayloom.tracking.writer.stale import find_stale, is_stale
@@ -21,9 +22,12 @@ def reap(runs_root: Path, drain_s: float = _DRAIN_S) -> list[Path]:
     settled: list[Path] = []
     with journal.locked(runs_root / "reap.lock", 0.0) as alone:
         for run_dir in find_stale(runs_root) if alone else []:
-            with journal.locked(run_dir / journal.LOCK, 0.0) as held:
-                if held and is_stale(run_dir) and _settle(run_dir, drain_s):
-                    settled.append(run_dir)
+            try:
+                with journal.locked(run_dir / journal.LOCK, 0.0) as held:
+                    if held and is_stale(run_dir) and _settle(run_dir, drain_s):
+                        settled.append(run_dir)
+            except (UserError, OSError) as error:  # of this run alone: the others are delivered all the same
+                say(f"{run_dir} cannot be delivered: {error}")
     return settled
 
 
