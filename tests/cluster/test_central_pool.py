@@ -255,7 +255,7 @@ def test_what_the_policys_thread_raises_is_raised_by_the_stream(tmp_path: Path) 
             pool.take(5)
 
 
-@pytest.mark.parametrize("name", ["impala", "dqn_ahead"])
+@pytest.mark.parametrize("name", ["impala", pytest.param("dqn_ahead", marks=pytest.mark.full)])
 def test_a_run_whose_central_policy_runs_ahead_repeats_itself(name: str, tmp_path: Path) -> None:
     config = configured(tmp_path, name)
     runs = [rayloom.run(config) for _ in range(2)]

@@ -75,7 +75,7 @@ def configured(name: str, output: Path, count: int, deadline_s: float = 60.0, **
         ("softmax_regression", 2, signal.SIGKILL),
         pytest.param("ppo", 1, signal.SIGKILL, marks=pytest.mark.full),
         pytest.param("dqn_prioritized_n_step", 2, signal.SIGKILL, marks=pytest.mark.full),
-        ("ppo", 2, signal.SIGSTOP),
+        pytest.param("ppo", 2, signal.SIGSTOP, marks=pytest.mark.full),
     ],
 )
 def test_a_lost_learner_changes_nothing(name: str, count: int, number: int, tmp_path: Path) -> None:
@@ -131,10 +131,8 @@ def three_nodes() -> Iterator[Cluster]:
     cluster.shutdown()
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["ppo", pytest.param("softmax_regression", marks=pytest.mark.full), pytest.param("dqn", marks=pytest.mark.full)],
-)
+@pytest.mark.full
+@pytest.mark.parametrize("name", ["ppo", "softmax_regression", "dqn"])
 def test_a_lost_node_costs_a_learner_and_a_new_one_brings_it_back(
     name: str, three_nodes: Cluster, tmp_path: Path
 ) -> None:

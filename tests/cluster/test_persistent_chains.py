@@ -14,6 +14,7 @@ from rayloom.checkpoint.store import CheckpointStore
 pytestmark = [pytest.mark.xdist_group("second_ray"), pytest.mark.usefixtures("one_node")]
 
 
+@pytest.mark.full
 def test_two_learners_with_chains_of_their_own(tmp_path: Path) -> None:
     config = points_run("persistent_chains:Chains", str(tmp_path), learner={"batch_size": 128, "count": 2})
     results = [rayloom.run(config) for _ in range(2)]

@@ -247,6 +247,7 @@ def test_torch_threads_of_each_role() -> None:
     placement.remove()
 
 
+@pytest.mark.full
 def test_a_run_on_fractions_of_gpus_equals_one_without(cluster: Cluster, tmp_path: Path) -> None:
     given = {"evaluator": "actor", "evaluator_cpus": 0.5, "evaluator_gpus": 0.25, "address": cluster.address}
     result = rayloom.run(on_gpus(str(tmp_path), source={"worker_gpus": 0.25}, cluster=given))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from rayloom_agents.alphago.games import Game, State, copy
+from rayloom_agents.alphago.games import Game, Go, State, copy
 from rayloom_agents.alphago.search import SearchSettings
 
 Infer = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -48,11 +48,26 @@ class Node:
     children: dict[int, Node] = field(default_factory=dict)
 
 
-def new_node(game: Game, infer: Infer, state: State) -> Node:
-    """Judge a position: exactly where the game has ended, else by the network."""
+def passing_wins(game: Game, state: State) -> bool:
+    """Return whether the opponent has just passed in a game of Go, and a second pass wins it for the mover."""
+    if not isinstance(game, Go) or not game.observe(state)[0, 14].all():
+        return False
+    after = copy(state)
+    game.play(after, np.array([game.num_actions - 1]))
+    return bool(game.outcome(after)[0] == game.mover(state)[0])
+
+
+def new_node(game: Game, infer: Infer, state: State, root: bool = False) -> Node:
+    """Judge a position: exactly where the game has ended or is won by a pass, else by the network."""
     mover = int(game.mover(state)[0])
     if game.is_over(state)[0]:
         return Node(mover, float(game.outcome(state)[0]) * mover)
+    if passing_wins(game, state):
+        if not root:
+            return Node(mover, 1.0)
+        value = float(infer(game.observe(state))[1][0])
+        prior = dict.fromkeys(np.flatnonzero(game.legal(state)[0]).tolist(), 0.0) | {game.num_actions - 1: 1.0}
+        return Node(mover, value, prior, dict.fromkeys(prior, 0), dict.fromkeys(prior, np.float32(0)))
     logits, values = infer(game.observe(state))
     legal = np.flatnonzero(game.legal(state)[0])
     weights = np.exp(logits[0, legal].astype(np.float64) - logits[0, legal].max())
@@ -87,7 +102,7 @@ def simulate(game: Game, infer: Infer, node: Node, state: State, settings: Searc
 
 def plain_search(game: Game, infer: Infer, state: State, settings: SearchSettings, forced: float = 0.0) -> Node:
     """Return the root after all simulations."""
-    root = new_node(game, infer, state)
+    root = new_node(game, infer, state, root=True)
     for _ in range(settings.simulations):
         simulate(game, infer, root, copy(state), settings, forced)
     return root

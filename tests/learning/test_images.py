@@ -42,6 +42,7 @@ def test_softmax_regression_is_within_a_tenth_of_a_point_of_scikit_learn(tmp_pat
     assert abs(mine - theirs) <= 0.001, (mine, theirs)
 
 
+@pytest.mark.full
 @pytest.mark.timeout(600)
 def test_lenet5_reaches_ninety_percent_in_a_short_run(tmp_path: Path) -> None:
     require_fashion_mnist()

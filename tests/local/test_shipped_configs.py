@@ -28,6 +28,7 @@ def test_the_promised_configs_are_there() -> None:
 
 
 LONG = {
+    "alphago_go5x5", "supervised_policy_go9x9", "ppo_pong",
     "alphazero_go5x5", "alphazero_go9x9", "alphazero_connect_four", "reinforce_self_play_go9x9", "seq2seq_catalogues",
 }  # fmt: skip
 """Whole games, and large vocabularies: up to a minute each. The short suite has smaller ones of the same classes."""

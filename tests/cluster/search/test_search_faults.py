@@ -224,10 +224,9 @@ def test_every_death_that_ray_reports_is_one(name: str, monkeypatch: pytest.Monk
     assert killed == ["old"] and pool._slots[0].actor == "new" and pool._slots[0].ref is None
 
 
+@pytest.mark.full
 @pytest.mark.xdist_group("ray")
-@pytest.mark.parametrize(
-    ("number", "exit_code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.full)]
-)
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_killed_or_interrupted_driver_leaves_no_process_and_no_trial_behind(
     number: int, exit_code: int, alone: Path, tmp_path: Path
 ) -> None:

@@ -6,6 +6,8 @@ import signal
 import stat
 from pathlib import Path
 
+import pytest
+
 from cases import case
 from loopback import free_port
 from processes import run_folder, write_config
@@ -103,6 +105,7 @@ def problem(run_dir: Path) -> str:
     return Acknowledgement.load(run_dir).problem or ""
 
 
+@pytest.mark.full
 def test_a_study_with_two_passwords(tmp_path: Path) -> None:
     output = tmp_path / "out"
     output.mkdir()

@@ -88,6 +88,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(tmp_path:
     assert history(folder) == history(whole.run_dir)
 
 
+@pytest.mark.full
 @pytest.mark.xdist_group("ray")
 def test_a_killed_run_with_a_rollout_actor_resumes_to_the_bits_of_one_process(tmp_path: Path) -> None:
     config = _config("ppo", tmp_path / "whole")

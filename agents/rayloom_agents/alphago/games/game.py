@@ -137,19 +137,31 @@ class Game(ABC):
     def set_komi(self, state: State, komi: NDArray[np.float32]) -> None:  # noqa: B027  most games have none
         """Change the points that the second player gets [N], in place."""
 
+    def wins_by_ending(self, state: State) -> NDArray[np.bool_]:
+        """Return where the mover can end the game by the last action, a pass, and has won then [N]."""
+        return np.zeros(len(self.mover(state)), np.bool_)
+
     def leaves(
-        self, state: State, games: Rows, paths: NDArray[np.int64], lengths: NDArray[np.int64], spare: State
+        self,
+        state: State,
+        games: Rows,
+        paths: NDArray[np.int64],
+        lengths: NDArray[np.int64],
+        spare: State,
+        claims: bool = False,
     ) -> Leaves:
         """Return where the first `lengths` [B] actions of each path [B, D] lead from game `games` [B] of `state`.
 
-        `state` does not change. `spare` holds one game, which is overwritten. ValueError where an action is illegal.
+        `state` does not change. `spare` holds one game, which is overwritten. With `claims` a game counts as over, and
+        won, where `wins_by_ending` says so. ValueError where an action is illegal.
         """
         reached = take(state, games)
         self.advance(reached, paths, lengths)
-        over, movers = self.is_over(reached), self.mover(reached)
-        outcomes = np.where(over, self.outcome(reached), 0).astype(np.float32)
+        movers, legal, outcomes = self.mover(reached), self.legal(reached), self.outcome(reached)
+        over = self.is_over(reached) | (claims & self.wins_by_ending(reached))
         running = np.flatnonzero(~over)
-        return Leaves(self.observe(take(reached, running)), self.legal(reached), over, movers, outcomes)
+        outcomes = np.where(over, outcomes, 0).astype(np.float32)
+        return Leaves(self.observe(take(reached, running)), legal & ~over[:, None], over, movers, outcomes)
 
     def advance(self, state: State, paths: NDArray[np.int64], lengths: NDArray[np.int64]) -> None:
         """Play the first `lengths` [N] actions of each path [N, D], in place."""

@@ -85,6 +85,12 @@ class Go(Game):
         points: NDArray[np.float32] = self.owners(state).sum(axis=1, dtype=np.float32) - state.komi
         return points
 
+    def wins_by_ending(self, state: GoState) -> NDArray[np.bool_]:
+        """Return where the opponent has just passed and the mover leads as the board stands."""
+        passed = (state.header[:, rules.PASSES] == 1) & ~self.is_over(state)
+        won: NDArray[np.bool_] = passed & (self.outcome(state) * self.mover(state) > 0)
+        return won
+
     def observe(self, state: GoState) -> NDArray[np.float32]:
         """Return the planes."""
         out = np.empty((len(state.komi), self.num_planes, self.size, self.size), np.float32)
@@ -100,7 +106,13 @@ class Go(Game):
         state.komi[:] = komi
 
     def leaves(
-        self, state: GoState, games: NDArray[Any], paths: NDArray[np.int64], lengths: NDArray[np.int64], spare: GoState
+        self,
+        state: GoState,
+        games: NDArray[Any],
+        paths: NDArray[np.int64],
+        lengths: NDArray[np.int64],
+        spare: GoState,
+        claims: bool = False,
     ) -> Leaves:
         """Return where paths lead, in one compiled loop."""
         count = len(games)
@@ -108,7 +120,7 @@ class Go(Game):
         legal, over = np.empty((count, self.num_actions), np.bool_), np.empty(count, np.bool_)
         movers, scores = np.empty(count, np.int8), np.empty(count, np.float32)
         running = rules.reach(
-            state, games, paths, lengths, spare, _PARTS, planes, legal, over, movers, scores
+            state, games, paths, lengths, spare, _PARTS, claims, planes, legal, over, movers, scores
         )  # fmt: skip
         if running < 0:
             raise ValueError(f"path {-1 - running} is illegal in game {int(games[-1 - running])}")

@@ -335,6 +335,7 @@ def reach(
     lengths: NDArray[np.int64],
     other: GoState,
     unit: float,
+    claims: bool,
     planes: NDArray[Any],
     may: NDArray[np.bool_],
     over: NDArray[np.bool_],
@@ -345,7 +346,7 @@ def reach(
 
     Writes which actions may be played [B, A], where the game is over, whose turn it is and, where it is over, Black's
     lead [B], and one after the other the planes of the others; returns how many these are, or -1 - b for the first path
-    with an illegal action.
+    with an illegal action. With `claims` a game also counts as over where a second pass would win it for the mover.
     """
     cells, running = state.colour.shape[1], 0
     count, owner, stack = np.empty(cells, np.int16), np.empty(cells, np.int8), np.empty(cells, np.int16)
@@ -355,15 +356,15 @@ def reach(
             if not _play_one(other, 0, paths[b, step]):
                 return -1 - b
         over[b] = is_over(other, 0)
-        movers[b] = 1 if other.header[0, TO_MOVE] == BLACK else -1
-        scores[b] = 0
+        movers[b], scores[b] = 1 if other.header[0, TO_MOVE] == BLACK else -1, 0
         _legal_one(other, 0, may[b])
-        if over[b]:
+        if over[b] or (claims and other.header[0, PASSES] == 1):
             _owners(other, 0, owner, stack)
-            scores[b] = -other.komi[0]
-            for cell in range(len(owner)):
-                scores[b] += (owner[cell] == BLACK) - np.int8(owner[cell] == WHITE)
-        else:
+            lead = np.sum(owner == BLACK) - np.sum(owner == WHITE) - other.komi[0]
+            over[b] = over[b] or lead * movers[b] > 0
+            may[b] &= not over[b]
+            scores[b] = lead * over[b]
+        if not over[b]:
             _observe_one(other, 0, unit, count, may[b], planes[running])
             running += 1
     return running

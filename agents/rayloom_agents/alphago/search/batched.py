@@ -3,7 +3,8 @@
 PUCT is AlphaZero's (Silver et al. 2017, arXiv 1712.01815) with the additions of Wu 2019 (arXiv 1902.10565): forced
 playouts, and targets without them. Gumbel search is Danihelka et al. 2022 ("Policy improvement by planning with
 Gumbel"). Departures: an unvisited action of PUCT is worth its node's mean value less a reduction; visits that a reused
-tree has count towards `simulations`.
+tree has count towards `simulations`; where a pass ends the game and wins it, that is known without a visit
+(`Game.wins_by_ending`): below the root such a position counts as won, and at the root the pass has all of the prior.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from rayloom_agents.alphago.search.parts import Part, cut, in_threads
 from rayloom_agents.alphago.search.roots import considered_visits, dirichlet_noise, take_forced_visits
 from rayloom_agents.alphago.search.settings import SearchSettings
 
+_NEVER = -1e4
+"""Logit of what is not to be played."""
 Judged = tuple[NDArray[np.float32], NDArray[np.float32]]
 Infer = Callable[[NDArray[np.float32]], Judged]
 """planes [B, C, rows, columns] -> logits [B, A], values [B] in [-1, 1] for the player whose turn it is."""
@@ -146,6 +149,10 @@ class Search:
         nowhere = np.zeros((len(games), 0), np.int64), np.zeros(len(games), np.int64)
         roots = self.game.leaves(state, games, *nowhere, self.game.start(1))
         logits, values = yield roots.planes
+        claimed = self.game.wins_by_ending(state)[games]
+        if claimed.any():  # whatever the network thinks of it
+            ending = np.where(np.arange(self.game.num_actions) == self.game.num_actions - 1, 0.0, _NEVER)
+            logits = np.where(claimed[:, None], ending.astype(np.float32), logits)
         trees.plant(
             self.tree, games, np.ascontiguousarray(logits, np.float32), roots.legal,
             np.ascontiguousarray(values, np.float32), roots.movers,

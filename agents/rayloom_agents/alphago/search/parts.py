@@ -74,7 +74,7 @@ class Part:
         self._done += (self._lengths >= 0).sum(axis=1)
         lengths = flat[leaves]
         paths = np.ascontiguousarray(self._actions.reshape(len(flat), -1)[leaves, : int(lengths.max())])
-        self._reached: Leaves = self.game.leaves(self._state, leaves // count, paths, lengths, self._spare)
+        self._reached: Leaves = self.game.leaves(self._state, leaves // count, paths, lengths, self._spare, claims=True)
         return self._reached.planes
 
     def ascend(self, logits: NDArray[np.float32], values: NDArray[np.float32]) -> None:

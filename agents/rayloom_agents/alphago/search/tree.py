@@ -292,7 +292,7 @@ def reroot(tree: Tree, actions: NDArray[np.int64]) -> None:
     new_number = np.empty(tree.value.shape[1], np.int32)
     for g in range(len(actions)):
         root = tree.child[g, 0, actions[g]] if actions[g] >= 0 and tree.size[g] > 0 else -1
-        if root < 0:
+        if root < 0 or tree.ended[g, root]:  # where only a claim has ended it, it is judged anew as a root
             tree.size[g] = 0
             continue
         new_number[: tree.size[g]] = -1

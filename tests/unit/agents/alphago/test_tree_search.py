@@ -231,3 +231,68 @@ def test_games_that_have_ended_and_budgets_of_their_own() -> None:
 def test_impossible_settings_are_refused(settings: dict) -> None:
     with pytest.raises(UserError, match=r"search\.\w+: input should be greater than or equal to 1, not 0"):
         SearchSettings(**settings)
+
+
+def after_a_pass(komi: float, count: int = 1) -> tuple[Go, State]:
+    """Return 3x3 games in which Black has 3 points, White 2, and Black has passed just now."""
+    game = Go(3, komi=komi)
+    state = game.start(count)
+    for action in (1, 0, 4, 9, 7, 2, 9):  # the rest touches both colours
+        game.play(state, np.full(count, action))
+    return game, state
+
+
+def never_passes(planes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    logits = np.zeros((len(planes), 10), np.float32)
+    logits[:, 9] = -30.0
+    return logits, np.full(len(planes), 0.9, np.float32)
+
+
+@pytest.mark.parametrize("method", ["puct", "gumbel"])
+def test_a_pass_that_wins_is_played_whatever_the_network_thinks(method: str) -> None:
+    game, state = after_a_pass(komi=1.5)
+    assert game.wins_by_ending(state).tolist() == [True]
+    settings = SearchSettings(method=method, simulations=16)
+    assert Search(game, 1, settings).run(never_passes, state, np.random.default_rng(0)).action.tolist() == [9]
+    game, state = after_a_pass(komi=0.5)  # White would lose
+    assert game.wins_by_ending(state).tolist() == [False]
+    assert Search(game, 1, settings).run(never_passes, state, np.random.default_rng(0)).action.tolist() != [9]
+
+
+def test_who_passes_into_a_loss_knows_it_from_the_first_visit() -> None:
+    """White to move at a komi that Black can claim: after its pass, Black passes and has won."""
+    game = Go(3, komi=1.5)
+    state = game.start(1)
+    for action in (1, 0, 4, 9, 7):
+        game.play(state, np.array([action]))
+    search = Search(game, 1, SearchSettings(simulations=40))
+
+    def favours_passes(planes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        logits = np.zeros((len(planes), 10), np.float32)
+        logits[planes[:, 14, 0, 0] == 0, 9], logits[planes[:, 14, 0, 0] > 0, 9] = 2.0, -30.0
+        return logits, np.zeros(len(planes), np.float32)
+
+    result = search.run(favours_passes, state, np.random.default_rng(0))
+    tree = search.tree
+    answer = tree.child[0, 0, 9]
+    assert answer > 0 and tree.ended[0, answer] and tree.value[0, answer] == 1.0
+    assert tree.value_sum[0, 0, 9] == -tree.visits[0, 0, 9] and result.action[0] != 9
+    game.play(state, np.array([9]))
+    search.follow(np.array([9]))  # the position is a root now, and is searched although a claim had ended it
+    assert search.run(favours_passes, state, np.random.default_rng(0)).action.tolist() == [9]
+
+
+def test_claims_by_the_compiled_loop_are_those_of_the_interface() -> None:
+    game = Go(3, komi=0.5)
+    generator, state = np.random.default_rng(5), game.start(400)
+    for _ in range(7):
+        draws = np.where(game.legal(state), generator.random((400, 10)), -1.0)
+        draws[:, 9] += 0.45
+        game.play(state, np.where(game.is_over(state), -1, draws.argmax(axis=1)))
+    nowhere = np.zeros((400, 0), np.int64), np.zeros(400, np.int64)
+    for claims in (False, True):
+        fast = game.leaves(state, np.arange(400), *nowhere, game.start(1), claims=claims)
+        plain = Game.leaves(game, state, np.arange(400), *nowhere, game.start(1), claims=claims)
+        for name in ("legal", "over", "movers", "outcomes"):
+            np.testing.assert_array_equal(getattr(fast, name), getattr(plain, name))
+    assert game.wins_by_ending(state).sum() >= 10
