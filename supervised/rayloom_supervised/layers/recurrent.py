@@ -6,6 +6,7 @@ carried over it unchanged, and outputs there are zero.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, cast
 
 import torch
@@ -91,15 +92,21 @@ class RecurrentStack(nn.Module):
         )
 
     def forward(
-        self, inputs: Tensor, lengths: Tensor | None = None, states: list[State] | None = None
+        self,
+        inputs: Tensor,
+        lengths: Tensor | None = None,
+        states: list[State] | None = None,
+        between: Callable[[Tensor], Tensor] | None = None,
     ) -> tuple[Tensor, list[State]]:
         """Map inputs [B, T, F] to the top layer's outputs [B, T, outputs] and the states after them.
 
         `states` and the returned ones: one for each layer and direction, the layers from below; the first tensor of
         each is its last output [B, size]. Of torch's cells over sequences of unequal length that is all there is.
+        `between` is applied to the outputs of each layer below the top one (dropout, say).
         """
         after: list[State] = []
         for number, layer in enumerate(self.layers):
+            inputs = between(inputs) if between is not None and number else inputs
             before = None if states is None else states[number * self.directions : (number + 1) * self.directions]
             inputs, ended = self._run(cast(nn.ModuleList, layer), inputs, lengths, before)
             after += ended

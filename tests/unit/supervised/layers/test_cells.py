@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rayloom_supervised.layers.cells import Cell
-from rayloom_supervised.layers.recurrent import _CELLS, RecurrentLayer, RecurrentStack
+from rayloom_supervised.layers.recurrent import _CELLS, CellName, RecurrentLayer, RecurrentStack
 
 Array = np.ndarray
 F, H = 3, 4
@@ -175,3 +175,18 @@ def test_the_backward_direction_comes_second() -> None:
     changed[:, -1] += 1
     before, after = stack(inputs)[0][0, 0], stack(changed)[0][0, 0]
     assert torch.equal(before[:H], after[:H]) and not torch.allclose(before[H:], after[H:])
+
+
+@pytest.mark.parametrize("cell", ["lstm", "reset_first_gru"])
+def test_what_stands_between_layers_sees_all_but_the_top_one(cell: CellName) -> None:
+    torch.manual_seed(0)
+    stack, inputs = RecurrentStack(cell, 3, 4, layers=3), torch.randn(2, 5, 3)
+    seen: list[Tensor] = []
+
+    def cut(outputs: Tensor) -> Tensor:
+        seen.append(outputs)
+        return torch.zeros_like(outputs)
+
+    found, _ = stack(inputs, between=cut)
+    assert len(seen) == 2 and bool(seen[0].any())
+    assert torch.equal(found, stack(inputs * 2, between=cut)[0]) and not torch.equal(found, stack(inputs)[0])
