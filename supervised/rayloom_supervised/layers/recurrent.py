@@ -58,18 +58,12 @@ class RecurrentLayer(nn.Module):
         if valid is not None:
             inputs = inputs.masked_fill(~valid[:, :, None], 0)
         state = self.cell.initial_state(inputs) if state is None else state
-        projected = self.cell.project(inputs).unbind(1)
-        outputs: list[Tensor] = []
-        for time in reversed(range(len(projected))) if self.reverse else range(len(projected)):
-            new = self.cell.step(projected[time], state)
-            if valid is not None:
-                real = valid[:, time, None]
-                new = tuple(torch.where(real, after, before) for after, before in zip(new, state, strict=True))
-            state = new
-            outputs.append(state[0])
+        projected = self.cell.project(inputs).transpose(0, 1)
+        real = None if valid is None else valid.T[:, :, None]
         if self.reverse:
-            outputs.reverse()
-        stacked = torch.stack(outputs, dim=1)
+            projected, real = projected.flip(0), None if real is None else real.flip(0)
+        outputs, state = self.cell.scan(projected, state, real)
+        stacked = (outputs.flip(0) if self.reverse else outputs).transpose(0, 1).contiguous()
         return (stacked if valid is None else stacked.masked_fill(~valid[:, :, None], 0)), state
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rayloom_supervised.layers.cells import Cell
+from rayloom_supervised.layers.cells import Cell, PeepholeLSTMCell
 from rayloom_supervised.layers.recurrent import _CELLS, CellName, RecurrentLayer, RecurrentStack
 
 Array = np.ndarray
@@ -190,3 +190,27 @@ def test_what_stands_between_layers_sees_all_but_the_top_one(cell: CellName) -> 
     found, _ = stack(inputs, between=cut)
     assert len(seen) == 2 and bool(seen[0].any())
     assert torch.equal(found, stack(inputs * 2, between=cut)[0]) and not torch.equal(found, stack(inputs)[0])
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("lengths", [None, [4, 2, 0]])
+def test_the_written_out_gradient_of_the_peephole_lstm_is_that_of_its_steps(
+    lengths: list[int] | None, reverse: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    cell = PeepholeLSTMCell(3, 2).double()
+    nn.init.normal_(cell.peephole)
+    layer = RecurrentLayer(cell, reverse=reverse)
+    inputs, *state = (torch.randn(3, *shape, dtype=torch.double, requires_grad=True) for shape in ((4, 3), (2,), (2,)))
+    real = None if lengths is None else torch.tensor(lengths)
+
+    def read(inputs: Tensor, hidden: Tensor, memory: Tensor, *_: Tensor) -> tuple[Tensor, ...]:
+        outputs, after = layer(inputs, real, (hidden, memory))
+        return outputs, *after
+
+    given = (inputs, *state, *cell.parameters())
+    assert torch.autograd.gradcheck(read, given) and torch.autograd.gradgradcheck(read, given)
+    quick = read(inputs, *state)
+    monkeypatch.setattr(PeepholeLSTMCell, "scan", Cell.scan)
+    for found, wanted in zip(quick, read(inputs, *state), strict=True):
+        torch.testing.assert_close(found, wanted)
