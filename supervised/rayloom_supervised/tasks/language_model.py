@@ -187,7 +187,9 @@ class CharacterModel(Algorithm):
         """Return summed cross-entropies, right predictions and the number of judged characters, each [B]."""
         logits = logits[:, self.config.burn_in :]
         true = batch["next_token"][:, self.config.burn_in :]
-        losses = F.cross_entropy(logits.transpose(1, 2), true, reduction="none").sum(dim=1)
+        # A softmax over neighbouring numbers takes a third of the time that one over the rows of [B, V, L] does.
+        each = F.cross_entropy(logits.flatten(0, 1), true.flatten(), reduction="none")
+        losses = each.view(true.shape).sum(dim=1)
         right = (logits.detach().argmax(dim=2) == true).sum(dim=1).to(losses.dtype)
         return losses, right, torch.full_like(right, true.shape[1])
 
