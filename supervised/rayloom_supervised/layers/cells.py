@@ -62,7 +62,7 @@ class Cell(nn.Module):
 
     def initial_state(self, like: Tensor) -> State:
         """Return zeros [B, size] of the type and device of `like` [B, ...]."""
-        return tuple(like.new_zeros(len(like), self.size) for _ in range(self.memories))
+        return tuple(like.new_zeros(like.shape[0], self.size) for _ in range(self.memories))
 
     def step(self, projected: Tensor, state: State) -> State:
         """Return the state after one more input, which is given as `projected` [B, gates * size]."""

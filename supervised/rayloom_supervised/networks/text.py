@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -18,7 +19,8 @@ from rayloom_supervised.layers.recurrent import CellName, RecurrentStack
 Size = Annotated[int, Ge(1)]
 Share = Annotated[float, Ge(0), Lt(1)]
 Buckets = Annotated[int, Ge(0)]
-_PRIME = 1_000_003  # tokens that lie next to each other come far apart in the hash of a pair
+_NONE = 2**62  # the number of no pair, above those of all
+_FEWEST = 2
 
 
 class TextCNN(nn.Module):
@@ -75,23 +77,24 @@ class TextRNN(nn.Module):
 class TextNetwork(nn.Module):
     """Word vectors, what reads them, and an affine map of its features.
 
-    Beside a word's vector may stand that of the pair of it and the next word, as in fastText (Joulin et al. 2017): a
-    pair's number is a hash, so that rare ones share vectors.
+    Beside a word's vector may stand that of the pair of it and the next word, as in fastText (Joulin et al. 2017).
+    Departure: a pair is known, and not hashed, when the training texts have it at least twice; all others share a
+    vector. Which ones are known is a buffer, filled by `count_pairs`.
     """
+
+    known: Tensor
 
     def __init__(
         self, tokens: int, outputs: int, embedding_size: int, reader: TextCNN | TextRNN, pairs: int = 0
     ) -> None:
-        """Put the parts together; word vectors start uniform in -0.25..0.25, as Kim's, and those of `pairs` at 0.
-
-        So a pair that is met first in a held-out text most often says nothing.
-        """
+        """Put the parts together; word vectors start uniform in -0.25..0.25, as Kim's, and so do those of `pairs`."""
         super().__init__()
         self.embedding = nn.Embedding(tokens, embedding_size)
         nn.init.uniform_(self.embedding.weight, -0.25, 0.25)
-        self.pairs = nn.Embedding(pairs, embedding_size) if pairs else None
+        self.pairs = nn.Embedding(pairs + 1, embedding_size) if pairs else None
         if self.pairs is not None:
-            nn.init.zeros_(self.pairs.weight)
+            nn.init.uniform_(self.pairs.weight, -0.25, 0.25)
+            self.register_buffer("known", torch.full((pairs,), _NONE))
         self.reader = reader
         self.head = nn.Linear(reader.outputs, outputs)
 
@@ -100,9 +103,25 @@ class TextNetwork(nn.Module):
         words: Tensor = self.embedding(token)
         if self.pairs is None:
             return words
-        whole = inside(lengths - 1, token.shape[1])
-        following = F.pad(token[:, 1:], (0, 1)).masked_fill(~whole, 0)
-        return torch.cat((words, self.pairs((token * _PRIME + following) % self.pairs.num_embeddings)), dim=2)
+        pair = self._pair_numbers(token, lengths)
+        place = torch.searchsorted(self.known, pair).clamp(max=len(self.known) - 1)
+        number = torch.where(self.known[place] == pair, place + 1, 0)
+        return torch.cat((words, self.pairs(number)), dim=2)
+
+    def count_pairs(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Know the pairs that tokens [B, L] of lengths [B] have most often, and at least twice, up to `pairs`."""
+        if self.pairs is None:
+            return
+        found = [self._pair_numbers(token, lengths)[inside(lengths, token.shape[1])] for token, lengths in batches]
+        numbers, counts = torch.unique(torch.cat(found), return_counts=True)
+        most = counts.sort(descending=True, stable=True).indices[: int((counts >= _FEWEST).sum())]
+        kept = numbers[most[: len(self.known)]].sort().values
+        self.known.fill_(_NONE)[: len(kept)] = kept.to(self.known.device)
+
+    def _pair_numbers(self, token: Tensor, lengths: Tensor) -> Tensor:
+        """Return a number for each pair of neighbours [B, L]; the last word's neighbour is 0."""
+        following = F.pad(token[:, 1:], (0, 1)).masked_fill(~inside(lengths - 1, token.shape[1]), 0)
+        return token * self.embedding.num_embeddings + following
 
     def read(self, vectors: Tensor, lengths: Tensor) -> Tensor:
         """Return what was read of vectors [B, L, E] of true lengths [B]: [B, F]."""
@@ -130,7 +149,7 @@ class TextCNNConfig:
     widths: Annotated[tuple[Size, ...], MinLen(1)] = (3, 4, 5)
     """Words that a filter sees."""
     pairs: Buckets = 0
-    """Vectors for pairs of neighbouring words, which are found by a hash; 0: none (Joulin et al. 2017)."""
+    """Most pairs of neighbouring words with a vector of their own; 0: none (Joulin et al. 2017)."""
     bag: bool = False
     """Classify by the sum of the vectors too, whatever their order."""
 
@@ -160,7 +179,7 @@ class TextRNNConfig:
     attention: bool = False
     """Classify by all states, weighed by attention, and not by the last ones."""
     pairs: Buckets = 0
-    """Vectors for pairs of neighbouring words, which are found by a hash; 0: none (Joulin et al. 2017)."""
+    """Most pairs of neighbouring words with a vector of their own; 0: none (Joulin et al. 2017)."""
 
 
 @component("text network", TextRNNConfig)

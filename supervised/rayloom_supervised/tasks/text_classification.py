@@ -10,9 +10,23 @@ import torch.nn.functional as F
 from annotated_types import Ge, Lt
 from torch import Tensor
 
-from rayloom.contract import Algorithm, AlgorithmConfig, Batch, Component, Figure, Loss, Metric, Phase, Spec, UserError
+from rayloom.contract import (
+    Algorithm,
+    AlgorithmConfig,
+    Batch,
+    Component,
+    Figure,
+    Loss,
+    Metric,
+    Phase,
+    Spec,
+    Table,
+    UserError,
+)
 from rayloom_supervised.metrics import classification as metrics
 from rayloom_supervised.networks.text import TEXT_NETWORKS, build_text_network
+
+_BATCH = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +69,11 @@ class TextClassifier(Algorithm):
             )
         self.num_classes = spec["label"].categories
         self.network = build_text_network(config.network, spec["token"], self.num_classes)
+
+    def initialize(self, data: Table | None) -> None:
+        """Count the pairs of words in the training texts, if the network asks for them."""
+        if data is not None:
+            self.network.count_pairs((batch["token"], batch["token_length"]) for batch in data.batches(_BATCH))
 
     def phases(self) -> list[Phase]:
         """Return the one phase."""

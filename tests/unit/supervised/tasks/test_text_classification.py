@@ -69,17 +69,19 @@ def test_padding_does_not_matter(kind: str, settings: dict[str, object]) -> None
             torch.testing.assert_close(first, second)
 
 
-def test_a_pair_has_a_vector_beside_the_words() -> None:
-    network = classifier("text_cnn", pairs=1000, bag=True, embedding_size=4).network
-    assert network.pairs is not None and not network.pairs.weight.any()
-    torch.nn.init.normal_(network.pairs.weight)
-    vectors = network.vectors(torch.tensor([[5, 7, 5, 7, 9]]), torch.tensor([4]))[0]
-    assert vectors.shape == (5, 8)
+def test_a_frequent_pair_has_a_vector_beside_the_words() -> None:
+    network = classifier("text_cnn", pairs=2, bag=True, embedding_size=4).network
+    token, lengths = torch.tensor([[5, 7, 5, 7, 9]]), torch.tensor([4])
+    assert network.pairs is not None and network.pairs.weight.shape == (3, 4)
+    unknown = network.vectors(token, lengths)[0, :, 4:]
+    assert torch.equal(unknown, network.pairs.weight[[0] * 5]), "none is known before they are counted"
+    counted = [(torch.tensor([[5, 7, 5, 7, 3, 2], [8, 8, 8, 8, 5, 7]]), torch.tensor([6, 4])), (token, lengths)]
+    network.count_pairs(counted)  # 5 7: four times, 8 8: three times, 7 5: twice, one too many; all others once
+    assert network.known.tolist() == [5 * 20 + 7, 8 * 20 + 8]
+    vectors = network.vectors(token, lengths)[0]
     torch.testing.assert_close(vectors[:, :4], network.embedding.weight[[5, 7, 5, 7, 9]])
-    torch.testing.assert_close(vectors[:, 4:][0], network.pairs.weight[(5 * 1_000_003 + 7) % 1000])
-    assert torch.equal(vectors[0], vectors[2])
-    assert not torch.equal(vectors[1], vectors[3])  # 7 5 is another pair than 7 and the end
-    features = network.features(torch.tensor([[5, 7, 5, 7, 9]]), torch.tensor([4]))[0]
+    torch.testing.assert_close(vectors[:, 4:], network.pairs.weight[[1, 0, 1, 0, 0]])
+    features = network.features(token, lengths)[0]
     torch.testing.assert_close(features[-8:], vectors[:4].sum(dim=0) / 2)
 
 
