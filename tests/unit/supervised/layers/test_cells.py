@@ -214,3 +214,12 @@ def test_the_written_out_gradient_of_the_peephole_lstm_is_that_of_its_steps(
     monkeypatch.setattr(PeepholeLSTMCell, "scan", Cell.scan)
     for found, wanted in zip(quick, read(inputs, *state), strict=True):
         torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("cell", ["peephole_lstm", "reset_first_gru"])
+def test_the_texts_cells_can_be_exported_for_any_number_of_sequences(cell: CellName) -> None:
+    torch.manual_seed(0)
+    stack, inputs = RecurrentStack(cell, 3, 4).eval(), torch.randn(5, 6, 3)
+    dynamic = {"inputs": {0: torch.export.Dim("sequences", min=1)}, "lengths": None, "states": None, "between": None}
+    exported = torch.export.export(stack, (inputs[:2], None, None, None), dynamic_shapes=dynamic).module()
+    torch.testing.assert_close(exported(inputs, None, None, None)[0], stack(inputs)[0])
