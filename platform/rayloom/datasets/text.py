@@ -259,7 +259,7 @@ def load_documents(config: DocumentsConfig, seed: int) -> Dataset:
         if not len(tables[name]):
             raise UserError(
                 f"source.dataset.length: the {name} split of {root} has {len(part)} {config.tokens}, too few for a "
-                f"window of {config.length} and the next: shorten the window or hold out more"
+                f"window of {config.length} and the next: shorten the window or give this split more"
             )
     digest = combined_digest(files_digest(files), config.tokens, config.length, stride, config.validation, config.test,
                              config.encoding)  # fmt: skip

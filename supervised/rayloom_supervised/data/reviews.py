@@ -103,8 +103,16 @@ def _package_folder() -> Path:
 def _read(path: Path) -> str:
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as UTF-8 text ({type(error).__name__}): give another folder") from None
+    except FileNotFoundError:
+        raise UserError(
+            f"source.dataset.path: {path.parent} has no file {path.name}; name a folder with {' and '.join(_FILES)}"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is not UTF-8 text (byte {error.start + 1}): convert it, or give another folder"
+        ) from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): give another folder") from None
     if not text.strip():
         raise UserError(f"{path} has no reviews: write one in each line")
     return text

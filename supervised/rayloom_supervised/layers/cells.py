@@ -6,13 +6,31 @@ once; `step` does what remains at every time.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from rayloom_supervised.layers.peephole_scan import Scan, peephole_scan
+
 State = tuple[Tensor, ...]
 """What a cell carries from step to step, each [B, size]; the first is its output h."""
+
+
+def scan_by_steps(
+    step: Callable[[Tensor, State], State], projected: Tensor, state: State, real: Tensor | None
+) -> tuple[Tensor, State]:
+    """Return what `Cell.scan` returns, by one step after the other."""
+    outputs: list[Tensor] = []
+    for time, given in enumerate(projected.unbind()):
+        new = step(given, state)
+        if real is not None:
+            new = tuple(torch.where(real[time], after, before) for after, before in zip(new, state, strict=True))
+        state = new
+        outputs.append(state[0])
+    return torch.stack(outputs), state
 
 
 class Cell(nn.Module):
@@ -44,11 +62,18 @@ class Cell(nn.Module):
 
     def initial_state(self, like: Tensor) -> State:
         """Return zeros [B, size] of the type and device of `like` [B, ...]."""
-        return tuple(like.new_zeros(len(like), self.size) for _ in range(self.memories))
+        return tuple(like.new_zeros(like.shape[0], self.size) for _ in range(self.memories))
 
     def step(self, projected: Tensor, state: State) -> State:
         """Return the state after one more input, which is given as `projected` [B, gates * size]."""
         raise NotImplementedError(f"{type(self).__name__} must implement step()")
+
+    def scan(self, projected: Tensor, state: State, real: Tensor | None) -> tuple[Tensor, State]:
+        """Return the outputs [T, B, size] over `projected` [T, B, gates * size], and the state after them.
+
+        `real` [T, B, 1] (bool): where it is False the state stays as it was; None: nowhere.
+        """
+        return scan_by_steps(self.step, projected, state, real)
 
     def _from_state(self, hidden: Tensor) -> Tensor:
         assert self.recurrent is not None, "a cell without recurrent weights has no such map"
@@ -112,12 +137,44 @@ class PeepholeLSTMCell(Cell):
     def step(self, projected: Tensor, state: State) -> State:
         """Apply equations 187 to 192."""
         hidden, memory = state
-        enter, forget, leave, candidate = (projected + self._from_state(hidden)).chunk(4, dim=1)
-        enter = torch.sigmoid(enter + self.peephole[0] * memory)
-        forget = torch.sigmoid(forget + self.peephole[1] * memory)
-        memory = forget * memory + enter * torch.tanh(candidate)
-        leave = torch.sigmoid(leave + self.peephole[2] * memory)
-        return leave * torch.tanh(memory), memory
+        assert self.recurrent is not None
+        return _peephole_step(projected, self.recurrent, self.peephole, hidden, memory)
+
+    def scan(self, projected: Tensor, state: State, real: Tensor | None) -> tuple[Tensor, State]:
+        """Return the same as time by time; the gradient is written out, which is faster."""
+        assert self.recurrent is not None
+        kinds = {tensor.dtype for tensor in (projected, self.recurrent, *state)}
+        if torch.compiler.is_compiling() or len(kinds) > 1 or torch.is_autocast_enabled(projected.device.type):
+            return super().scan(projected, state, real)  # a compiler sees through each step, autocast chooses types
+        hidden, memory = state
+        outputs, *after = peephole_scan(
+            projected, self.recurrent, self.peephole, (hidden, memory), real, partial(_scan_plainly, real)
+        )
+        return outputs, tuple(after)
+
+
+def _peephole_step(
+    projected: Tensor, recurrent: Tensor, peephole: Tensor, hidden: Tensor, memory: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return output and memory [B, size] after one more input (equations 187 to 192)."""
+    enter, forget, leave, candidate = (projected + hidden @ recurrent.T).chunk(4, dim=1)
+    enter = torch.sigmoid(enter + peephole[0] * memory)
+    forget = torch.sigmoid(forget + peephole[1] * memory)
+    memory = forget * memory + enter * torch.tanh(candidate)
+    leave = torch.sigmoid(leave + peephole[2] * memory)
+    return leave * torch.tanh(memory), memory
+
+
+def _scan_plainly(
+    real: Tensor | None, projected: Tensor, recurrent: Tensor, peephole: Tensor, hidden: Tensor, memory: Tensor
+) -> Scan:
+    """Return outputs [T, B, size], and output and memory after them, step by step."""
+
+    def step(given: Tensor, state: State) -> State:
+        return _peephole_step(given, recurrent, peephole, *state)
+
+    outputs, (hidden, memory) = scan_by_steps(step, projected, (hidden, memory), real)
+    return outputs, hidden, memory
 
 
 class ResetFirstGRUCell(Cell):

@@ -6,6 +6,7 @@ carried over it unchanged, and outputs there are zero.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, cast
 
 import torch
@@ -57,18 +58,12 @@ class RecurrentLayer(nn.Module):
         if valid is not None:
             inputs = inputs.masked_fill(~valid[:, :, None], 0)
         state = self.cell.initial_state(inputs) if state is None else state
-        projected = self.cell.project(inputs).unbind(1)
-        outputs: list[Tensor] = []
-        for time in reversed(range(len(projected))) if self.reverse else range(len(projected)):
-            new = self.cell.step(projected[time], state)
-            if valid is not None:
-                real = valid[:, time, None]
-                new = tuple(torch.where(real, after, before) for after, before in zip(new, state, strict=True))
-            state = new
-            outputs.append(state[0])
+        projected = self.cell.project(inputs).transpose(0, 1)
+        real = None if valid is None else valid.T[:, :, None]
         if self.reverse:
-            outputs.reverse()
-        stacked = torch.stack(outputs, dim=1)
+            projected, real = projected.flip(0), None if real is None else real.flip(0)
+        outputs, state = self.cell.scan(projected, state, real)
+        stacked = (outputs.flip(0) if self.reverse else outputs).transpose(0, 1).contiguous()
         return (stacked if valid is None else stacked.masked_fill(~valid[:, :, None], 0)), state
 
 
@@ -91,15 +86,21 @@ class RecurrentStack(nn.Module):
         )
 
     def forward(
-        self, inputs: Tensor, lengths: Tensor | None = None, states: list[State] | None = None
+        self,
+        inputs: Tensor,
+        lengths: Tensor | None = None,
+        states: list[State] | None = None,
+        between: Callable[[Tensor], Tensor] | None = None,
     ) -> tuple[Tensor, list[State]]:
         """Map inputs [B, T, F] to the top layer's outputs [B, T, outputs] and the states after them.
 
         `states` and the returned ones: one for each layer and direction, the layers from below; the first tensor of
         each is its last output [B, size]. Of torch's cells over sequences of unequal length that is all there is.
+        `between` is applied to the outputs of each layer below the top one (dropout, say).
         """
         after: list[State] = []
         for number, layer in enumerate(self.layers):
+            inputs = between(inputs) if between is not None and number else inputs
             before = None if states is None else states[number * self.directions : (number + 1) * self.directions]
             inputs, ended = self._run(cast(nn.ModuleList, layer), inputs, lengths, before)
             after += ended

@@ -31,7 +31,7 @@ class CharacterModelConfig(AlgorithmConfig):
     cell_layers: Annotated[int, Ge(1), Le(1_000)] = 1
     """Recurrent layers on top of each other."""
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
-    """Probability of dropping a unit of the top layer in training, for a whole window (Gal and Ghahramani 2016)."""
+    """Probability of dropping a unit of a layer's output in training, for a whole window (Gal and Ghahramani 2016)."""
     burn_in: Annotated[int, Ge(0)] = 0
     """Characters at the start of each window that fill the memory and are not judged (unit: characters)."""
     places: bool = False
@@ -88,11 +88,8 @@ class CharacterModel(Algorithm):
         vectors = self.embedding(token)
         if self.places is not None:
             vectors = vectors + self.places.weight[place : place + token.shape[1]]
-        outputs, after = self.memory(vectors, None, memory)
-        if self.training and self.config.dropout:
-            kept = self.noise.uniform(len(outputs), outputs.shape[2]) >= self.config.dropout
-            outputs = outputs * kept[:, None] / (1 - self.config.dropout)
-        return self.head(outputs), after
+        outputs, after = self.memory(vectors, None, memory, self._drop)
+        return self.head(self._drop(outputs)), after
 
     def loss(self, batch: Batch) -> Loss:
         """Return the summed cross-entropy [B] of the judged characters, and how many those are."""
@@ -174,6 +171,14 @@ class CharacterModel(Algorithm):
         """Return the field of the characters' numbers."""
         return "token"
 
+    def _drop(self, outputs: Tensor) -> Tensor:
+        """Return a layer's outputs [B, L, size] without those units of each row that are dropped in training."""
+        if not (self.training and self.config.dropout):
+            return outputs
+        kept = self.noise.uniform(len(outputs), outputs.shape[2]) >= self.config.dropout
+        dropped: Tensor = outputs * kept[:, None] / (1 - self.config.dropout)
+        return dropped
+
     def _held_out_logits(self, token: Tensor) -> Tensor:
         """Return the logits [B, L, V] by which windows `token` [B, L] are judged."""
         return self.logits(token)
@@ -182,7 +187,9 @@ class CharacterModel(Algorithm):
         """Return summed cross-entropies, right predictions and the number of judged characters, each [B]."""
         logits = logits[:, self.config.burn_in :]
         true = batch["next_token"][:, self.config.burn_in :]
-        losses = F.cross_entropy(logits.transpose(1, 2), true, reduction="none").sum(dim=1)
+        # A softmax over neighbouring numbers takes a third of the time that one over the rows of [B, V, L] does.
+        each = F.cross_entropy(logits.flatten(0, 1), true.flatten(), reduction="none")
+        losses = each.view(true.shape).sum(dim=1)
         right = (logits.detach().argmax(dim=2) == true).sum(dim=1).to(losses.dtype)
         return losses, right, torch.full_like(right, true.shape[1])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
 
@@ -10,9 +10,23 @@ import torch.nn.functional as F
 from annotated_types import Ge, Lt
 from torch import Tensor
 
-from rayloom.contract import Algorithm, AlgorithmConfig, Batch, Component, Figure, Loss, Metric, Phase, Spec, UserError
+from rayloom.contract import (
+    Algorithm,
+    AlgorithmConfig,
+    Batch,
+    Component,
+    Figure,
+    Loss,
+    Metric,
+    Phase,
+    Spec,
+    Table,
+    UserError,
+)
 from rayloom_supervised.metrics import classification as metrics
 from rayloom_supervised.networks.text import TEXT_NETWORKS, build_text_network
+
+_BATCH = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +37,10 @@ class TextClassifierConfig(AlgorithmConfig):
     """What maps tokens to the logits of the classes."""
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.5
     """Probability of dropping a feature before the last layer in training."""
+    vector_dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """Probability of dropping a number of all word vectors of a text in training (Gal and Ghahramani 2016)."""
+    word_dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """Probability of dropping a word of a text in training (Iyyer et al. 2015): its vector is zero."""
 
 
 class TextClassifier(Algorithm):
@@ -52,19 +70,31 @@ class TextClassifier(Algorithm):
         self.num_classes = spec["label"].categories
         self.network = build_text_network(config.network, spec["token"], self.num_classes)
 
+    def initialize(self, data: Table | None) -> None:
+        """Count the pairs of words in the training texts, if the network asks for them."""
+        if data is not None:
+            self.network.count_pairs((batch["token"], batch["token_length"]) for batch in data.batches(_BATCH))
+
     def phases(self) -> list[Phase]:
         """Return the one phase."""
         return [Phase("classify", self.loss, tuple(self.parameters()), compilable=False)]
 
     def loss(self, batch: Batch) -> Loss:
         """Return the cross-entropy [B] and the accuracy [B]."""
-        features = self.network.features(batch["token"], batch["token_length"])
-        if self.training and self.config.dropout:
-            kept = self.noise.uniform(*features.shape) >= self.config.dropout
-            features = features * kept / (1 - self.config.dropout)
+        vectors = self.network.vectors(batch["token"], batch["token_length"])
+        if self.training:
+            vectors = self._dropped(vectors, self.config.vector_dropout, (len(vectors), 1, vectors.shape[2]))
+            vectors = self._dropped(vectors, self.config.word_dropout, (*vectors.shape[:2], 1))
+        features = self.network.read(vectors, batch["token_length"])
+        if self.training:
+            features = self._dropped(features, self.config.dropout, features.shape)
         logits, label = self.network.head(features), batch["label"]
         hit = metrics.accuracy(logits.detach().argmax(dim=1), label)
         return Loss(F.cross_entropy(logits, label, reduction="none"), {"accuracy": hit})
+
+    def _dropped(self, values: Tensor, share: float, shape: Sequence[int]) -> Tensor:
+        """Return the values without a random `share`, of which one of each of `shape` is drawn, scaled to make up."""
+        return values * (self.noise.uniform(*shape) >= share) / (1 - share) if share else values
 
     def evaluate(self, batch: Batch) -> dict[str, Tensor]:
         """Return cross-entropy (nats), accuracy and error of each example [B], and what `summarize` needs."""

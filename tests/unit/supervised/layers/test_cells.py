@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from rayloom_supervised.layers.cells import Cell
-from rayloom_supervised.layers.recurrent import _CELLS, RecurrentLayer, RecurrentStack
+from rayloom_supervised.layers.cells import Cell, PeepholeLSTMCell
+from rayloom_supervised.layers.recurrent import _CELLS, CellName, RecurrentLayer, RecurrentStack
 
 Array = np.ndarray
 F, H = 3, 4
@@ -175,3 +175,51 @@ def test_the_backward_direction_comes_second() -> None:
     changed[:, -1] += 1
     before, after = stack(inputs)[0][0, 0], stack(changed)[0][0, 0]
     assert torch.equal(before[:H], after[:H]) and not torch.allclose(before[H:], after[H:])
+
+
+@pytest.mark.parametrize("cell", ["lstm", "reset_first_gru"])
+def test_what_stands_between_layers_sees_all_but_the_top_one(cell: CellName) -> None:
+    torch.manual_seed(0)
+    stack, inputs = RecurrentStack(cell, 3, 4, layers=3), torch.randn(2, 5, 3)
+    seen: list[Tensor] = []
+
+    def cut(outputs: Tensor) -> Tensor:
+        seen.append(outputs)
+        return torch.zeros_like(outputs)
+
+    found, _ = stack(inputs, between=cut)
+    assert len(seen) == 2 and bool(seen[0].any())
+    assert torch.equal(found, stack(inputs * 2, between=cut)[0]) and not torch.equal(found, stack(inputs)[0])
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("lengths", [None, [4, 2, 0]])
+def test_the_written_out_gradient_of_the_peephole_lstm_is_that_of_its_steps(
+    lengths: list[int] | None, reverse: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    cell = PeepholeLSTMCell(3, 2).double()
+    nn.init.normal_(cell.peephole)
+    layer = RecurrentLayer(cell, reverse=reverse)
+    inputs, *state = (torch.randn(3, *shape, dtype=torch.double, requires_grad=True) for shape in ((4, 3), (2,), (2,)))
+    real = None if lengths is None else torch.tensor(lengths)
+
+    def read(inputs: Tensor, hidden: Tensor, memory: Tensor, *_: Tensor) -> tuple[Tensor, ...]:
+        outputs, after = layer(inputs, real, (hidden, memory))
+        return outputs, *after
+
+    given = (inputs, *state, *cell.parameters())
+    assert torch.autograd.gradcheck(read, given) and torch.autograd.gradgradcheck(read, given)
+    quick = read(inputs, *state)
+    monkeypatch.setattr(PeepholeLSTMCell, "scan", Cell.scan)
+    for found, wanted in zip(quick, read(inputs, *state), strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("cell", ["peephole_lstm", "reset_first_gru"])
+def test_the_texts_cells_can_be_exported_for_any_number_of_sequences(cell: CellName) -> None:
+    torch.manual_seed(0)
+    stack, inputs = RecurrentStack(cell, 3, 4).eval(), torch.randn(5, 6, 3)
+    dynamic = {"inputs": {0: torch.export.Dim("sequences", min=1)}, "lengths": None, "states": None, "between": None}
+    exported = torch.export.export(stack, (inputs[:2], None, None, None), dynamic_shapes=dynamic).module()
+    torch.testing.assert_close(exported(inputs, None, None, None)[0], stack(inputs)[0])

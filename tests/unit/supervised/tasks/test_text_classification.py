@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
 from rayloom import datasets
 from rayloom.contract import TensorSpec, UserError
 from rayloom_supervised.data.python_packages import PACKAGES
-from rayloom_supervised.networks.text import TEXT_NETWORKS, TextCNN
+from rayloom_supervised.networks.text import TEXT_NETWORKS, TextCNN, TextNetwork
 from rayloom_supervised.tasks.text_classification import TextClassifier
 
 SPEC = {
@@ -44,7 +46,13 @@ def test_a_feature_is_the_largest_answer_of_a_filter_to_whole_windows() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "settings"),
-    [("text_cnn", {}), ("text_rnn", {}), ("text_rnn", {"attention": True}), ("text_rnn", {"cell": "peephole_lstm"})],
+    [
+        ("text_cnn", {}),
+        ("text_cnn", {"pairs": 50, "bag": True}),
+        ("text_rnn", {}),
+        ("text_rnn", {"attention": True}),
+        ("text_rnn", {"cell": "peephole_lstm"}),
+    ],
 )
 def test_padding_does_not_matter(kind: str, settings: dict[str, object]) -> None:
     algorithm = classifier(kind, **settings).eval()
@@ -59,6 +67,45 @@ def test_padding_does_not_matter(kind: str, settings: dict[str, object]) -> None
     for first, second in zip(*pairs, strict=True):
         if first is not None and second is not None:
             torch.testing.assert_close(first, second)
+
+
+def test_a_frequent_pair_has_a_vector_beside_the_words() -> None:
+    network = classifier("text_cnn", pairs=2, bag=True, embedding_size=4).network
+    token, lengths = torch.tensor([[5, 7, 5, 7, 9]]), torch.tensor([4])
+    assert network.pairs is not None and network.pairs.weight.shape == (3, 4)
+    unknown = network.vectors(token, lengths)[0, :, 4:]
+    assert torch.equal(unknown, network.pairs.weight[[0] * 5]), "none is known before they are counted"
+    counted = [(torch.tensor([[5, 7, 5, 7, 3, 2], [8, 8, 8, 8, 5, 7]]), torch.tensor([6, 4])), (token, lengths)]
+    network.count_pairs(counted)  # 5 7: four times, 8 8: three times, 7 5: twice, one too many; all others once
+    assert network.known.tolist() == [5 * 20 + 7, 8 * 20 + 8]
+    vectors = network.vectors(token, lengths)[0]
+    torch.testing.assert_close(vectors[:, :4], network.embedding.weight[[5, 7, 5, 7, 9]])
+    torch.testing.assert_close(vectors[:, 4:], network.pairs.weight[[1, 0, 1, 0, 0]])
+    features = network.features(token, lengths)[0]
+    torch.testing.assert_close(features[-8:], vectors[:4].sum(dim=0) / 2)
+
+
+def test_words_and_numbers_of_vectors_are_dropped_in_training() -> None:
+    seen: list[Tensor] = []
+
+    class Kept(TextNetwork):
+        def read(self, vectors: Tensor, lengths: Tensor) -> Tensor:
+            seen.append(vectors != 0)
+            return super().read(vectors, lengths)
+
+    algorithm = classifier("text_cnn")
+    network = Kept(20, 3, 6, TextCNN(6, 4, (2,)))
+    batch = {"token": torch.full((40, 9), 3), "token_length": torch.full((40,), 9), "label": torch.zeros(40).long()}
+    algorithm.network = network
+    for name in ("vector_dropout", "word_dropout"):
+        algorithm.config = replace(algorithm.config, **{name: 0.5})
+        algorithm.loss(batch)
+    numbers, both = seen
+    assert bool((numbers == numbers[:, :1]).all()) and 0.35 < float(numbers.float().mean()) < 0.65
+    words = both.any(dim=2)
+    assert 0.35 < float(words.float().mean()) < 0.65 and not bool((words == words[:, :1]).all())
+    algorithm.eval().loss(batch)
+    assert bool(seen[-1].all())
 
 
 def test_dropout_is_for_training_alone() -> None:
