@@ -199,10 +199,14 @@ class DQN(Algorithm):
 
     @staticmethod
     def _allowed(values: Tensor, observation: Any) -> Tensor:
-        """Return the values [B, A] with minus infinity where the observation's mask forbids the action."""
+        """Return the values [B, A] with minus infinity where the observation's mask forbids the action.
+
+        What an episode ends with may forbid every action: it has no future, and 0 times minus infinity is no number.
+        """
         if not isinstance(observation, Mapping) or MASK not in observation:
             return values
         mask: Tensor = observation[MASK].reshape(values.shape).to(torch.bool)
+        mask = mask | ~mask.any(dim=1, keepdim=True)
         return values.masked_fill(~mask, -torch.inf)
 
     def _means(self, outputs: Tensor) -> Tensor:

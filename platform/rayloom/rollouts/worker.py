@@ -171,6 +171,7 @@ class EnvironmentWorker(SourceWorker):
             for t in range(num_steps):
                 self._step(t, num_steps, storage)
         self._environment.check(gather_parts(storage, "next_observation"), storage["reward"])
+        self._environment.check_masks(gather_parts(storage, "observation"), storage["valid"])
         episodes = self._episodes.finish(storage)
         env_steps = int(np.count_nonzero(storage["valid"]))
         seconds = {"step": self._step_s, "inference": self._inference_s}
