@@ -29,13 +29,6 @@ _SEED_RANGE = 2**31
 _OF_A_STEP = ("observation", "reward", "terminated", "truncated", "info")
 _OF_A_RESET = ("observation", "info")
 _TRUTHS = (bool, np.bool_)
-_MASK = "action_mask"
-
-
-def _choices(actions: tuple[Part, ...]) -> list[int]:
-    """Return the number of each category of one discrete action; none for any other."""
-    numbers = actions[0].spec().num_values if len(actions) == 1 else None
-    return [numbers] if isinstance(numbers, int) else list(numbers or ())
 
 
 def environment_name(index: int, worker: int) -> str:
@@ -215,7 +208,6 @@ class Environment:
         if self._plain_action:
             self._action_dtype = self.action_space.dtype
             self._shifted = bool(np.any(self._actions[0].start))
-        self._choices = _choices(self._actions)
 
     def reset(self, seed: int) -> Values:
         """Start new episodes everywhere, each environment from its own leaf of the seed tree; return [N, ...]."""
@@ -257,29 +249,6 @@ class Environment:
         observations: true successors [T, N, ...]; rewards: [T, N].
         """
         self._check(observations, rewards)
-
-    def check_masks(self, observations: Values, valid: Array) -> None:
-        """Raise EnvironmentFault for the first of the last T steps whose action mask forbade every action.
-
-        observations: what was acted on [T, N, ...]; valid: [T, N], false where a step belongs to no episode. What an
-        episode ends with is not acted on, and may forbid everything. A mask that has not one element for each discrete
-        action is not looked at.
-        """
-        if not self._choices or not isinstance(observations, dict) or _MASK not in observations:
-            return
-        masks = observations[_MASK].reshape(*valid.shape, -1)
-        if masks.shape[2] != sum(self._choices):
-            return
-        ends = np.cumsum(self._choices)[:-1]
-        stuck = ~np.logical_and.reduce([part.any(axis=2) for part in np.split(masks != 0, ends, axis=2)]) & valid
-        if stuck.any():
-            first = int(stuck.reshape(-1).argmax())
-            name = environment_name(self.first_index + first % self.num_envs, self.worker)
-            step = self.steps - len(valid) + first // self.num_envs
-            raise EnvironmentFault(
-                f"{name} returned at its step {step} an action_mask that forbids every action; allow one at least, or "
-                "end the episode there"
-            )
 
     def _check(self, observations: Values, rewards: Array) -> None:
         guarded = list(self._guarded(observations))

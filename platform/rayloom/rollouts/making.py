@@ -78,6 +78,13 @@ def _explained(source: EnvironmentFields, env_id: str, native: bool) -> Iterator
         yield
     except gym.error.DependencyNotInstalled as error:
         raise UserError(f"source.env: {env_id} needs a package that is not installed: {error}") from None
+    except RuntimeError as error:
+        if "not equivalent" not in str(error):
+            raise
+        said = " ".join(str(error).split("equivalent.")[-1].split("If this")[0].split())
+        raise UserError(
+            f"source.env: {env_id} makes environments whose spaces differ ({said[:200]}); give all of them the same"
+        ) from None
     except (ValueError, AssertionError, OverflowError) as error:
         if not options:
             raise

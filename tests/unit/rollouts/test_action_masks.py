@@ -11,6 +11,7 @@ from gymnasium.vector import SyncVectorEnv
 
 from rayloom.errors import EnvironmentFault
 from rayloom.rollouts.environment import Environment
+from rayloom.rollouts.masks import check_masks
 
 
 class _Masked(gym.Env[Any, Any]):
@@ -32,14 +33,14 @@ def test_the_environment_and_the_step_are_named(space: gym.Space[Any], allowed: 
     environment = _environment(space)
     environment.steps = 10
     masks, valid = np.ones((3, 2, 5), np.int8), np.ones((3, 2), np.bool_)
-    environment.check_masks({"action_mask": masks}, valid)
+    check_masks(environment, {"action_mask": masks}, valid)
     masks[1, 1] = allowed
     with pytest.raises(EnvironmentFault, match="environment 5 of rollout worker 2 returned at its step 8 an action_ma"):
-        environment.check_masks({"action_mask": masks}, valid)
+        check_masks(environment, {"action_mask": masks}, valid)
     valid[1, 1] = False  # nobody chose there
-    environment.check_masks({"action_mask": masks}, valid)
+    check_masks(environment, {"action_mask": masks}, valid)
 
 
 def test_a_mask_of_something_else_is_left_alone() -> None:
     environment = _environment(gym.spaces.Discrete(3))
-    environment.check_masks({"action_mask": np.zeros((3, 2, 5), np.int8)}, np.ones((3, 2), np.bool_))
+    check_masks(environment, {"action_mask": np.zeros((3, 2, 5), np.int8)}, np.ones((3, 2), np.bool_))

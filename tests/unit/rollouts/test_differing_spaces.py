@@ -1,0 +1,31 @@
+"""Environments of one id that are not alike."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from rayloom.config.sources import OnPolicySourceConfig
+from rayloom.errors import UserError
+from rayloom.rollouts.making import make_environment
+
+_SIZES = itertools.count(3)
+
+
+class _Growing(gym.Env[Any, Any]):
+    """Each one made has an observation of one element more."""
+
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self) -> None:
+        self.observation_space = gym.spaces.Box(-1.0, 1.0, (next(_SIZES),), np.float32)
+
+
+def test_spaces_that_differ_are_told_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(gym.registry, "Growing-v0", gym.envs.registration.EnvSpec("Growing-v0", entry_point=_Growing))
+    with pytest.raises(UserError, match=r"source.env: Growing-v0 makes environments whose spaces differ \(.*\(4,\)"):
+        make_environment(OnPolicySourceConfig(kind="on_policy", env="Growing-v0", num_envs=2), 2)
