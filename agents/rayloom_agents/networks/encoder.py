@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,18 +14,23 @@ from rayloom.contract import Spec, TensorSpec, UserError, gather_parts
 
 MASK = "action_mask"
 """The part of an observation that says which actions are allowed; it is no feature."""
+ImageNetwork = Literal["nature", "impala"]
+"""nature: the convolutions of Mnih et al. 2015. impala: the deep residual network of Espeholt et al. 2018, slower."""
 _SMALLEST_IMAGE = 36
 """Side from which on the strides of Mnih et al. 2015 leave something."""
+_IMPALA_CHANNELS = (16, 32, 32)
+_IMPALA_FEATURES = 256
 
 
 class Encoder(nn.Module):
     """Turns observations [B, ...] into features [B, size].
 
     Images (bytes of two or more dimensions) go through convolutions, categories become one-hot, everything else is
-    taken as it is; the parts are joined in their order. One vector alone needs no parameters.
+    taken as it is; the parts are joined in their order. One vector alone needs no parameters. UserError for another
+    `image_network` than the usual one where there is no image.
     """
 
-    def __init__(self, spec: Spec) -> None:
+    def __init__(self, spec: Spec, image_network: ImageNetwork = "nature") -> None:
         super().__init__()
         found = gather_parts(spec, "observation")
         self._plain = isinstance(found, TensorSpec)
@@ -35,7 +41,7 @@ class Encoder(nn.Module):
         sizes = []
         for place, part in enumerate(self._parts.values()):
             if is_image(part):
-                image = ImageEncoder(part.shape)
+                image = ImageEncoder(part.shape, image_network)
                 self.images[str(place)] = image
                 sizes.append(image.size)
             elif part.num_values is not None:
@@ -44,6 +50,11 @@ class Encoder(nn.Module):
                 sizes.append(math.prod(part.shape))
         if not sizes:
             raise UserError("source.env: its observation is nothing but an action mask, and the agent sees nothing")
+        if image_network != "nature" and not self.images:
+            raise UserError(
+                f"algorithm.image_network: {image_network} is for images (bytes [H, W], [H, W, C] or [C, H, W]), and "
+                "the environment shows none; leave it out"
+            )
         self.size = sum(sizes)
 
     def forward(self, observation: Any) -> Tensor:
@@ -73,21 +84,18 @@ def is_image(part: TensorSpec) -> bool:
 class ImageEncoder(nn.Module):
     """Convolutions over images of bytes [B, H, W], [B, C, H, W] or, with 1, 3 or 4 channels, [B, H, W, C].
 
-    Large images get the three layers of Mnih et al. 2015, small ones three of 3x3 with stride 2.
+    With `nature` large images get the three layers of Mnih et al. 2015, small ones three of 3x3 with stride 2. With
+    `impala` all get the 15 convolutions and the linear layer of Espeholt et al. 2018 (arXiv 1802.01561, figure 3).
     """
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
+    def __init__(self, shape: tuple[int, ...], network: ImageNetwork = "nature") -> None:
         super().__init__()
         self._channels_last = len(shape) == 3 and shape[2] in (1, 3, 4) and shape[0] not in (1, 3, 4)
         if len(shape) == 2:
             shape = (1, *shape)
         channels, height, width = (shape[2], *shape[:2]) if self._channels_last else shape
         self._shape = (channels, height, width)
-        if min(height, width) >= _SMALLEST_IMAGE:
-            layers = [nn.Conv2d(channels, 32, 8, 4), nn.Conv2d(32, 64, 4, 2), nn.Conv2d(64, 64, 3, 1)]
-        else:
-            layers = [nn.Conv2d(a, b, 3, 2, padding=1) for a, b in ((channels, 16), (16, 32), (32, 32))]
-        self.layers = nn.Sequential(*(module for layer in layers for module in (layer, nn.ReLU())), nn.Flatten())
+        self.layers = _residual(channels, height, width) if network == "impala" else _plain(channels, height, width)
         with torch.no_grad():
             self.size = self.layers(torch.zeros(1, *self._shape)).shape[1]
 
@@ -97,3 +105,35 @@ class ImageEncoder(nn.Module):
         scaled = scaled.permute(0, 3, 1, 2) if self._channels_last else scaled.reshape(len(images), *self._shape)
         features: Tensor = self.layers(scaled)
         return features
+
+
+def _plain(channels: int, height: int, width: int) -> nn.Sequential:
+    if min(height, width) >= _SMALLEST_IMAGE:
+        layers = [nn.Conv2d(channels, 32, 8, 4), nn.Conv2d(32, 64, 4, 2), nn.Conv2d(64, 64, 3, 1)]
+    else:
+        layers = [nn.Conv2d(a, b, 3, 2, padding=1) for a, b in ((channels, 16), (16, 32), (32, 32))]
+    return nn.Sequential(*(module for layer in layers for module in (layer, nn.ReLU())), nn.Flatten())
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(relu(conv(relu(x)))) with 3x3 convolutions that keep the shape [B, C, H, W]."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first, self.second = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return images of the same shape."""
+        # Not in place: the first rectified linear unit would change what is added.
+        added: Tensor = images + self.second(torch.relu(self.first(torch.relu(images))))
+        return added
+
+
+def _residual(channels: int, height: int, width: int) -> nn.Sequential:
+    modules: list[nn.Module] = []
+    for before, after in itertools.pairwise((channels, *_IMPALA_CHANNELS)):
+        modules += [nn.Conv2d(before, after, 3, padding=1), nn.MaxPool2d(3, 2, padding=1)]
+        modules += [ResidualBlock(after), ResidualBlock(after)]
+        height, width = (height + 1) // 2, (width + 1) // 2
+    flat = _IMPALA_CHANNELS[-1] * height * width
+    return nn.Sequential(*modules, nn.ReLU(), nn.Flatten(), nn.Linear(flat, _IMPALA_FEATURES), nn.ReLU())

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rayloom.contract import Spec
-from rayloom_agents.networks.encoder import Encoder
+from rayloom_agents.networks.encoder import Encoder, ImageNetwork
 from rayloom_agents.networks.feed_forward import Activation, FeedForward
 from rayloom_agents.networks.noisy import Draw, NoisyLinear
 
@@ -49,9 +49,10 @@ class QNetwork(nn.Module):
         dueling: bool = False,
         noisy: bool = False,
         atoms: int = 0,
+        image_network: ImageNetwork = "nature",
     ) -> None:
         super().__init__()
-        self.encoder = Encoder(spec)
+        self.encoder = Encoder(spec, image_network)
         self._actions, self._atoms, self._width = num_actions, atoms, max(1, atoms)
         sizes = (self.encoder.size, *hidden_sizes)
         self.plain: FeedForward | None = None

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from rayloom.contract import Action, Algorithm, Spec, TensorSpec, UserError, gather_parts
-from rayloom_agents.networks.encoder import MASK, Encoder
+from rayloom_agents.networks.encoder import MASK, Encoder, ImageNetwork
 from rayloom_agents.networks.feed_forward import Activation, FeedForward, NumpyForward, as_rows
 from rayloom_agents.networks.memory import Memory
 from rayloom_agents.networks.normalization import ObservationNormalizer
@@ -42,6 +42,7 @@ class ActorCritic(Algorithm):
         activation: Activation,
         memory_size: int = 0,
         normalize_observation: bool = False,
+        image_network: ImageNetwork = "nature",
     ) -> None:
         """Build the networks for the environment's spec."""
         super().__init__(config, spec)
@@ -63,12 +64,12 @@ class ActorCritic(Algorithm):
         self._masks = f"observation.{MASK}" in spec
         self._check_mask(outputs)
         self.normalizer = ObservationNormalizer(spec) if normalize_observation else None
-        self.encoder = Encoder(spec)
+        self.encoder = Encoder(spec, image_network)
         self.memory = Memory(self.encoder.size, memory_size) if memory_size else None
         inputs = memory_size or self.encoder.size
         self._bare = self.encoder.bare and not memory_size  # rows go straight into both networks
         self.policy = FeedForward((inputs, *hidden_sizes, outputs), activation, output_gain=0.01)
-        self.value_encoder = None if memory_size else Encoder(spec)
+        self.value_encoder = None if memory_size else Encoder(spec, image_network)
         self.value = FeedForward((inputs, *hidden_sizes, 1), activation, output_gain=1.0)
         self.log_std = None if self.discrete else nn.Parameter(torch.zeros(outputs))
         if not self.discrete:

@@ -22,6 +22,7 @@ from rayloom.contract import (
     spread_parts,
 )
 from rayloom_agents.equations.returns import generalized_advantages
+from rayloom_agents.networks.encoder import ImageNetwork
 from rayloom_agents.networks.feed_forward import Activation
 from rayloom_agents.networks.normalization import RewardScale
 from rayloom_agents.policies.actor_critic import ActorCritic
@@ -48,6 +49,8 @@ class AdvantageConfig(AlgorithmConfig):
     """Units of the hidden layers of both networks."""
     activation: Activation = "tanh"
     """Activation of the hidden layers."""
+    image_network: ImageNetwork = "nature"
+    """Convolutions over images: of Mnih et al. 2015, or the deep residual ones of Espeholt et al. 2018 (slower)."""
     normalize_advantages: bool = True
     """Scale the advantages of each rollout to mean 0 and standard deviation 1."""
     normalize_observation: bool = False
@@ -71,7 +74,13 @@ class AdvantageActorCritic(ActorCritic):
     def __init__(self, config: AdvantageConfig, spec: Spec) -> None:
         """Build a policy and a value network for the environment's spec."""
         super().__init__(
-            config, spec, config.hidden_sizes, config.activation, config.memory_size, config.normalize_observation
+            config,
+            spec,
+            config.hidden_sizes,
+            config.activation,
+            config.memory_size,
+            config.normalize_observation,
+            config.image_network,
         )
         self.reward_scale = RewardScale(config.gamma) if config.normalize_reward else None
 

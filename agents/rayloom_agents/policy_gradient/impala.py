@@ -35,6 +35,7 @@ from rayloom.contract import (
     spread_parts,
 )
 from rayloom_agents.equations.returns import vtrace
+from rayloom_agents.networks.encoder import ImageNetwork
 from rayloom_agents.networks.feed_forward import Activation
 from rayloom_agents.policies.actor_critic import ActorCritic
 
@@ -70,12 +71,14 @@ class IMPALA(ActorCritic):
         """Units of the hidden layers of both networks."""
         activation: Activation = "tanh"
         """Activation of the hidden layers."""
+        image_network: ImageNetwork = "nature"
+        """Convolutions over images: of Mnih et al. 2015, or the deep residual ones of Espeholt et al. 2018 (slower)."""
 
     config: Config
 
     def __init__(self, config: Config, spec: Spec) -> None:
         """Build a policy and a value network for the environment's spec."""
-        super().__init__(config, spec, config.hidden_sizes, config.activation)
+        super().__init__(config, spec, config.hidden_sizes, config.activation, image_network=config.image_network)
 
     def phases(self) -> list[Phase]:
         """Return the one phase of policy and value together."""

@@ -12,14 +12,14 @@ Departures from the paper, each the usual practice of published implementations:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar
 
 import torch
 from annotated_types import Gt
 from torch import Tensor
 
-from rayloom.contract import Batch, Metric
+from rayloom.contract import Batch, Metric, Phase
 from rayloom_agents.equations.objectives import clipped_squared_error, clipped_surrogate
 from rayloom_agents.policies.advantages import ENTROPY_WEIGHT, AdvantageActorCritic, AdvantageConfig
 
@@ -32,7 +32,7 @@ class PPO(AdvantageActorCritic):
         "surrogate": Metric(meaning="clipped surrogate of the advantage"),
         "value_loss": Metric(better="min", unit="squared return"),
         "entropy": Metric(unit="nats", meaning="of the policy"),
-        "kl": Metric(unit="nats", meaning="divergence from the policy that collected the rollout"),
+        "kl": Metric(unit="nats", meaning="divergence from the policy that collected the rollout (Schulman's k3)"),
         "clip_fraction": Metric(meaning="share of steps whose ratio lies outside the clip range"),
     }
 
@@ -44,8 +44,16 @@ class PPO(AdvantageActorCritic):
         """Largest useful change of a probability ratio."""
         value_clip_range: Annotated[float, Gt(0)] | None = None
         """Largest useful change of a value since the rollout (unit: return); null: values are not held back."""
+        target_kl: Annotated[float, Gt(0)] | None = None
+        """Leave the rest of a rollout's batches alone once the policy is farther than this from the one that collected
+        it (nats, the mean of `kl` over a batch); null: always learn from all of them."""
 
     config: Config
+
+    def phases(self) -> list[Phase]:
+        """Return the one phase of policy and value together, which may stop early."""
+        limit = self.config.target_kl
+        return [replace(phase, stop_above=None if limit is None else ("kl", limit)) for phase in super().phases()]
 
     def _behaviour(self, observation: Any, action: Tensor, memory: Tensor | None, values: Tensor) -> Batch:
         """Return the log-probabilities, and the values where they are held back."""

@@ -43,7 +43,7 @@ from rayloom.contract import (
 from rayloom_agents.equations.distributions import categorical_projection, discounted_sums, quantile_huber
 from rayloom_agents.equations.objectives import huber
 from rayloom_agents.equations.returns import double_q_values, n_step_discounts, n_step_targets
-from rayloom_agents.networks.encoder import MASK
+from rayloom_agents.networks.encoder import MASK, ImageNetwork
 from rayloom_agents.networks.feed_forward import Activation, NumpyForward, as_rows
 from rayloom_agents.networks.noisy import Draw
 from rayloom_agents.networks.q_network import QNetwork
@@ -90,6 +90,8 @@ class DQN(Algorithm):
         """Units of the hidden layers."""
         activation: Activation = "relu"
         """Activation of the hidden layers."""
+        image_network: ImageNetwork = "nature"
+        """Convolutions over images: of Mnih et al. 2015, or the deep residual ones of Espeholt et al. 2018 (slower)."""
 
         def __post_init__(self) -> None:
             """Refuse a range without values."""
@@ -126,6 +128,7 @@ class DQN(Algorithm):
             dueling=config.dueling,
             noisy=config.noisy,
             atoms=0 if config.distribution == "none" else config.atoms,
+            image_network=config.image_network,
         )
 
     def phases(self) -> list[Phase]:
@@ -196,10 +199,14 @@ class DQN(Algorithm):
 
     @staticmethod
     def _allowed(values: Tensor, observation: Any) -> Tensor:
-        """Return the values [B, A] with minus infinity where the observation's mask forbids the action."""
+        """Return the values [B, A] with minus infinity where the observation's mask forbids the action.
+
+        What an episode ends with may forbid every action: it has no future, and 0 times minus infinity is no number.
+        """
         if not isinstance(observation, Mapping) or MASK not in observation:
             return values
         mask: Tensor = observation[MASK].reshape(values.shape).to(torch.bool)
+        mask = mask | ~mask.any(dim=1, keepdim=True)
         return values.masked_fill(~mask, -torch.inf)
 
     def _means(self, outputs: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ from rayloom.contract import (
 from rayloom_agents.equations.finite_mdp import n_step_returns
 from rayloom_agents.equations.objectives import huber
 from rayloom_agents.equations.returns import rescale, unscale
-from rayloom_agents.networks.encoder import Encoder
+from rayloom_agents.networks.encoder import Encoder, ImageNetwork
 from rayloom_agents.networks.feed_forward import Activation, FeedForward
 from rayloom_agents.networks.memory import Memory
 from rayloom_agents.policies.epsilon_greedy import ExplorationConfig, exploration_share, uniform_actions
@@ -43,9 +43,17 @@ from rayloom_agents.policies.epsilon_greedy import ExplorationConfig, exploratio
 class RecurrentNetwork(nn.Module):
     """Encoder, LSTM, and a head of action values."""
 
-    def __init__(self, spec: Spec, actions: int, size: int, hidden: tuple[int, ...], activation: Activation) -> None:
+    def __init__(
+        self,
+        spec: Spec,
+        actions: int,
+        size: int,
+        hidden: tuple[int, ...],
+        activation: Activation,
+        image_network: ImageNetwork = "nature",
+    ) -> None:
         super().__init__()
-        self.encoder = Encoder(spec)
+        self.encoder = Encoder(spec, image_network)
         self.memory = Memory(self.encoder.size, size)
         self.head = FeedForward((size, *hidden, actions), activation)
 
@@ -87,6 +95,8 @@ class R2D2(Algorithm):
         """Units of the hidden layers between memory and values."""
         activation: Activation = "relu"
         """Activation of the hidden layers."""
+        image_network: ImageNetwork = "nature"
+        """Convolutions over images: of Mnih et al. 2015, or the deep residual ones of Espeholt et al. 2018 (slower)."""
 
     config: Config
 
@@ -105,7 +115,14 @@ class R2D2(Algorithm):
 
     def _network(self) -> RecurrentNetwork:
         config = self.config
-        return RecurrentNetwork(self.spec, self.num_actions, config.memory_size, config.hidden_sizes, config.activation)
+        return RecurrentNetwork(
+            self.spec,
+            self.num_actions,
+            config.memory_size,
+            config.hidden_sizes,
+            config.activation,
+            config.image_network,
+        )
 
     def phases(self) -> list[Phase]:
         """Return the one phase of the online network."""

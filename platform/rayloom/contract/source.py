@@ -141,6 +141,9 @@ class Source(ABC):
     """What is known of what `metrics` returns, by name. A metric that stops a run must be here."""
     wait_s: float = 0.0
     """Seconds that `next` has spent on collecting experience, in all."""
+    rollouts: int | None = None
+    """How often `next` has exchanged all that it learns from for a fresh rollout; None where that never happens.
+    `Phase.stop_above` needs it."""
 
     def __init__(self, config: Any, context: SourceContext) -> None:  # noqa: B027  what sources are made with
         """Begin before the first batch."""

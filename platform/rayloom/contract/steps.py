@@ -64,6 +64,11 @@ class Phase:
     """Some of `parameters`, with settings of the optimiser that differ for them: no weight decay on biases."""
     after_step: Callable[[], None] | None = None
     """Changes the parameters in place after each step of the optimiser, without gradient (weight clipping)."""
+    stop_above: tuple[str, float] | None = None
+    """A metric of the loss and a limit. Once the metric's mean over the batch of all learners is larger, neither this
+    step nor any later one is taken until the source has a fresh rollout: what is left of the old one is drawn, so that
+    counters and schedules go on, and not learnt from; the optimiser's state stays. Needs a source that counts
+    `rollouts`, and waits for the device in every step. None: every step is taken."""
     compilable: bool = True
     """False forbids torch.compile: needed where the loss itself differentiates (gradient penalty), branches on anything
     but its batch and the module's tensors, such as `progress`, or changes buffers (batch norm)."""

@@ -140,6 +140,10 @@ def check_loss(phase: Phase, loss: Any, batch: Batch) -> None:
             "without detach() or no_grad()"
         )
     _check_metrics(f"{where}: Loss", loss.metrics, rows)
+    if phase.stop_above is not None and phase.stop_above[0] not in loss.metrics:
+        raise UserError(
+            f"{where}: Loss.metrics has no {phase.stop_above[0]!r}, above which phase {phase.name!r} stops; return it"
+        )
     for name, column in (("priorities", loss.priorities), ("count", loss.count)):
         if column is not None:
             _check_amounts(f"{where}: Loss.{name}", column, rows)

@@ -90,7 +90,7 @@ class CompiledPhaseLearner(PhaseLearner):
         if self.group.world_size > 1:
             self.reduce(count_of(loss))
             clipped = self._clip()
-        self.apply_gradient()
+        self.finish(loss)
         return loss, clipped
 
     def _descend(self, batch: Batch, scaled: bool) -> Loss:

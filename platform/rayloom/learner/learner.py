@@ -69,6 +69,7 @@ class Learner:
         self._prefixes = ["" if len(steps) == 1 else f"{step.name}_" for step in steps]
         self._main = next((index for index, step in enumerate(steps) if isinstance(step, Phase)), None)
         self._conditional = all(step.when is not None for step in steps)
+        self._stopping = [x for x in self.phases if isinstance(x, PhaseLearner) and x.phase.stop_above is not None]
         self._epoch_rules = [x for x in self.phases if isinstance(x, RuleLearner) and x.rule.over == "epoch"]
         self._checked = False
 
@@ -90,6 +91,11 @@ class Learner:
                 f"source: rule {self._epoch_rules[0].rule.name!r} of {type(self.algorithm).__name__} applies once an "
                 "epoch, which only a data set has; take a data set as source"
             )
+        if self._stopping and source.rollouts is None:
+            raise UserError(
+                f"source: phase {self._stopping[0].phase.name!r} of {type(self.algorithm).__name__} stops until there "
+                f"is a fresh rollout, which {type(source).__name__} never says; take an on_policy source"
+            )
         self._source = source
         self.noise.cut = source.cut
 
@@ -110,9 +116,13 @@ class Learner:
                 if isinstance(learner, RuleLearner):
                     self._record_rule(index, learner.step(batch))
                     continue
+                if learner.stopped:
+                    self._record_taken(index, learner)
+                    continue
                 loss, norm = learner.step(batch)
                 feedback(loss)
                 self._record(index, loss, norm, batch)
+                self._record_taken(index, learner)
         with torch.no_grad():
             metrics = algorithm.after_update(number)
         if metrics is not None:
@@ -141,6 +151,8 @@ class Learner:
         """Draw a batch; what its preparation draws is addressed by the number of the draw."""
         self.noise.begin("prepare", self._draws)
         self._draws += 1
+        if self._stopping and self._source is not None:
+            return self._next_of_rollout(draw, self._source)
         if not self._epoch_rules or self._source is None:
             return draw()
         before = self._source.counters()["epochs"]
@@ -149,6 +161,19 @@ class Learner:
         for rule in self._epoch_rules:
             rule.drawn(ends)
         return batch
+
+    def _next_of_rollout(self, draw: Callable[[], Batch], source: Source) -> Batch:
+        """Draw a batch; a fresh rollout lets all phases go on."""
+        before = source.rollouts
+        batch = draw()
+        if source.rollouts != before:
+            for learner in self._stopping:
+                learner.stopped = False
+        return batch
+
+    def _record_taken(self, index: int, learner: PhaseLearner) -> None:
+        if learner.phase.stop_above is not None:
+            self.sums.add(f"{self._prefixes[index]}steps_taken", torch.tensor(float(not learner.stopped)))
 
     def _record(self, index: int, loss: Loss, norm: Tensor | None, batch: Batch) -> None:
         self.sums.at = (self.updates + 1, self._draws)
@@ -221,6 +246,7 @@ class Learner:
                 [optimizer.state_dict() for optimizer in each.optimizers] if isinstance(each, PhaseLearner) else []
                 for each in self.phases
             ],
+            "stopped": [isinstance(each, PhaseLearner) and each.stopped for each in self.phases],
             "updates": self.updates,
             "draws": self._draws,
         }
@@ -242,6 +268,9 @@ class Learner:
                 continue
             for optimizer, saved in zip(learner.optimizers, optimizers, strict=True):
                 optimizer.load_state_dict(saved)
+        for learner, stopped in zip(self.phases, state["stopped"], strict=True):
+            if isinstance(learner, PhaseLearner):
+                learner.stopped = bool(stopped)
         self.updates = int(state["updates"])
         self._draws = int(state["draws"])
         self.sums.load_state_dict(own["sums"])

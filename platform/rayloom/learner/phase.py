@@ -41,6 +41,8 @@ class PhaseLearner:
         self._checked = False
         self.accumulation: Accumulation | None = None
         """Cuts each batch into parts; None: it is descended as a whole."""
+        self.stopped = False
+        """Whether `Phase.stop_above` holds it back until there is a fresh rollout."""
 
     def _settings(self, piece: Piece) -> Component:
         different = {**self.phase.optimizer, **piece.settings}
@@ -67,8 +69,24 @@ class PhaseLearner:
         if not self._scaled:
             self.reduce(count_of(loss))
         norm = self._clip()
-        self.apply_gradient()
+        self.finish(loss)
         return loss, norm
+
+    def finish(self, loss: Loss) -> None:
+        """Take the step, unless the loss says that the phase has gone far enough; all learners decide alike."""
+        if self.phase.stop_above is not None:
+            name, limit = self.phase.stop_above
+            self.stopped = self._mean(loss.metrics[name], loss.count) > limit
+        if not self.stopped:
+            self.apply_gradient()
+
+    def _mean(self, metric: Tensor, count: Tensor | None) -> float:
+        """Return the mean of a metric, scalar or [B], over the examples (or what they count) of all learners."""
+        number = metric.new_tensor(float(metric.numel())) if count is None or not metric.ndim else count.sum()
+        both = torch.stack([metric.detach().sum(dtype=torch.float64), number.double()])
+        self.group.all_reduce(both)
+        total, elements = both.tolist()
+        return total / elements if elements else 0.0
 
     @property
     def _scaled(self) -> bool:

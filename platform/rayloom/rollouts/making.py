@@ -78,6 +78,13 @@ def _explained(source: EnvironmentFields, env_id: str, native: bool) -> Iterator
         yield
     except gym.error.DependencyNotInstalled as error:
         raise UserError(f"source.env: {env_id} needs a package that is not installed: {error}") from None
+    except RuntimeError as error:
+        if not re.search("spaces are not equivalent|action space doesn't make", str(error)):  # of SyncVectorEnv
+            raise
+        said = " ".join(re.split(r"equivalent\.|`,", str(error))[-1].split("If this")[0].split())
+        raise UserError(
+            f"source.env: {env_id} makes environments whose spaces differ ({said[:200]}); give all of them the same"
+        ) from None
     except (ValueError, AssertionError, OverflowError) as error:
         if not options:
             raise

@@ -24,6 +24,7 @@ from rayloom.devices import choose_device
 from rayloom.rollouts.acting import ActingAlgorithm
 from rayloom.rollouts.episodes import RunningEpisodes
 from rayloom.rollouts.making import make_environment
+from rayloom.rollouts.masks import check_masks
 from rayloom.rollouts.rollout import allocate_chunk, record_step
 from rayloom.seeding import derive_seed, seed_environments, seed_process, torch_generator
 from rayloom.timeline import OTHER, Timeline
@@ -171,6 +172,7 @@ class EnvironmentWorker(SourceWorker):
             for t in range(num_steps):
                 self._step(t, num_steps, storage)
         self._environment.check(gather_parts(storage, "next_observation"), storage["reward"])
+        check_masks(self._environment, gather_parts(storage, "observation"), storage["valid"])
         episodes = self._episodes.finish(storage)
         env_steps = int(np.count_nonzero(storage["valid"]))
         seconds = {"step": self._step_s, "inference": self._inference_s}

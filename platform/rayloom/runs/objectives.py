@@ -22,6 +22,7 @@ Direction = Literal["max", "min"]
 
 _LOSS = Metric(better="min", meaning="what the phase descends")
 _NORM = Metric(meaning="L2 norm of the gradient before it is clipped")
+_TAKEN = Metric(better=None, meaning="share of the steps that were taken, of a phase that stops early")
 _STRUCK = ("rollout", "hang", "learner", "evaluator", "tracker", "node")
 _LOST = ("rollout_restarts", "learner_restarts", *(f"struck_{role}" for role in _STRUCK))
 _ENGINE: Mapping[str, Metric] = {
@@ -102,9 +103,9 @@ def declared_metrics(config: RunConfig, phases: Collection[str] | None = None) -
     own = config.algorithm_class().metrics
     known = {f"train/{name}": metric for name, metric in own.items()} | {"train/loss": _LOSS}
     prefixes = ["*_"] if phases is None else [f"{name}_" for name in phases] if len(phases) > 1 else []
-    known["train/gradient_norm"] = _NORM
+    known |= {"train/gradient_norm": _NORM, "train/steps_taken": _TAKEN}
     for prefix in prefixes:
-        parts = {**own, "loss": _LOSS, "gradient_norm": _NORM}
+        parts = {**own, "loss": _LOSS, "gradient_norm": _NORM, "steps_taken": _TAKEN}
         known |= {f"train/{prefix}{name}": metric for name, metric in parts.items()}
     evaluation: type[Evaluation] = config.evaluate.load()
     judged = own if issubclass(evaluation, DataEvaluation) else evaluation.metrics

@@ -47,7 +47,7 @@ class OnPolicySource(RolloutSource):
         self._batches: list[Tensor] = []
         self._batches_per_epoch = 0
         self._epochs_left = 0
-        self._rollouts = 0
+        self.rollouts: int = 0
         self._collected = 0
 
     def next(self) -> Batch:
@@ -72,7 +72,7 @@ class OnPolicySource(RolloutSource):
 
     def _collect(self) -> None:
         started = time.perf_counter()
-        self._pool.publish(self._rollouts)
+        self._pool.publish(self.rollouts)
         rollouts = self._pool.collect(self._config.rollout_steps)
         self.wait_s += time.perf_counter() - started
         for rollout in rollouts:
@@ -85,7 +85,7 @@ class OnPolicySource(RolloutSource):
         # As many batches on every learner, however their rows fell.
         (rows,) = self._group.sum_counts([len(next(iter(self._rows.values())))])
         self._batches_per_epoch = max(1, round(rows / (self._batch_size * self._group.world_size)))
-        self._rollouts += 1
+        self.rollouts += 1
         self._epochs_left = self._config.epochs
 
     def state_dict(self) -> dict[str, Any]:
@@ -98,7 +98,7 @@ class OnPolicySource(RolloutSource):
             "batches": list(self._batches),
             "batches_per_epoch": self._batches_per_epoch,
             "epochs_left": self._epochs_left,
-            "rollouts": self._rollouts,
+            "rollouts": self.rollouts,
             "collected": self._collected,
         }
 
@@ -110,7 +110,7 @@ class OnPolicySource(RolloutSource):
         self._batches = [index.to(self._device) for index in state["batches"]]
         self._batches_per_epoch = int(state["batches_per_epoch"])
         self._epochs_left = int(state["epochs_left"])
-        self._rollouts = int(state["rollouts"])
+        self.rollouts = int(state["rollouts"])
         self._collected = int(state["collected"])
 
     @classmethod

@@ -30,6 +30,11 @@ TREES: dict[str, dict[str, Any]] = {
         normalize_observation=True,
         normalize_reward=True,
     ),
+    "ppo_target_kl": _with(
+        _run("ppo:PPO", target_kl=0.003),
+        source={"epochs": 4},
+        learner={"batch_size": 64, "optimizer": {"kind": "adam", "learning_rate": 0.01}},
+    ),
     "reinforce": _run("reinforce:REINFORCE"),
     "reinforce_mean": _run("reinforce:REINFORCE", baseline="mean"),
 }

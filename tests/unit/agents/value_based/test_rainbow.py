@@ -159,6 +159,22 @@ def test_the_quantile_targets_by_hand() -> None:
 
 
 @pytest.mark.parametrize("settings", [{}, {"dueling": True}, {"distribution": "quantile", "atoms": 3}])
+def test_an_end_that_allows_nothing_is_worth_its_reward(settings: dict[str, Any]) -> None:
+    algorithm, given = made(MASKED, **settings), batch()
+    mask = torch.ones(5, 4, dtype=torch.int8)
+    given["terminated"] = torch.tensor([False, True, False, False, False])
+    rows = {name: value for name, value in given.items() if "observation" not in name}
+    for part, value in {"observation": given["observation"], "action_mask": mask}.items():
+        rows[f"observation.{part}"] = rows[f"next_observation.{part}"] = value
+    expected = algorithm.targets(algorithm.prepare(dict(rows)))
+    mask = mask.clone()
+    mask[1] = 0
+    found = algorithm.targets(algorithm.prepare({**rows, "next_observation.action_mask": mask}))
+    assert found.isfinite().all()
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("settings", [{}, {"dueling": True}, {"distribution": "quantile", "atoms": 3}])
 def test_what_a_mask_forbids_is_neither_taken_nor_hoped_for(settings: dict[str, Any]) -> None:
     algorithm, given = made(MASKED, **settings), batch()
     mask = torch.tensor([[1, 0, 0, 0], [0, 1, 0, 1], [0, 0, 1, 0], [1, 1, 1, 0], [0, 0, 0, 1]], dtype=torch.int8)
