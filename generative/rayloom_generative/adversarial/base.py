@@ -34,7 +34,7 @@ from rayloom_generative.evaluation.diversity import relative_diversity
 from rayloom_generative.evaluation.judged import JudgedConfig, JudgedModel
 from rayloom_generative.evaluation.known_modes import KnownModes, known_modes
 from rayloom_generative.evaluation.mode_quality import mode_quality
-from rayloom_generative.fields import data_field, drawn, shown_latents, unit_range
+from rayloom_generative.fields import check_unit_range, data_field, drawn, shown_latents, unit_range
 from rayloom_generative.layers.spectral_norm import add_spectral_norm, iterate_spectral_norms
 from rayloom_generative.networks.adversarial import CRITICS, GENERATORS, build_part
 from rayloom_supervised.layers.batch_norm import GlobalBatchNorm, couples_examples
@@ -178,6 +178,8 @@ class AdversarialModel(JudgedModel):
         """Scale images to -1..1 and draw codes for both phases, [B, L] each."""
         self.check_judges()
         raw = trajectory[self.field]
+        if self.field == "image" and self.progress.updates == 0:  # later it would make every step wait for the device
+            check_unit_range(raw)
         data = 2 * unit_range(raw) - 1 if self.field == "image" else raw
         # The generator's phase reuses the critic's last batch, so that it needs codes of its own.
         codes = self.noise.normal(len(data), 2, self.config.latent_size)

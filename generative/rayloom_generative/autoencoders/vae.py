@@ -17,7 +17,15 @@ from rayloom_generative.autoencoders import latent_pictures
 from rayloom_generative.autoencoders.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood
 from rayloom_generative.equations.densities import importance_weighted_bound, standard_normal_divergences
 from rayloom_generative.evaluation.judged import JudgedConfig, JudgedModel
-from rayloom_generative.fields import data_field, drawn, originals_above, shown_latents, size_of, unit_range
+from rayloom_generative.fields import (
+    check_unit_range,
+    data_field,
+    drawn,
+    originals_above,
+    shown_latents,
+    size_of,
+    unit_range,
+)
 from rayloom_generative.networks.feed_forward import GaussianEncoder
 from rayloom_generative.networks.variational import ConvolutionalDecoder, ConvolutionalEncoder, one_hot
 from rayloom_supervised.layers.activations import Activation
@@ -136,6 +144,8 @@ class VAE(JudgedModel):
     def prepare(self, trajectory: Batch) -> Batch:
         """Scale images to 0..1, draw their bits where configured, and draw the noise [B, L] of the code."""
         self.check_judges()
+        if self.field == "image" and self.progress.updates == 0:  # later it would make every step wait for the device
+            check_unit_range(trajectory[self.field])
         data = unit_range(trajectory[self.field])
         if self.config.binarize == "dynamic":
             data = self.noise.bernoulli(data)
