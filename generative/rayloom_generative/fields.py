@@ -73,3 +73,11 @@ def drawn(samples: Tensor, reference: Tensor | None = None) -> Figure:
     if samples.shape[1] == 2:
         return Figure("points", samples, reference=reference)
     return Figure("matrix", samples)
+
+
+def check_walk(walk: object, field: str) -> None:
+    """Refuse (UserError) the option `walk` of `sample` where it is no truth value, or there are no images to show."""
+    if not isinstance(walk, bool):
+        raise UserError(f"sample: walk is {walk!r}; write true or false")
+    if walk and field != "image":
+        raise UserError("sample: walk shows images on the way from one to the next, and these are points; leave it out")
