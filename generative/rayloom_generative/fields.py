@@ -33,6 +33,21 @@ def unit_range(images: Tensor) -> Tensor:
     return images.float() / 255 if images.dtype == torch.uint8 else images.float()
 
 
+def check_unit_range(images: Tensor) -> None:
+    """Raise UserError for images [B, C, H, W] of reals outside 0..1, which no decoder of pixels can reach.
+
+    Bytes always fit, and are not looked at: looking waits for the device.
+    """
+    if images.dtype == torch.uint8 or not images.is_floating_point():
+        return
+    lowest, highest = (float(bound) for bound in images.aminmax())
+    if not (lowest >= 0 and highest <= 1):
+        raise UserError(
+            f"source.dataset: its images must be bytes or reals in 0..1, and these go from {lowest:.4g} to "
+            f"{highest:.4g}; scale them, or save them as bytes from 0 to 255"
+        )
+
+
 def shown_latents(count: int, size: int, device: torch.device) -> Tensor:
     """Return the standard normal [count, size] behind every picture, so that pictures over time are comparable."""
     return torch.randn(count, size, generator=torch.Generator().manual_seed(_SHOWN_SEED)).to(device)
@@ -58,3 +73,11 @@ def drawn(samples: Tensor, reference: Tensor | None = None) -> Figure:
     if samples.shape[1] == 2:
         return Figure("points", samples, reference=reference)
     return Figure("matrix", samples)
+
+
+def check_walk(walk: object, field: str) -> None:
+    """Refuse (UserError) the option `walk` of `sample` where it is no truth value, or there are no images to show."""
+    if not isinstance(walk, bool):
+        raise UserError(f"sample: walk is {walk!r}; write true or false")
+    if walk and field != "image":
+        raise UserError("sample: walk shows images on the way from one to the next, and these are points; leave it out")

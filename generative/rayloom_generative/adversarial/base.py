@@ -29,12 +29,12 @@ from rayloom.contract import (
     UserError,
 )
 from rayloom_generative.adversarial.alarms import Alarm, dead_critic, divergence, mode_collapse
-from rayloom_generative.equations.adversarial import arc
+from rayloom_generative.equations.adversarial import WALK_STEPS, arc, round_trip
 from rayloom_generative.evaluation.diversity import relative_diversity
 from rayloom_generative.evaluation.judged import JudgedConfig, JudgedModel
 from rayloom_generative.evaluation.known_modes import KnownModes, known_modes
 from rayloom_generative.evaluation.mode_quality import mode_quality
-from rayloom_generative.fields import data_field, drawn, shown_latents, unit_range
+from rayloom_generative.fields import check_unit_range, check_walk, data_field, drawn, shown_latents, unit_range
 from rayloom_generative.layers.spectral_norm import add_spectral_norm, iterate_spectral_norms
 from rayloom_generative.networks.adversarial import CRITICS, GENERATORS, build_part
 from rayloom_supervised.layers.batch_norm import GlobalBatchNorm, couples_examples
@@ -178,6 +178,8 @@ class AdversarialModel(JudgedModel):
         """Scale images to -1..1 and draw codes for both phases, [B, L] each."""
         self.check_judges()
         raw = trajectory[self.field]
+        if self.field == "image" and self.progress.updates == 0:  # later it would make every step wait for the device
+            check_unit_range(raw)
         data = 2 * unit_range(raw) - 1 if self.field == "image" else raw
         # The generator's phase reuses the critic's last batch, so that it needs codes of its own.
         codes = self.noise.normal(len(data), 2, self.config.latent_size)
@@ -311,12 +313,17 @@ class AdversarialModel(JudgedModel):
         """Return samples in the range of pictures: images in 0..1, points as they are."""
         return (samples + 1) / 2 if self.field == "image" else samples
 
-    def sample(self, count: int, generator: torch.Generator) -> Figure:
-        """Draw images in 0..1 or points."""
-        return drawn(self.visible(self.drawn_samples(count, generator, {})))
+    def sample(self, count: int, generator: torch.Generator, *, walk: bool = False) -> Figure:
+        """Draw images in 0..1 or points; with `walk` an animation from each image to the next and back to the first."""
+        return self.shown_samples(count, generator, {}, walk)
 
     @torch.no_grad()
-    def drawn_samples(self, count: int, generator: torch.Generator, conditions: Batch) -> Tensor:
-        """Return samples [count, ...] in the range of the networks."""
+    def shown_samples(self, count: int, generator: torch.Generator, conditions: Batch, walk: bool) -> Figure:
+        """Return samples under conditions [count, ...]; on a walk each of these holds until the next image."""
+        check_walk(walk, self.field)
         code = torch.randn(count, self.config.latent_size, generator=generator, device=generator.device)
-        return self.generate(self.sampler, code.to(next(self.parameters()).device), conditions)
+        if walk:
+            code = round_trip(code, WALK_STEPS)
+            conditions = {name: value.repeat_interleave(WALK_STEPS, 0) for name, value in conditions.items()}
+        samples = self.visible(self.generate(self.sampler, code.to(next(self.parameters()).device), conditions))
+        return Figure("animation", samples) if walk else drawn(samples)

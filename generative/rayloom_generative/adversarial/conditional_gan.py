@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from rayloom.contract import Batch, Figure, Spec, UserError
 from rayloom_generative.adversarial.gan import GAN, GANConfig
-from rayloom_generative.fields import drawn
 
 
 class ConditionalGAN(GAN):
@@ -52,12 +51,12 @@ class ConditionalGAN(GAN):
         """Return the classes in their order, so that each column of a picture shows one."""
         return {"label": rows % self.conditions}
 
-    def sample(self, count: int, generator: torch.Generator, *, label: int | None = None) -> Figure:
-        """Draw images in 0..1 or points, of the class `label`, or of all classes in turn."""
+    def sample(self, count: int, generator: torch.Generator, *, walk: bool = False, label: int | None = None) -> Figure:
+        """Draw what the base does, of the class `label`, or of all classes in turn."""
         if label is not None and (
             isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < self.conditions
         ):
             raise UserError(f"sample: label is {label!r}; write a class from 0 to {self.conditions - 1}")
         device = next(self.parameters()).device
         rows = torch.arange(count, device=device) if label is None else torch.full((count,), label, device=device)
-        return drawn(self.visible(self.drawn_samples(count, generator, self.conditions_of(rows))))
+        return self.shown_samples(count, generator, self.conditions_of(rows), walk)

@@ -26,7 +26,7 @@ from rayloom.contract import (
 )
 from rayloom_generative.autoencoders import latent_pictures
 from rayloom_generative.equations.densities import bernoulli_log_density
-from rayloom_generative.fields import data_field, originals_above, size_of, unit_range
+from rayloom_generative.fields import check_unit_range, data_field, originals_above, size_of, unit_range
 from rayloom_supervised.layers.activations import Activation, activation_module
 from rayloom_supervised.networks.perceptrons import MLP
 
@@ -116,6 +116,8 @@ class Autoencoder(Algorithm):
 
     def prepare(self, trajectory: Batch) -> Batch:
         """Add `clean` and `corrupted` [B, D]."""
+        if self.field == "image" and self.progress.updates == 0:  # later it would make every step wait for the device
+            check_unit_range(trajectory[self.field])
         clean = unit_range(trajectory[self.field]).flatten(1)
         return {**trajectory, "clean": clean, "corrupted": self.corrupt(clean)}
 

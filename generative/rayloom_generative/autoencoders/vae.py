@@ -15,9 +15,19 @@ from rayloom.contract import Batch, Figure, Loss, Metric, Phase, Spec, UserError
 from rayloom_generative.adversarial.alarms import Alarm
 from rayloom_generative.autoencoders import latent_pictures
 from rayloom_generative.autoencoders.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood
+from rayloom_generative.equations.adversarial import WALK_STEPS, round_trip
 from rayloom_generative.equations.densities import importance_weighted_bound, standard_normal_divergences
 from rayloom_generative.evaluation.judged import JudgedConfig, JudgedModel
-from rayloom_generative.fields import data_field, drawn, originals_above, shown_latents, size_of, unit_range
+from rayloom_generative.fields import (
+    check_unit_range,
+    check_walk,
+    data_field,
+    drawn,
+    originals_above,
+    shown_latents,
+    size_of,
+    unit_range,
+)
 from rayloom_generative.networks.feed_forward import GaussianEncoder
 from rayloom_generative.networks.variational import ConvolutionalDecoder, ConvolutionalEncoder, one_hot
 from rayloom_supervised.layers.activations import Activation
@@ -136,6 +146,8 @@ class VAE(JudgedModel):
     def prepare(self, trajectory: Batch) -> Batch:
         """Scale images to 0..1, draw their bits where configured, and draw the noise [B, L] of the code."""
         self.check_judges()
+        if self.field == "image" and self.progress.updates == 0:  # later it would make every step wait for the device
+            check_unit_range(trajectory[self.field])
         data = unit_range(trajectory[self.field])
         if self.config.binarize == "dynamic":
             data = self.noise.bernoulli(data)
@@ -277,12 +289,23 @@ class VAE(JudgedModel):
         noise = torch.randn(means.shape, generator=generator, device=generator.device if generator else means.device)
         return means + (0.5 * self.likelihood.log_variance).exp() * noise.to(means.device)
 
-    def sample(self, count: int, generator: torch.Generator, *, label: int | None = None) -> Figure:
-        """Draw samples: points from p(x), of images the mean of p(x|z) with z from the prior; of `label`, if given."""
+    def sample(self, count: int, generator: torch.Generator, *, walk: bool = False, label: int | None = None) -> Figure:
+        """Draw samples: points from p(x), of images the mean of p(x|z) with z from the prior; of `label`, if given.
+
+        With `walk`, an animation from each image to the next and back to the first.
+        """
+        check_walk(walk, self.field)
         code = torch.randn(count, self.config.latent_size, generator=generator, device=generator.device)
         labels = self._asked(label, count)
+        if walk:
+            if self.classes and labels is None:
+                labels = torch.arange(count, device=next(self.parameters()).device) % self.classes
+            code = round_trip(code, WALK_STEPS)
+            labels = None if labels is None else labels.repeat_interleave(WALK_STEPS)
         with torch.no_grad():
             means = self.decode(code.to(next(self.parameters()).device), labels)
+            if walk:
+                return Figure("animation", means)
             return drawn(self._with_noise(means, generator) if self.field == "point" else means)
 
     def _asked(self, label: int | None, count: int) -> Tensor | None:

@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+WALK_STEPS = 8
+"""Pictures on a walk from one image to the next."""
+
 
 def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
     """Return -log D(x) - log(1 - D(G(z))), with the logits of D: Goodfellow et al. (2014), equation 1."""
@@ -45,3 +48,8 @@ def arc(first: Tensor, last: Tensor, steps: int) -> Tensor:
     """
     angle = torch.linspace(0, math.pi / 2, steps, device=first.device).reshape(-1, *[1] * first.ndim)
     return angle.cos() * first + angle.sin() * last
+
+
+def round_trip(codes: Tensor, steps: int) -> Tensor:
+    """Return codes [B * steps, L] that pass all of [B, L] on arcs and come back, with `steps` from each to the next."""
+    return arc(codes, codes.roll(-1, 0), steps + 1)[:-1].transpose(0, 1).flatten(0, 1)

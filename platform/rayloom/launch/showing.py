@@ -13,6 +13,7 @@ from rayloom.errors import UserError
 from rayloom.tracking.figure_store import figure_parts
 
 PICTURES = (".png", ".gif", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
+ANIMATIONS = (".gif", ".webp")
 EPISODES = (*PICTURES, ".mp4")
 _FRAMES_PER_SECOND = 50.0
 
@@ -30,7 +31,7 @@ def sample_picture(figure: Figure, destination: Path) -> Path:
 
     about, arrays = figure_parts(figure)
     if about["kind"] != "text":
-        check_suffix(destination, PICTURES)
+        check_suffix(destination, ANIMATIONS if about["kind"] == "animation" else PICTURES)
     try:
         draw(about, arrays, destination)
         return destination
