@@ -27,7 +27,8 @@ class Encoder(nn.Module):
 
     Images (bytes of two or more dimensions) go through convolutions, categories become one-hot, everything else is
     taken as it is; the parts are joined in their order. One vector alone needs no parameters. UserError for another
-    `image_network` than the usual one where there is no image.
+    `image_network` than the usual one where there is no image, and for large images of reals, which nobody flattens on
+    purpose.
     """
 
     def __init__(self, spec: Spec, image_network: ImageNetwork = "nature") -> None:
@@ -44,6 +45,11 @@ class Encoder(nn.Module):
                 image = ImageEncoder(part.shape, image_network)
                 self.images[str(place)] = image
                 sizes.append(image.size)
+            elif _is_image_of_reals(part):
+                raise UserError(
+                    f"source.env: its observation {list(part.shape)} of {str(part.dtype).removeprefix('torch.')} looks "
+                    "like an image; show bytes from 0 to 255, which go through convolutions, or flatten it by a wrapper"
+                )
             elif part.num_values is not None:
                 sizes.append(part.num_values if isinstance(part.num_values, int) else sum(part.num_values))
             else:
@@ -79,6 +85,14 @@ class Encoder(nn.Module):
 def is_image(part: TensorSpec) -> bool:
     """Return whether a part of an observation is an image: bytes [H, W], [H, W, C] or [C, H, W]."""
     return part.dtype == torch.uint8 and len(part.shape) in (2, 3) and part.num_values is None
+
+
+def _is_image_of_reals(part: TensorSpec) -> bool:
+    """Return whether a part is [H, W, C] or [C, H, W] with the channels of a picture and sides of 16 or more."""
+    if not part.dtype.is_floating_point or len(part.shape) != 3:
+        return False
+    first, second, third = part.shape
+    return (third in (1, 3, 4) and min(first, second) >= 16) or (first in (1, 3, 4) and min(second, third) >= 16)
 
 
 class ImageEncoder(nn.Module):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -63,3 +65,13 @@ def test_the_deep_one_learns_from_images() -> None:
     encoder = Encoder(SMALL, "impala")
     encoder(torch.randint(256, (4, 12, 10), dtype=torch.uint8)).sum().backward()
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in encoder.parameters())
+
+
+@pytest.mark.parametrize("shape", [(20, 20, 3), (4, 84, 84)])
+def test_an_image_of_reals_is_not_flattened_unasked(shape: tuple[int, ...]) -> None:
+    with pytest.raises(
+        UserError, match=r"looks like an image; show bytes from 0 to 255, .* or flatten it by a wrapper"
+    ):
+        Encoder({"observation": TensorSpec(shape=shape, dtype=torch.float32)})
+    for small in ((3, 3, 2), (8, 8, 3), (20, 20), (1200,)):
+        assert Encoder({"observation": TensorSpec(shape=small, dtype=torch.float32)}).size == math.prod(small)
