@@ -1,0 +1,1 @@
+"""Environments that isolate what an agent must be able to do."""
