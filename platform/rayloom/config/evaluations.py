@@ -27,6 +27,9 @@ class EpisodesConfig(EvaluationConfig):
     env_options: Mapping[str, Any] = field(default_factory=dict)
     """Keyword arguments of the evaluation's environments that differ from `source.env_options`, as
     `{reward_clipping: false}` for Atari returns as the game counts them."""
+    film_steps: Annotated[int, Ge(0)] = 0
+    """Steps of one more greedy episode that are shown as an animation with each evaluation, in MLflow and in the run
+    folder (unit: env_steps); 0: none."""
     wrappers: tuple[Annotated[Component, WRAPPERS], ...] | None = None
     """Wrappers of the evaluation's environments instead of `source.wrappers`, as [] for unclipped rewards; null: those
     of the source."""

@@ -28,10 +28,13 @@ from rayloom.devices import device_of
 from rayloom.learner.checks import check_evaluated
 from rayloom.rollouts.acting import ActingAlgorithm
 from rayloom.rollouts.environment import Environment
+from rayloom.rollouts.filming import check_pictures, film, small_pictures
 from rayloom.rollouts.making import make_environment
 from rayloom.seeding import derive_seed
 
 Array = np.ndarray[Any, Any]
+_MOST_PICTURES = 60
+"""Of an episode's animation."""
 
 
 class NoEvaluation(Evaluation):
@@ -65,6 +68,8 @@ class EpisodesEvaluation(Evaluation):
         self.source = replace(source, env_options={**source.env_options, **config.env_options}, wrappers=wrappers)
         """Settings of the environments: the source's, with options and wrappers of their own."""
         self._environment: Environment | None = None
+        if config.film_steps:
+            check_pictures(self.source)
 
     def run(self, policy: Algorithm, seed: int, budget: Budget) -> Findings:
         """Play as many episodes as the settings or the budget say."""
@@ -88,8 +93,16 @@ class EpisodesEvaluation(Evaluation):
                 "return_min": float(totals.min()),
                 "return_max": float(totals.max()),
                 "episode_length_mean": float(np.mean([length for _, length in finished])),
-            }
+            },
+            self._film(policy, seed),
         )
+
+    def _film(self, policy: Algorithm, seed: int) -> dict[str, Figure]:
+        """Return an animation of one more episode, where the settings ask for it."""
+        if not self.config.film_steps:
+            return {}
+        frames = film(self.source, policy, seed, self.config.film_steps)
+        return {"episode": Figure("animation", small_pictures(frames, _MOST_PICTURES))}
 
     def _play(
         self, policy: Algorithm, budget: Budget, seed: int, owed: Array, finished: list[tuple[float, int]]

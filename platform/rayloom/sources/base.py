@@ -27,11 +27,10 @@ from rayloom.contract import (
     WorkerPool,
     deal,
 )
-from rayloom.errors import UserError
-from rayloom.rollouts.acting import ActingAlgorithm
 from rayloom.rollouts.environment import spec_of
 from rayloom.rollouts.episodes import EpisodeStatistics
-from rayloom.rollouts.making import make_environment, make_rendered
+from rayloom.rollouts.filming import film
+from rayloom.rollouts.making import make_environment
 from rayloom.rollouts.pool import LocalPool
 from rayloom.rollouts.worker import EnvironmentWorker
 from rayloom.sources.columns import State, cut
@@ -97,31 +96,7 @@ class RolloutSource(Source):
     @classmethod
     def frames(cls, config: Any, algorithm: Algorithm, seed: int, most: int) -> list[Any]:
         """Return the rendered frames of one greedy episode, or of its first `most` steps."""
-        try:
-            environment, render = make_rendered(config)
-        except TypeError as error:
-            raise UserError(f"source.env: {config.env} cannot draw itself ({error})") from None
-        frames: list[Any] = []
-        try:
-            observation = environment.reset(seed)
-            acting = ActingAlgorithm(algorithm)
-            acting.begin(1)
-            algorithm.after_publish()
-            ended = False
-            while not ended and len(frames) < most:
-                frame = render()
-                if not isinstance(frame, np.ndarray):
-                    raise UserError(f"source.env: {config.env} has no pictures (render_mode rgb_array)")
-                if frame.ndim != 3 or frame.shape[2] not in (3, 4) or frame.dtype.kind not in "uif":
-                    told = f"{frame.dtype} {list(frame.shape)}"
-                    raise UserError(f"source.env: pictures of {config.env} are {told}; they must be bytes [H, W, 3]")
-                frames.append(frame)
-                with torch.no_grad(), acting.in_evaluation_mode():
-                    step = environment.step(acting.choose(observation, None)[0])
-                observation, ended = step.observation, bool(step.terminated[0] or step.truncated[0])
-        finally:
-            environment.close()
-        return frames
+        return film(config, algorithm, seed, most)
 
     def _address(self, *path: str) -> tuple[str | int, ...]:
         """Return the place of one of this learner's generators in the seed tree."""
