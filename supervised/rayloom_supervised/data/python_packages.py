@@ -48,10 +48,12 @@ class PythonPackagesConfig:
 
 @component("data set", PythonPackagesConfig)
 def python_packages(config: PythonPackagesConfig, seed: int) -> Dataset:
-    """Return `token` int64 [L], ragged, and `label`; every word of a package is in one piece, in one split."""
+    """Return `token` int64 [L], ragged, and `label`, of the packages that are here; each word is in one piece only."""
     chance = np.random.RandomState(0)
     pieces: list[list[tuple[list[str], int]]] = [[], [], []]
-    for label, words in enumerate(_words_by_package(config.words)):
+    texts = _words_by_package(config.words)
+    names = tuple(texts)
+    for label, words in enumerate(texts.values()):
         held = round(config.held_out * len(words))
         parts = words[: -2 * held], words[-2 * held : -held], words[-held:]
         for split, part in zip(pieces, parts, strict=True):
@@ -66,16 +68,17 @@ def python_packages(config: PythonPackagesConfig, seed: int) -> Dataset:
     flat = [piece for split in pieces for piece in split]
     tokens: list[Tensor] = [torch.tensor([numbers.get(word, 1) for word in words]) for words, _ in flat]
     labels = torch.tensor([label for _, label in flat])
-    described = TensorSpec(shape=(), dtype=torch.int64, num_values=len(PACKAGES), labels=PACKAGES)
+    described = TensorSpec(shape=(), dtype=torch.int64, num_values=len(names), labels=names)
     sizes = SizeConfig(train_size=len(pieces[0]), validation_size=len(pieces[1]), test_size=len(pieces[2]))
-    names = {"token": (*_SPECIAL, *ordered)}
-    return ragged_dataset("python-packages", sizes, {"token": tokens}, names, {"label": (labels, described)})
+    symbols = {"token": (*_SPECIAL, *ordered)}
+    return ragged_dataset("python-packages", sizes, {"token": tokens}, symbols, {"label": (labels, described)})
 
 
-def _words_by_package(most: int | None) -> list[list[str]]:
+def _words_by_package(most: int | None) -> dict[str, list[str]]:
     """Return the words of each package, its modules in the order of their names, or the first `most` of them.
 
-    The package's own name is left out: whoever reads it would know.
+    The package's own name is left out: whoever reads it would know. So are packages that this Python comes without, as
+    Debian's does without tkinter and idlelib.
     """
     words: dict[str, list[str]] = {name: [] for name in PACKAGES}
     for path in standard_library_files():
@@ -84,4 +87,4 @@ def _words_by_package(most: int | None) -> list[list[str]]:
                 text = path.read_bytes().decode("utf-8", errors="ignore").lower()
                 words[package] += [word for word in _WORD.findall(text) if package not in word]
                 break
-    return [found[:most] for found in words.values()]
+    return {name: found[:most] for name, found in words.items() if found}
