@@ -13,6 +13,7 @@ from rayloom.config.sources import EnvironmentFields
 from rayloom.contract import Algorithm
 from rayloom.errors import UserError
 from rayloom.rollouts.acting import ActingAlgorithm
+from rayloom.rollouts.environment import Environment
 from rayloom.rollouts.making import make_rendered
 
 _LONGEST_SIDE = 160
@@ -23,10 +24,7 @@ def film(source: EnvironmentFields, algorithm: Algorithm, seed: int, most: int) 
 
     UserError where the environment has no pictures.
     """
-    try:
-        environment, render = make_rendered(source)
-    except TypeError as error:
-        raise UserError(f"source.env: {source.env} cannot draw itself ({error})") from None
+    environment, render = _made(source)
     frames: list[np.ndarray[Any, Any]] = []
     try:
         observation = environment.reset(seed)
@@ -46,10 +44,7 @@ def film(source: EnvironmentFields, algorithm: Algorithm, seed: int, most: int) 
 
 def check_pictures(source: EnvironmentFields) -> None:
     """Refuse (UserError) an environment that cannot be filmed, before anything is learnt."""
-    try:
-        environment, render = make_rendered(source)
-    except TypeError as error:
-        raise UserError(f"source.env: {source.env} cannot draw itself ({error})") from None
+    environment, render = _made(source)
     try:
         environment.reset(0)
         _picture(render, source)
@@ -63,6 +58,13 @@ def small_pictures(frames: list[np.ndarray[Any, Any]], most: int) -> Tensor:
     stride = -(-max(frames[0].shape[:2]) // _LONGEST_SIDE)
     small = np.stack([frames[place][::stride, ::stride, :3] for place in chosen])
     return torch.from_numpy(small).permute(0, 3, 1, 2).float() / 255.0
+
+
+def _made(source: EnvironmentFields) -> tuple[Environment, Callable[[], Any]]:
+    try:
+        return make_rendered(source)
+    except TypeError as error:
+        raise UserError(f"source.env: {source.env} cannot draw itself ({error})") from None
 
 
 def _picture(render: Callable[[], Any], source: EnvironmentFields) -> np.ndarray[Any, Any]:

@@ -60,7 +60,8 @@ def _packed(folder: Path, wanted: InputConfig) -> Input:
     if wanted.weights is not None:
         raise UserError(f"a parcel as {folder} holds one state only; leave out weights: {wanted.weights}")
     told, state = read_parcel(folder)
-    return Input(run_id=folder.resolve().name, step=int(told.get("update", 0)), weights=state)
+    step = told.get("update", 0)  # earlier parcels do not say it
+    return Input(run_id=folder.resolve().name, step=step if isinstance(step, int) else 0, weights=state)
 
 
 def keep_inputs(folder: Path, inputs: Inputs) -> None:

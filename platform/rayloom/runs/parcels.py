@@ -70,8 +70,11 @@ def save_parcel(built: TrainedAlgorithm, folder: Path, about: Mapping[str, Any])
 
 
 def is_parcel(folder: Path) -> bool:
-    """Return whether a folder holds a parcel."""
-    return (folder / PARCEL).is_file()
+    """Return whether a folder holds a parcel; no folder does whose name the system does not take."""
+    try:
+        return (folder / PARCEL).is_file()
+    except OSError:
+        return False
 
 
 def read_parcel(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -85,7 +88,10 @@ def read_parcel(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise UserError(f"{folder / PARCEL} is damaged: parts of it are missing")
     if hashlib.sha256(content).hexdigest() != told["sha256"]:
         raise UserError(f"{folder / WEIGHTS} is damaged: it is not the file that was written")
-    return told, safetensors.torch.load(content)
+    try:
+        return told, safetensors.torch.load(content)
+    except safetensors.SafetensorError as error:
+        raise UserError(f"{folder / WEIGHTS} is damaged: {error}") from None
 
 
 def load_parcel(folder: Path, device: str = "") -> Parcel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -222,7 +223,15 @@ def test_a_run_begins_with_the_weights_of_a_parcel(tmp_path: Path) -> None:
 
     with pytest.raises(UserError, match=r"start_from: a parcel as .* holds one state only; leave out weights: best"):
         rayloom.run(heir(tmp_path, start_from={"run": str(folder), "weights": "best"}), local=True)
+    with pytest.raises(UserError, match=r"start_from: "):
+        rayloom.run(heir(tmp_path, start_from={"run": "x" * 300}), local=True)
+    told = (folder / PARCEL).read_text()
+    own, other = (hashlib.sha256(each).hexdigest() for each in ((folder / WEIGHTS).read_bytes(), b"nonsense"))
     (folder / WEIGHTS).write_bytes(b"nonsense")
+    (folder / PARCEL).write_text(told.replace(own, other))
+    with pytest.raises(UserError, match=r"start_from: .* is damaged"):
+        rayloom.run(heir(tmp_path, start_from={"run": str(folder)}), local=True)
+    (folder / PARCEL).write_text(told)
     with pytest.raises(UserError, match=r"start_from: .* is damaged"):
         rayloom.run(heir(tmp_path, start_from={"run": str(folder)}), local=True)
     (folder / PARCEL).write_bytes(b"\xff\xfe")
