@@ -15,6 +15,10 @@ _MOST_ENVS = 65_536
 class SourceConfig:
     """Base of every source's own settings; subclass it as a frozen dataclass with a docstring under each field."""
 
+    def updates_of(self, env_steps: int, batch_size: int) -> float | None:
+        """Return about how many updates so many environment steps are learnt from in; None where it does not say."""
+        return None
+
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerConfig(SourceConfig):

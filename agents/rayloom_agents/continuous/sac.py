@@ -48,6 +48,11 @@ class SAC(BoundedActor):
 
     config: Config
 
+    @classmethod
+    def compiles_from(cls, config: Any) -> int | None:
+        """Return what was measured on Pendulum."""
+        return 5_000
+
     def __init__(self, config: Config, spec: Spec) -> None:
         """Build the networks; actions must be one bounded vector."""
         super().__init__(config, spec, num_critics=2, outputs_per_action=2)

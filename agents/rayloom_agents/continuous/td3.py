@@ -47,6 +47,11 @@ class TD3(BoundedActor):
     }
     config: TD3Config
 
+    @classmethod
+    def compiles_from(cls, config: Any) -> int | None:
+        """Return what was measured on Pendulum."""
+        return 7_000
+
     def __init__(self, config: TD3Config, spec: Spec) -> None:
         """Build the networks; actions must be one bounded vector."""
         super().__init__(config, spec, num_critics=config.num_critics, outputs_per_action=1)
@@ -124,3 +129,8 @@ class DDPG(TD3):
     """Deep deterministic policy gradient."""
 
     Config = DDPGConfig
+
+    @classmethod
+    def compiles_from(cls, config: Any) -> int | None:
+        """Return TD3's, whose step it takes."""
+        return super().compiles_from(config)

@@ -257,7 +257,10 @@ def show_command(options: argparse.Namespace) -> int:
 
     resolved = load(options.config, options.overrides)
     from rayloom.launch.run import describe, survey_cluster
+    from rayloom.runs.compiling import settled
 
+    if not options.changed:
+        resolved = settled(resolved)
     print(describe(resolved, options.local, changed=options.changed), file=human_stream(options))
     cluster = survey_cluster(resolved, options.local)
     if cluster is not None:

@@ -118,8 +118,10 @@ class LearnerConfig:
     """How the learning rate changes over the run's budget."""
     max_grad_norm: Annotated[float, Gt(0)] | None = None
     """Clip the gradient of each phase to this L2 norm; null: never."""
-    compile: bool = False
-    """Compile the whole optimiser step with torch.compile (needs a C++ compiler; slower start, faster steps)."""
+    compile: bool | Literal["auto"] = "auto"
+    """Compile the whole optimiser step with torch.compile (needs a C++ compiler; slower start, faster steps). auto
+    decides when a run begins, for good: true for budgets so long that it pays, of algorithms that say where that is
+    (`Algorithm.compiles_from`), on a CPU in the driver's process; else false."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 runs losses under autocast, except phases that forbid it."""
     threads: Annotated[int, Ge(1)] = 1

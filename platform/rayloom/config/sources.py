@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -173,6 +174,11 @@ class OnPolicySourceConfig(EnvironmentFields):
     epochs: Annotated[int, Ge(1)] = 10
     """Passes over each rollout, in batches of `learner.batch_size`."""
 
+    def updates_of(self, env_steps: int, batch_size: int) -> float | None:
+        """Return the updates of whole rollouts."""
+        rows = self.num_envs * self.rollout_steps
+        return env_steps / rows * self.epochs * math.ceil(rows / batch_size)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReplaySourceConfig(EnvironmentFields, StreamConfig):
@@ -204,6 +210,10 @@ class ReplaySourceConfig(EnvironmentFields, StreamConfig):
     importance_exponent: tuple[Annotated[float, Ge(0), Le(1)], Annotated[float, Ge(0), Le(1)]] = (0.4, 1.0)
     """beta at the start and at the end of the run."""
 
+    def updates_of(self, env_steps: int, batch_size: int) -> float | None:
+        """Return the updates after `learning_starts`."""
+        return max(0, env_steps - self.learning_starts) / self.steps_per_update
+
 
 @dataclass(frozen=True, kw_only=True)
 class AsynchronousSourceConfig(EnvironmentFields, StreamConfig):
@@ -218,6 +228,10 @@ class AsynchronousSourceConfig(EnvironmentFields, StreamConfig):
     """Rollouts that every worker is ahead of the learner, in work or waiting to be learnt from."""
     max_lag: Annotated[int, Ge(0)] = 16
     """Trajectories whose policy is older are dropped (unit: updates)."""
+
+    def updates_of(self, env_steps: int, batch_size: int) -> float | None:
+        """Return the updates where no trajectory is dropped."""
+        return env_steps / (self.rollout_steps * batch_size)
 
 
 SOURCES = Kinds(

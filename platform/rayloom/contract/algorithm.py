@@ -95,6 +95,15 @@ class Algorithm(nn.Module):
     """Values that a field of `Config` must have for that: with others the loss is random or cannot be vectorised. The
     field of a component is "network.dropout", for those kinds that have it, and its kind "network.kind"."""
 
+    @classmethod
+    def compiles_from(cls, config: Any) -> int | None:
+        """Return from how many updates on `learner.compile: auto` compiles a run with these settings; None: from none.
+
+        A number is a measurement: compiling costs about 5 s (15 s the first time), which the faster steps must save.
+        The engine asks a class that says so itself, and not its subclasses, whose losses may be others.
+        """
+        return None
+
     def __init__(self, config: Any, spec: Spec) -> None:
         """Keep `config` (an instance of `Config`) and `spec`; raise UserError when they do not fit together."""
         super().__init__()

@@ -14,6 +14,7 @@ from rayloom.config.schema import RunConfig
 from rayloom.errors import UserError
 from rayloom.launch.chaos import Chaos, check_plan
 from rayloom.launch.roles import make_role
+from rayloom.runs.compiling import settled
 from rayloom.runs.folders import (
     LOCAL_MARK,
     RUN,
@@ -85,6 +86,7 @@ def run(
         observer.note(f"output: {typed.output} goes with this node; name a folder that all nodes share, as /mnt/runs")
     if job is not None:
         return _run_job(typed, plan, job, observer, striker, group, parent)
+    typed = settled(typed)
     role = make_role(typed, plan)
     try:
         read_objectives(typed, role.parameter_counts())
@@ -111,6 +113,7 @@ def _run_job(
 ) -> Result:
     """Begin the run of a job, go on with it, or report it again."""
     with attempt(config, job, observer.note, uses_ray=plan.uses_ray, group=group, parent=parent) as taken:
+        config = taken.config
         if taken.ended is not None:
             result = earlier_result(config, taken.folder, taken.ended)
             observer.note(f"job {job} has finished its run before: this is its result")

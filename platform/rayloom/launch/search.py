@@ -17,6 +17,7 @@ from rayloom.files import replace_file
 from rayloom.launch.roles import make_role
 from rayloom.launch.run import as_config
 from rayloom.redaction import redacted_url
+from rayloom.runs.compiling import settled
 from rayloom.runs.folders import (
     LOCAL_MARK,
     STUDY,
@@ -71,9 +72,10 @@ def run_study(
     study, space = _prepare(typed, local)
     observer = observer or StudyObserver()
     if job is None:
+        study = replace(study, config=settled(study.config))
         return _begin(replace(study, folder=make_run_folder(study.config, STUDY)), space, observer)
     with attempt(study.config, job, observer.note, uses_ray=not local, file=STUDY, changeable=_EXTENDABLE) as taken:
-        study = replace(study, folder=taken.folder)
+        study = replace(study, config=taken.config, folder=taken.folder)
         if taken.ended is not None:
             result = _earlier_result(study, taken.ended)
             observer.note(f"job {job} has finished its study before: this is its result")

@@ -32,7 +32,7 @@ def check_settings(algorithm: Algorithm, steps: Sequence[Phase | Rule], config: 
             f"learner.accumulate: {name} has torch's batch norm, which depends on the whole batch at once, so that "
             "parts of it are not the whole; set learner.accumulate to 1"
         )
-    if config.compile and not any(phase.compilable for phase in phases):
+    if config.compile is True and not any(phase.compilable for phase in phases):
         raise UserError(f"learner.compile: no phase of {name} may be compiled; write false")
 
 

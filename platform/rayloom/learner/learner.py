@@ -75,7 +75,7 @@ class Learner:
 
     @staticmethod
     def _make_phase(phase: Phase, config: LearnerConfig, group: Group, pieces: Sequence[Piece]) -> PhaseLearner:
-        if config.compile and phase.compilable:
+        if config.compile is True and phase.compilable:
             from rayloom.learner.compiled import CompiledPhaseLearner
 
             return CompiledPhaseLearner(phase, config, group, pieces)

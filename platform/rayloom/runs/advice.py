@@ -149,7 +149,7 @@ def _step(case: _Case) -> str:
 def _idle(case: _Case) -> str:
     learner = case.config.learner
     ways = [] if learner.gpus else [case.now("learner.gpus")]
-    ways += [] if learner.compile else ["learner.compile: true"]
+    ways += [] if learner.compile is True else ["learner.compile: true"]
     faster = f", or make the learner faster with {' or '.join(ways)}" if ways else ""
     return (
         f"the rollout workers were idle {SHARE} of the time, the learner is the bottleneck: lower "

@@ -18,6 +18,7 @@ from rayloom.config.schema import RunConfig, flatten
 from rayloom.errors import UserError
 from rayloom.files import INTERNAL, DamagedFileError, read_record, write_json
 from rayloom.redaction import redacted_tree, redacted_url
+from rayloom.runs.compiling import settled
 from rayloom.runs.folders import (
     LOCAL_MARK,
     RUN,
@@ -50,6 +51,8 @@ class Attempt:
     """An earlier attempt has begun it: go on with it."""
     ended: Mapping[str, Any] | None
     """How an earlier attempt has finished it (`result.json`); None while there is something left to do."""
+    config: RunConfig
+    """The settings, with what was left to the machine decided as in the first attempt."""
 
 
 def job_folder(output: Path, job: str) -> Path:
@@ -107,14 +110,17 @@ def attempt(
     """
     folder = job_folder(Path(config.output), job)
     make_folder(folder / INTERNAL)
+    given_config = config
+    config = _decided(given_config, folder, file)
     ended = _ended(config, folder, file, uses_ray, changeable)
     if ended is not None:
-        yield Attempt(folder, True, ended)
+        yield Attempt(folder, True, ended, config)
         return
     if not read_result(folder) and is_running(folder):
         raise _is_running(folder, job)
     with _locked(folder, job, note):
         begun = last_start(folder) is not None
+        config = _decided(given_config, folder, file)
         changed = begun and _changed_settings(config, folder, file, uses_ray, changeable)
         if not begun:
             for name in (RUN, STUDY, LOCAL_MARK):  # of an attempt that ended before it had begun anything
@@ -126,7 +132,13 @@ def attempt(
             write_config(folder / file, config)
         # Read again: the attempt that had the folder until now may have finished.
         ended = _ended(config, folder, file, uses_ray, ()) if begun and not changed else None
-        yield Attempt(folder, begun, ended)
+        yield Attempt(folder, begun, ended, config)
+
+
+def _decided(config: RunConfig, folder: Path, file: str) -> RunConfig:
+    """Return the config with what it leaves to the machine decided: as it was, where an attempt has begun."""
+    begun = (folder / file).exists() and last_start(folder) is not None
+    return settled(config, load_run_config(folder, file) if begun else None)
 
 
 def _ended(

@@ -76,7 +76,7 @@ def _check_engine(config: RunConfig) -> None:
     learner, cluster = config.learner, config.cluster
     found = {
         "source.kind": (config.source_class().kind, "dataset"),
-        "learner.compile": (learner.compile, False),
+        "learner.compile": (learner.compile is True, False),
         "learner.precision": (learner.precision, "float32"),
         "learner.count": (learner.count, 1),
         "learner.accumulate": (learner.accumulate, 1),

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rayloom.config.load import from_tree
 from rayloom.config.schema import RunConfig
 from rayloom.config.search import SearchConfig
 from rayloom.redaction import redacted_tree
+from rayloom.runs.compiling import settled
 from rayloom.search.ledger import TrialEntry
 from rayloom.search.space import apply
 
@@ -34,4 +36,6 @@ class Study:
     def trial_tree(self, entry: TrialEntry, name: str) -> dict[str, Any]:
         """Return a trial's whole config: its name, and no password of the store, to which the study's writer writes."""
         tree = apply(self.config, entry.assignment.values)
+        if tree["learner"]["compile"] == "auto":  # one of the choices of the space
+            tree["learner"]["compile"] = settled(from_tree(tree)).learner.compile
         return {**tree, "name": name, "tracking": redacted_tree(tree["tracking"])}

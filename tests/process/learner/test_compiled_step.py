@@ -34,7 +34,7 @@ def test_penalties_on_the_weights_are_compiled_with_the_loss() -> None:
 
 
 @needs_compiler
-@pytest.mark.parametrize("name", ["ppo", "impala", "dqn_prioritized_n_step", "softmax_regression"])
+@pytest.mark.parametrize("name", ["ppo", "impala", "dqn_prioritized_n_step", "sac", "softmax_regression"])
 def test_compiled_updates_equal_eager_updates(name: str) -> None:
     # More than one target period: a graph that kept the old target network would differ.
     eager_role, eager = _trained(name, False, 20)
