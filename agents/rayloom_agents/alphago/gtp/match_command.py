@@ -15,11 +15,14 @@ from rayloom.contract import Command, CommandHost, UserError
 from rayloom_agents.alphago.games.go import Go
 from rayloom_agents.alphago.gtp.command import positive
 from rayloom_agents.alphago.gtp.contestants import Contestant, Searcher
+from rayloom_agents.alphago.gtp.match_journal import MatchJournal
 from rayloom_agents.alphago.gtp.naming import CHOICES, Tables, file_name, is_external, make_contestant
 from rayloom_agents.alphago.gtp.referee import MatchResult, PlayedGame, Referee
 from rayloom_agents.alphago.gtp.reports import figures, pictures, policy_png, records, summary, table
 from rayloom_agents.alphago.players import TrainedPlayer, go_of, load_player
 
+_OF_ALL_GAMES = ("run_id", "a", "b", "simulations", "opening_plies", "seed")
+"""What all games of a match have in common; how many there are may grow."""
 _TABLES = 64
 """Games at once where no engine runs in a process of its own."""
 
@@ -53,14 +56,14 @@ class MatchCommand(Command):
         torch.set_num_threads(options.threads)
         networks = Networks(host, options.simulations)
         board = networks.load(options.run_id)
-        result, game, sides = play(options, networks, host)
+        name = f"{time.strftime('%Y%m%d-%H%M%S')}-{file_name(options.a)}-{file_name(options.b)}"
+        folder = options.destination or Path(options.output) / "matches" / name
+        result, game, sides = play(options, networks, host, folder)
         count = min(options.pictures, len(result.games))
         files = {**records(result, game), **pictures(result, game, count)}
         for side, letter in zip(sides, "ab", strict=True) if count else ():
             if isinstance(side, Searcher) and not side.name.startswith("search:"):
                 files[f"policy_{letter}.png"] = policy_png(result.games[0], game, side.infer, side.name)
-        name = f"{time.strftime('%Y%m%d-%H%M%S')}-{file_name(options.a)}-{file_name(options.b)}"
-        folder = options.destination or Path(options.output) / "matches" / name
         write(folder, files)
         print(table(result), end="", file=host.people, flush=True)
         print(f"  games and pictures   {folder}", file=host.people, flush=True)
@@ -87,20 +90,26 @@ class Networks:
 
 
 def play(
-    options: Namespace, networks: Networks, host: CommandHost
+    options: Namespace, networks: Networks, host: CommandHost, folder: Path
 ) -> tuple[MatchResult, Go, tuple[Contestant, Contestant]]:
-    """Play the match; return what came out, the game it was in, and both sides, which are closed."""
+    """Play the match; return what came out, the game it was in, and both sides, which are closed.
+
+    Every game is kept in the folder as it ends, and the games that are there already are not played again.
+    """
     game = go_of(networks.load(options.run_id))
     if options.komi is not None:
         game.komi = options.komi
     engines = is_external(options.a) or is_external(options.b)
     count = options.parallel or (len(os.sched_getaffinity(0)) if engines else _TABLES)
     tables = Tables(game, min(count, options.games), options.seed, options.deadline)
+    journal: MatchJournal | None = None
     done = 0
 
     def told(played: PlayedGame) -> None:
         nonlocal done
         done += 1
+        if journal is not None:
+            journal.add(played)
         fault = f" ({played.fault})" if played.fault else ""
         print(f"game {done} of {options.games}: {played.result}{fault}", file=host.people, flush=True)
 
@@ -110,8 +119,14 @@ def play(
         try:
             if first.name == second.name:
                 first.name, second.name = f"{first.name} (A)", f"{second.name} (B)"
+            of_all = {name: getattr(options, name) for name in _OF_ALL_GAMES}
+            journal = MatchJournal(folder, {**of_all, "komi": game.komi})
+            done = len(journal.games)
+            before = f"{done} games were played before; " if done else ""
+            print(f"{before}interrupted, the same command with --destination {folder} goes on", file=host.people)
             referee = Referee(game, (first, second), tables.count, told)
-            return referee.play(options.games, options.opening_plies, options.seed), game, (first, second)
+            result = referee.play(options.games, options.opening_plies, options.seed, journal.games)
+            return result, game, (first, second)
         finally:
             second.close()
     finally:

@@ -137,13 +137,14 @@ class Referee:
         self._at: list[PlayedGame | None] = [None] * tables
         self._spent, self._chosen = [0.0, 0.0], [0, 0]
 
-    def play(self, games: int, opening_plies: int, seed: int) -> MatchResult:
-        """Play an even number of games."""
+    def play(self, games: int, opening_plies: int, seed: int, earlier: Sequence[PlayedGame] = ()) -> MatchResult:
+        """Play an even number of games; those that an `earlier` part of the same match has played count, too."""
         openings = draw_openings(self.game, games // 2, opening_plies, seed)
-        waiting = [PlayedGame(number, number % 2, openings[number // 2]) for number in range(2 * (games // 2))]
-        done: list[PlayedGame] = []
-        waiting.reverse()
-        while len(done) < 2 * (games // 2):
+        numbers = range(2 * (games // 2))
+        done = [game for game in earlier if game.number in numbers]
+        left = sorted(set(numbers) - {game.number for game in done}, reverse=True)
+        waiting = [PlayedGame(number, number % 2, openings[number // 2]) for number in left]
+        while len(done) < len(numbers):
             self._begin(waiting)
             done += self._tick()
         rates = [spent / max(1, count) for spent, count in zip(self._spent, self._chosen, strict=True)]

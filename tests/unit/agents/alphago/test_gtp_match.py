@@ -192,7 +192,7 @@ def test_the_command_writes_and_records_what_was_played(tmp_path: Path, capsys: 
     assert found["won"] + found["drawn"] + found["lost"] == 4 and found["distinct"] == 4
     name, files, figures = host.recorded["untrained5"]
     assert name.startswith("matches/") and name.endswith("-five-4-raw-five")
-    assert sorted(files) == sorted(
+    assert sorted([*files, "games.jsonl"]) == sorted(
         path.relative_to(tmp_path / "m").as_posix() for path in (tmp_path / "m").rglob("*.*")
     )
     assert {"boards.png", "win_rates.png", "policy_a.png", "policy_b.png", "games/0003.sgf"} <= set(files)
@@ -214,6 +214,51 @@ def test_the_command_writes_and_records_what_was_played(tmp_path: Path, capsys: 
         with pytest.raises(SystemExit):
             options("five", "five", "random", *wrong)
     assert "must be an even number" in capsys.readouterr().err
+
+
+def test_a_match_that_was_interrupted_goes_on_with_the_games_that_it_has(tmp_path: Path) -> None:
+    host: Any = FolderHost(five=untrained(5))
+    words = ["five", "random", "raw:five", "--pictures", "0", "--parallel", "1"]
+    journal = tmp_path / "m" / "games.jsonl"
+
+    def play(folder: str, games: int, *more: str) -> dict[str, Any]:
+        return MatchCommand().run(
+            options(*words, "--games", str(games), "--destination", str(tmp_path / folder), *more), host
+        )
+
+    whole = play("whole", 6)
+    ended, begun = Referee._end, list[PlayedGame]()
+
+    def cut(self: Referee, table: int) -> PlayedGame:
+        if len(begun) == 3:
+            raise KeyboardInterrupt
+        begun.append(ended(self, table))
+        return begun[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Referee, "_end", cut)
+        with pytest.raises(KeyboardInterrupt):
+            play("m", 6)
+    kept = journal.read_text().splitlines()
+    assert len(kept) == 4 and not (tmp_path / "m" / "result.txt").exists()
+    with journal.open("a") as file:
+        file.write('{"number": 3, "black"')  # whoever wrote it was killed
+    found = play("m", 6)
+    assert "3 games were played before" in host.people.getvalue()
+    assert journal.read_text().splitlines()[:4] == kept and len(journal.read_text().splitlines()) == 7
+    assert found["games"] == whole["games"] == 6
+    for number in range(6):  # the first ones are what they were, and every opening is that of its number
+        names = [tmp_path / folder / "games" / f"{number:04d}.sgf" for folder in ("whole", "m")]
+        before, after = ([node.get_move() for node in sgf.Sgf_game.from_bytes(name.read_bytes()).get_main_sequence()[1:]]
+                         for name in names)  # fmt: skip
+        assert before == after if number < 3 else before[:2] == after[:2]
+    assert play("m", 8)["games"] == 8
+    with pytest.raises(UserError, match="is of a match with another seed, 0 and not 1: name another folder"):
+        play("m", 6, "--seed", "1")
+    for broken in ("[]\n", "{}\n{}\n", "\x00\n", '{"run_id": "five"}\n{"number": 0, "moves": 3}\n'):
+        journal.write_text(broken)
+        with pytest.raises(UserError, match=r"games\.jsonl is (damaged|of a match with another)"):
+            play("m", 6)
 
 
 def test_the_evaluation_plays_in_training() -> None:
