@@ -222,9 +222,11 @@ def test_a_match_that_was_interrupted_goes_on_with_the_games_that_it_has(tmp_pat
     journal = tmp_path / "m" / "games.jsonl"
 
     def play(folder: str, games: int, *more: str) -> dict[str, Any]:
-        return MatchCommand().run(
-            options(*words, "--games", str(games), "--destination", str(tmp_path / folder), *more), host
-        )
+        where = ["--games", str(games), "--destination", str(tmp_path / folder)]
+        return dict(MatchCommand().run(options(*words, *where, *more), host))
+
+    def moves_of(file: Path) -> list[Any]:
+        return [node.get_move() for node in sgf.Sgf_game.from_bytes(file.read_bytes()).get_main_sequence()[1:]]
 
     whole = play("whole", 6)
     ended, begun = Referee._end, list[PlayedGame]()
@@ -248,9 +250,7 @@ def test_a_match_that_was_interrupted_goes_on_with_the_games_that_it_has(tmp_pat
     assert journal.read_text().splitlines()[:4] == kept and len(journal.read_text().splitlines()) == 7
     assert found["games"] == whole["games"] == 6
     for number in range(6):  # the first ones are what they were, and every opening is that of its number
-        names = [tmp_path / folder / "games" / f"{number:04d}.sgf" for folder in ("whole", "m")]
-        before, after = ([node.get_move() for node in sgf.Sgf_game.from_bytes(name.read_bytes()).get_main_sequence()[1:]]
-                         for name in names)  # fmt: skip
+        before, after = (moves_of(tmp_path / folder / "games" / f"{number:04d}.sgf") for folder in ("whole", "m"))
         assert before == after if number < 3 else before[:2] == after[:2]
     assert play("m", 8)["games"] == 8
     with pytest.raises(UserError, match="is of a match with another seed, 0 and not 1: name another folder"):
