@@ -146,6 +146,10 @@ class EnvironmentFields(WorkerConfig):
     """Gymnasium id, optionally "module:id"."""
     env_options: Mapping[str, Any] = field(default_factory=dict)
     """Keyword arguments of the environment."""
+    vectorization: Literal["auto", "loop", "envpool"] = "auto"
+    """How the environments of one process are stepped. auto: by a vector environment that the id has of its own (as
+    CartPole and Atari), else one after the other, as `loop` always does. envpool: in C++ by envpool, which has its own
+    version of most ids (the extra `envpool`); never chosen by itself, for installing a package should change no run."""
     inference: Literal["worker", "central"] = "worker"
     """Who chooses actions: each rollout worker, or the learner's process on its device for all of them at once, which
     suits large networks and images. For workers that run ahead a thread of that process does it, in fixed order."""
@@ -175,9 +179,9 @@ class OnPolicySourceConfig(EnvironmentFields):
     """Passes over each rollout, in batches of `learner.batch_size`."""
 
     def updates_of(self, env_steps: int, batch_size: int) -> float | None:
-        """Return the updates of whole rollouts."""
+        """Return the updates of whole rollouts: a remainder of less than half a batch is left out."""
         rows = self.num_envs * self.rollout_steps
-        return env_steps / rows * self.epochs * math.ceil(rows / batch_size)
+        return env_steps / rows * self.epochs * math.floor(rows / batch_size + 0.5)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ from rayloom.config.sources import EnvironmentFields
 from rayloom.errors import UserError
 from rayloom.rollouts.environment import Environment, IndexedEnvironment, environment_name
 from rayloom.rollouts.frame_stack import StackedEnvironment
+from rayloom.rollouts.pooled import PooledEnvironments
 from rayloom.rollouts.wrappers import InfoFields
 
 # Arguments of gymnasium's own `make_vec` and `make`: the engine decides about them.
@@ -34,12 +35,15 @@ def make_environment(
 
     A native vector environment cannot be wrapped one by one: with `wrappers` or `info_fields` it is a loop too.
     """
+    if source.vectorization == "envpool":
+        return _adapted(source, _pooled(source, num_envs), first_index, worker, check_every_step)
     env_id = _registered(source.env)
     registered = gym.registry[env_id]
-    single = bool(registered.additional_wrappers or source.wrappers or source.info_fields)
+    loop = source.vectorization == "loop"
+    single = bool(registered.additional_wrappers or source.wrappers or source.info_fields or loop)
     native = registered.vector_entry_point is not None and not single
     if not native and registered.entry_point is None:
-        key = "wrappers" if source.wrappers else "info_fields"
+        key = "wrappers" if source.wrappers else "info_fields" if source.info_fields else "vectorization"
         raise UserError(
             f"source.{key}: {env_id} exists only as a vector environment, which has no single ones; remove it"
         )
@@ -51,6 +55,14 @@ def make_environment(
             makers = [partial(_make_single, source, env_id, name) for name in names]
             vector_env = SyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
     return _adapted(source, vector_env, first_index, worker, check_every_step)
+
+
+def _pooled(source: EnvironmentFields, num_envs: int) -> PooledEnvironments:
+    """Make environments of envpool, which cannot be wrapped one by one."""
+    for key in ("wrappers", "info_fields"):
+        if getattr(source, key):
+            raise UserError(f"source.{key}: environments of envpool cannot have them; remove it, or vectorization")
+    return PooledEnvironments(source.env, num_envs, max(1, int(source.worker_cpus)), source.env_options)
 
 
 def make_rendered(source: EnvironmentFields) -> tuple[Environment, Callable[[], Any]]:
