@@ -53,7 +53,7 @@ class PPO(AdvantageActorCritic):
     @classmethod
     def compiles_from(cls, config: Any) -> int | None:
         """Return what was measured; a graph of an unrolled memory takes long to compile."""
-        return None if config.memory_size else 10_000
+        return None if config.memory_size else 15_000
 
     def phases(self) -> list[Phase]:
         """Return the one phase of policy and value together, which may stop early."""

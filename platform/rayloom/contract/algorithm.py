@@ -99,8 +99,8 @@ class Algorithm(nn.Module):
     def compiles_from(cls, config: Any) -> int | None:
         """Return from how many updates on `learner.compile: auto` compiles a run with these settings; None: from none.
 
-        A number is a measurement: compiling costs about 5 s (15 s the first time), which the faster steps must save.
-        The engine asks a class that says so itself, and not its subclasses, whose losses may be others.
+        A number is a measurement: so many faster steps save the 15 s that compiling takes the first time on a machine
+        (5 s later). The engine asks a class that says so itself, and not its subclasses, whose losses may be others.
         """
         return None
 

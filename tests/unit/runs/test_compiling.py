@@ -25,7 +25,7 @@ class OwnPPO(PPO):
 
 
 # 4 environments, 32 steps, 2 epochs of 4 batches: 8 updates for 128 steps.
-LONG = {"env_steps": 160_000}
+LONG = {"env_steps": 240_000}
 
 
 def decided(name: str = "ppo", stop: Mapping[str, float] = LONG, **sections: Any) -> bool | str:
@@ -51,10 +51,10 @@ def test_the_updates_of_a_budget(name: str, stop: Mapping[str, float], updates: 
 
 def test_a_long_budget_is_compiled_and_a_short_one_is_not() -> None:
     assert decided() is True
-    assert decided(stop={"env_steps": 159_000}) is False
-    assert decided("sac", stop={"updates": 5_000}) is True
-    assert decided("dqn", stop={"updates": 12_000}) is True
-    assert decided("dqn", stop={"updates": 11_999}) is False
+    assert decided(stop={"env_steps": 239_000}) is False
+    assert decided("sac", stop={"updates": 9_000}) is True
+    assert decided("dqn", stop={"updates": 20_000}) is True
+    assert decided("dqn", stop={"updates": 19_999}) is False
     assert decided("a2c", stop={"updates": 1_000_000}) is False
 
 
@@ -78,7 +78,7 @@ def test_what_nobody_has_measured_is_not_compiled(sections: dict[str, Any]) -> N
 
 
 def test_a_run_with_a_target_is_compiled_if_a_quarter_of_its_budget_pays() -> None:
-    assert decided(stop={"env_steps": 640_000, "evaluate/return_mean": 475}) is True
+    assert decided(stop={"env_steps": 960_000, "evaluate/return_mean": 475}) is True
 
 
 def test_without_a_compiler_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
