@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 
 from rayloom.errors import UserError
 
@@ -23,7 +23,7 @@ _TOO_LARGE = (
     *("numel: integer multiplication overflow", "cannot fit 'int'", "too large to convert", "out of bounds for int"),
 )
 """What torch and NumPy say of sizes that no memory has."""
-_NEW = ("aten::empty", "aten::zeros", "aten::ones", "aten::full", "aten::rand", "aten::randn", "aten::empty_strided")
+_NEW = (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.empty_strided)
 
 
 def available_memory() -> int:
@@ -51,20 +51,28 @@ def check_fits(size: int, key: str, what: str) -> None:
         raise UserError(f"{key}: {what} need {size / gib:,.1f} GiB and {free / gib:,.1f} GiB are free here; lower it")
 
 
-class _Sizes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Sizes(TorchFunctionMode):
+    """Adds up what is asked for. (A TorchDispatchMode would see more, and import torch's compiler: two seconds.)"""
+
     def __init__(self, key: str, what: str) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._key, self._what, self._taken = key, what, 0
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func._schema.name in _NEW and args and isinstance(args[0], list | tuple | torch.Size):
-            if torch.device(kwargs.get("device") or "cpu").type != "cpu":
-                return func(*args, **kwargs)
+        if func in _NEW and torch.device(kwargs.get("device") or "cpu").type == "cpu":
             dtype = kwargs.get("dtype") or torch.get_default_dtype()
-            self._taken += math.prod(int(length) for length in args[0]) * dtype.itemsize
+            self._taken += _count(args, kwargs) * dtype.itemsize
             check_fits(self._taken, self._key, self._what)
         return func(*args, **kwargs)
+
+
+def _count(args: Any, kwargs: Any) -> int:
+    """Return the elements of a new tensor: its size is the first argument, or all of them (`torch.zeros(2, 3)`)."""
+    size = kwargs.get("size", args)
+    if size and isinstance(size[0], list | tuple):
+        size = size[0]
+    return math.prod(length for length in size if isinstance(length, int))
 
 
 def lacks_memory(error: BaseException) -> bool:

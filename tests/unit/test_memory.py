@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,6 +37,33 @@ def test_tensors_are_added_up_before_they_are_made(monkeypatch: pytest.MonkeyPat
         for _ in range(5):
             torch.empty(2**24, dtype=torch.float32)
     torch.empty(2**27, dtype=torch.float32)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: torch.zeros(2**13, 2**13, 2),
+        lambda: torch.ones((2**13, 2**14)),
+        lambda: torch.rand(size=(2**27,)),
+        lambda: torch.full((2**27,), 3.0),
+        lambda: torch.randn([2**27], dtype=torch.float64),
+        lambda: torch.nn.Linear(2**13, 2**14),
+        lambda: torch.nn.Embedding(2**17, 2**10),
+        lambda: torch.nn.LSTM(2**12, 2**12),
+        lambda: torch.nn.Conv2d(2**12, 2**12, 3),
+    ],
+)
+def test_every_way_to_make_a_tensor_is_seen(monkeypatch: pytest.MonkeyPatch, make: Any) -> None:
+    monkeypatch.setattr(memory, "available_memory", lambda: 2**28)
+    with pytest.raises(UserError, match=r"^algorithm: its tensors need"), checked_tensors("algorithm", "its tensors"):
+        make()
+
+
+def test_what_lies_elsewhere_or_is_small_is_let_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available_memory", lambda: 2**20)
+    with checked_tensors("algorithm", "its tensors"):
+        assert torch.empty(2**20, 2**20, device="meta").shape == (2**20, 2**20)
+        assert torch.zeros(()).shape == () and torch.full((2, 3), 1.0).sum() == 6
 
 
 def test_arrays_get_no_more_than_is_free_while_a_part_is_made(monkeypatch: pytest.MonkeyPatch) -> None:

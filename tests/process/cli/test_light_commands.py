@@ -74,6 +74,16 @@ def test_answers_come_without_anything_heavy_and_at_once(tmp_path: Path, line: s
     assert spent < BUDGET_S * PATIENCE, f"{spent:.2f} s of CPU"
 
 
+def test_show_builds_the_networks_without_torchs_compiler(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom rayloom.cli.main import main\nassert main(['show', 'ppo_cartpole', '--local']) == 0\n"
+        "print(sorted({'torch._dynamo', 'sympy', 'ray', 'mlflow'} & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 @pytest.mark.parametrize("line", ["list", "list schedule", "explain learner.optimizer", "explain source.replay"])
 def test_eighty_columns_and_one_json_line(tmp_path: Path, line: str) -> None:
     _, out, _, _ = light(*line.split(), cwd=tmp_path)

@@ -136,7 +136,8 @@ def test_local_puts_everything_into_one_process(tmp_path: Path) -> None:
     program = (
         "import sys, rayloom\n"
         f"result = rayloom.run({str(path)!r}, local=True)\n"
-        "loaded = [name for name in ('ray', 'mlflow', 'optuna', 'matplotlib') if name in sys.modules]\n"
+        "heavy = ('ray', 'mlflow', 'optuna', 'matplotlib', 'torch._dynamo', 'sympy')\n"
+        "loaded = [name for name in heavy if name in sys.modules]\n"
         "print(result.status, loaded)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, cwd=tmp_path)
