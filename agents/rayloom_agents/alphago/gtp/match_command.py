@@ -123,7 +123,7 @@ def play(
             journal = MatchJournal(folder, {**of_all, "komi": game.komi})
             done = len(journal.games)
             before = f"{done} games were played before; " if done else ""
-            print(f"{before}interrupted, the same command with --destination {folder} goes on", file=host.people)
+            print(f"{before}if interrupted, the same command with --destination {folder} goes on", file=host.people)
             referee = Referee(game, (first, second), tables.count, told)
             result = referee.play(options.games, options.opening_plies, options.seed, journal.games)
             return result, game, (first, second)
