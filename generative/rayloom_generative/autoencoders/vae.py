@@ -270,10 +270,10 @@ class VAE(JudgedModel):
         columns = self.classes or 8  # of a conditional model each column is a class
         samples = self.decode(shown_latents(8 * columns if self.field == "image" else 1000, size, data.device))
         if self.field == "point":
-            return {**shown, "samples": drawn(self._with_noise(samples, None), data[:1000])}
+            return {**shown, "samples": drawn(self._with_noise(samples, None), data[:1000], animate=True)}
         labels_of = batch.get("label")
         rebuilt = self.decode(mean[:32], labels_of[:32] if self.classes and labels_of is not None else None)
-        shown["samples"] = Figure("images", samples, columns=columns)
+        shown["samples"] = Figure("images", samples, columns=columns, animate=True)
         shown["reconstructions"] = originals_above(data[:32], rebuilt)
         if self.classes:
             return shown  # codes mean something beside a label only
