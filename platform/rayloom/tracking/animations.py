@@ -61,7 +61,8 @@ def _of_one_kind(files: Sequence[tuple[int, Path]]) -> list[Stored]:
             print(f"{file} cannot be drawn: {type(error).__name__}: {error}", file=sys.stderr)
 
     def form(stored: Stored) -> tuple[str, tuple[int, ...]]:
-        kind, shape = stored[1]["kind"], stored[2]["data"].shape
+        kind, data = stored[1]["kind"], stored[2].get("data")
+        shape = () if data is None else data.shape  # a text has none
         return kind, shape[1:] if kind == "points" else shape
 
     return [stored for stored in found if form(stored) == form(found[-1])]

@@ -54,6 +54,7 @@ def test_each_frame_says_its_step_and_steps_are_in_order(tmp_path: Path) -> None
 def test_only_figures_that_ask_for_it_and_have_two_steps_are_animated(tmp_path: Path) -> None:
     for step in (1, 2):
         stored(tmp_path, step, Figure("images", DOTS), "filters")
+        stored(tmp_path, step, Figure("text", text="x"), "alarms")
         stored(tmp_path, step, Figure("images", DOTS, animate=True), "deep/samples")
     stored(tmp_path, 1, Figure("images", DOTS, animate=True), "once")
     assert [path.parent.name for path in draw_animations(tmp_path)] == ["samples"]
