@@ -66,12 +66,15 @@ def originals_above(originals: Tensor, reconstructions: Tensor, columns: int = 8
     return Figure("images", torch.cat(rows), columns=columns)
 
 
-def drawn(samples: Tensor, reference: Tensor | None = None) -> Figure:
-    """Return samples as images [M, C, H, W], points in the plane [M, 2], or a matrix [M, D] of other points."""
+def drawn(samples: Tensor, reference: Tensor | None = None, animate: bool = False) -> Figure:
+    """Return samples as images [M, C, H, W], points in the plane [M, 2], or a matrix [M, D] of other points.
+
+    `animate` for the first two: samples of the same codes at every evaluation.
+    """
     if samples.ndim == 4:
-        return Figure("images", samples)
+        return Figure("images", samples, animate=animate)
     if samples.shape[1] == 2:
-        return Figure("points", samples, reference=reference)
+        return Figure("points", samples, reference=reference, animate=animate)
     return Figure("matrix", samples)
 
 

@@ -53,7 +53,7 @@ def test_a_conditional_gan_draws_the_digit_that_is_asked_for(tmp_path: Path) -> 
 
 @pytest.mark.full
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", range(5))
 def test_wgan_gp_covers_the_grid(seed: int, tmp_path: Path) -> None:
     metrics = train("wgan_gp_gaussian_grid", tmp_path, f"seed={seed}").metrics
     assert metrics["evaluate/modes_covered"] == 25

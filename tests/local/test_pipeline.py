@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from rayloom.cli.main import main
 from rayloom.config.load import shipped_configs, shipped_pipelines
 from rayloom.errors import UserError
 from rayloom.launch.pipeline import _stage_trees, _typed, run_pipeline
+from rayloom.launch.pipeline_seeds import run_pipeline_seeds
+from rayloom.runs.folders import load_run_config, read_result
 from rayloom.runs.inputs import recorded_inputs
 from rayloom.runs.observer import Observer
 from rayloom.tracking.journal import last_start, read_metrics
@@ -63,6 +67,31 @@ def test_a_stage_starts_from_an_earlier_one_and_all_go_on(tmp_path: Path, monkey
     assert again.stages["second"].weights_sha256 == second.weights_sha256 != first.weights_sha256
     other = run_pipeline(file, *SMALL, output, "second.stop.updates=3", local=True)
     assert other.job != done.job and other.stages["second"].counters["updates"] == 3
+
+
+def test_seeds_are_pipelines_that_share_the_stages_with_a_seed_of_their_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own_seed = STAGES.replace("settings: {source: {game", "settings: {seed: 7, source: {game", 1)
+    command = ["pipeline", written(tmp_path, own_seed), *SMALL, f"output={tmp_path / 'runs'}", "--local", "--json"]
+    assert main([*command, "--seeds", "2"]) == 0
+    shown = capsys.readouterr()
+    told = json.loads(shown.out.splitlines()[-1])
+    folders = [{name: Path(run["run_dir"]) for name, run in each["stages"].items()} for each in told["pipelines"]]
+    seeds = [{name: load_run_config(folder).seed for name, folder in each.items()} for each in folders]
+    assert seeds == [{"first": 7, "second": 0}, {"first": 7, "second": 1}]
+    hashes = [{name: read_result(folder)["weights_sha256"] for name, folder in each.items()} for each in folders]
+    assert hashes[0]["first"] == hashes[1]["first"] and hashes[0]["second"] != hashes[1]["second"]
+    assert recorded_inputs(folders[1]["second"])["start_from"]["run_id"] == folders[1]["first"].name
+    assert [told["seeds"][name]["metrics"]["train/loss"]["runs"] for name in ("first", "second")] == [2, 2]
+    assert "second: 2 runs, interquartile mean" in shown.err
+    journals = [(folder / "internal/journal.jsonl").read_bytes() for each in folders for folder in each.values()]
+    again = run_pipeline_seeds(*command[1:5], seeds=2, local=True)
+    assert again.group == told["run_id"] and len(again.pipelines) == 2
+    found = [run.run_dir for each in again.pipelines for run in each.stages.values()]
+    assert [(folder / "internal/journal.jsonl").read_bytes() for folder in found] == journals, "nothing was trained"
+    with pytest.raises(UserError, match="leave out seed="):
+        run_pipeline_seeds(*command[1:5], "seed=3", seeds=2, local=True)
 
 
 @pytest.mark.parametrize(

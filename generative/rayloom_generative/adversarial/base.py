@@ -294,14 +294,14 @@ class AdversarialModel(JudgedModel):
         rows = torch.arange(count, device=data.device)
         samples = self.visible(self.generate(self.sampler, codes, self.conditions_of(rows)))
         if self.field == "point":
-            return {"samples": drawn(samples, data[:_SHOWN_POINTS])}
+            return {"samples": drawn(samples, data[:_SHOWN_POINTS], animate=True)}
         ends = codes[: 2 * _SHOWN_ROWS].chunk(2)
         codes = arc(ends[0], ends[1], _ARC_STEPS).transpose(0, 1).flatten(0, 1)
         on_arcs = self.generate(
             self.sampler, codes, self.conditions_of(rows[:_SHOWN_ROWS].repeat_interleave(_ARC_STEPS))
         )
         return {
-            "samples": Figure("images", samples, columns=self.columns),
+            "samples": Figure("images", samples, columns=self.columns, animate=True),
             "interpolations": Figure("images", self.visible(on_arcs), columns=_ARC_STEPS),
         }
 

@@ -19,7 +19,7 @@ def manifold(decode: Decode, device: torch.device) -> Figure:
     """Return images over a plane of codes, spread as the prior is: Kingma and Welling (2014), figure 4."""
     places = torch.special.ndtri((torch.arange(_GRID, device=device) + 0.5) / _GRID)
     codes = torch.cartesian_prod(-places, places).flip(1)
-    return Figure("images", decode(codes), columns=_GRID)
+    return Figure("images", decode(codes), columns=_GRID, animate=True)
 
 
 def traversals(decode: Decode, code: Tensor, order: Tensor) -> Figure:

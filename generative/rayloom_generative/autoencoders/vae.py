@@ -16,7 +16,11 @@ from rayloom_generative.adversarial.alarms import Alarm
 from rayloom_generative.autoencoders import latent_pictures
 from rayloom_generative.autoencoders.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood
 from rayloom_generative.equations.adversarial import WALK_STEPS, round_trip
-from rayloom_generative.equations.densities import importance_weighted_bound, standard_normal_divergences
+from rayloom_generative.equations.densities import (
+    bernoulli_entropy,
+    importance_weighted_bound,
+    standard_normal_divergences,
+)
 from rayloom_generative.evaluation.judged import JudgedConfig, JudgedModel
 from rayloom_generative.fields import (
     check_unit_range,
@@ -222,6 +226,15 @@ class VAE(JudgedModel):
         outcomes = self.field == "point" or self.config.binarize != "none" or self.config.likelihood == "categorical"
         return f"{'nll' if outcomes else 'grey_bound'}_iw{count}"
 
+    def least_nats(self, examples: Batch) -> Tensor | None:
+        """Return the entropy [B] of the bits that raw examples are drawn as, below whose mean no bound can lie.
+
+        None without dynamic binarisation.
+        """
+        if self.config.binarize != "dynamic":
+            return None
+        return bernoulli_entropy(unit_range(examples[self.field]).flatten(1).double())
+
     def log_weights(self, batch: Batch, count: int) -> Tensor:
         """Return log p(x, z) - log q(z|x) of `count` codes of a prepared batch, [count, B]; some codes at a time."""
         mean, log_variance = self.encode(batch)
@@ -270,10 +283,10 @@ class VAE(JudgedModel):
         columns = self.classes or 8  # of a conditional model each column is a class
         samples = self.decode(shown_latents(8 * columns if self.field == "image" else 1000, size, data.device))
         if self.field == "point":
-            return {**shown, "samples": drawn(self._with_noise(samples, None), data[:1000])}
+            return {**shown, "samples": drawn(self._with_noise(samples, None), data[:1000], animate=True)}
         labels_of = batch.get("label")
         rebuilt = self.decode(mean[:32], labels_of[:32] if self.classes and labels_of is not None else None)
-        shown["samples"] = Figure("images", samples, columns=columns)
+        shown["samples"] = Figure("images", samples, columns=columns, animate=True)
         shown["reconstructions"] = originals_above(data[:32], rebuilt)
         if self.classes:
             return shown  # codes mean something beside a label only

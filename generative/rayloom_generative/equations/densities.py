@@ -19,6 +19,16 @@ def bernoulli_log_density(data: Tensor, logits: Tensor) -> Tensor:
     return -F.binary_cross_entropy_with_logits(logits, data.expand_as(logits), reduction="none").sum(-1)
 
 
+def bernoulli_entropy(probabilities: Tensor) -> Tensor:
+    """Return the entropy [...] of independent bits that are 1 with `probabilities` [..., D].
+
+    No model of bits that are drawn so can have a smaller mean of -log p: Cover and Thomas (2006), theorem 2.6.3.
+    """
+    zero = 1 - probabilities
+    entropy: Tensor = -(torch.special.xlogy(probabilities, probabilities) + torch.special.xlogy(zero, zero)).sum(-1)
+    return entropy
+
+
 def gaussian_log_density(data: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
     """Return log N(data; mean, exp(log_variance)) [...] of independent coordinates [..., D]."""
     return -0.5 * (_LOG_TWO_PI + log_variance + (data - mean).square() * torch.exp(-log_variance)).sum(-1)

@@ -48,7 +48,8 @@ class ImportanceBound(Evaluation):
     """Bounds the log-likelihood of held-out data by importance weights, with as many codes as are asked for.
 
     For a model with `log_weights(batch, count)` [count, B] and `bound_name(count)`, as the VAE. The bits of a
-    dynamically binarised example are drawn once.
+    dynamically binarised example are drawn once, and their entropy (`least_nats`) stands beside the bounds: a smaller
+    one would be a mistake.
     """
 
     Config = ImportanceBoundConfig
@@ -56,6 +57,7 @@ class ImportanceBound(Evaluation):
         "nll_iw*": Metric(better="min", unit="nats", meaning="importance-weighted bound on -log p(x)"),
         "nll_iw*_error": Metric(unit="nats", meaning="its standard error over the examples"),
         "grey_bound_iw*": Metric(better="min", unit="nats", meaning="the same of grey pixels, which is no likelihood"),
+        "least_nats": Metric(unit="nats", meaning="entropy of the bits that are drawn: no bound can lie below it"),
         "grey_bound_iw*_error": Metric(unit="nats", meaning="its standard error over the examples"),
     }
 
@@ -77,11 +79,14 @@ class ImportanceBound(Evaluation):
         rows = torch.linspace(0, len(table) - 1, min(count, len(table))).long()
         device = next(policy.parameters()).device
         found: list[Tensor] = []
+        least: list[Tensor] = []
         for part in torch.split(rows, self.config.batch_size):
             batch = {name: value.to(device) for name, value in table.rows(part).items()}
             found.append(self._bounds(model, policy.prepare(batch), budget))
+            if hasattr(model, "least_nats") and (entropy := model.least_nats(batch)) is not None:
+                least.append(entropy)
         bounds = torch.cat(found, 1)
-        metrics = {}
+        metrics = {"least_nats": float(torch.cat(least).mean())} if least else {}
         for codes, bound in zip(self.config.codes, bounds, strict=True):
             metrics[model.bound_name(codes)] = float(bound.mean())
             metrics[f"{model.bound_name(codes)}_error"] = float(bound.std(correction=0)) / math.sqrt(len(bound))

@@ -1,6 +1,7 @@
 """Judges a model's samples in the features of classifiers that the platform has trained: distances and coverage.
 
     data, samples, noise --policy.judges--> features --> Fréchet and kernel distance, precision and recall
+                                            classes  --> which of the data's classes the samples have
 
 Every distance stands beside its floor (training against held-out data) and its ceiling (noise against held-out data).
 The judge's hash is part of every name, because numbers of different judges cannot be compared.
@@ -29,6 +30,7 @@ from rayloom.contract import (
     Table,
     UserError,
 )
+from rayloom_generative.evaluation.class_coverage import class_coverage
 from rayloom_generative.evaluation.distances import frechet_distance, kernel_distance, nearest, precision_and_recall
 from rayloom_generative.evaluation.judge import Judge
 from rayloom_generative.fields import originals_above, unit_range
@@ -51,7 +53,7 @@ class SampleQualityConfig(EvaluationConfig):
 
 
 class SampleQuality(Evaluation):
-    """Fréchet and kernel distance of samples to held-out images, precision and recall, and nearest training images.
+    """Fréchet and kernel distance of samples to held-out images, precision, recall, classes, nearest training images.
 
     For a model of images that has a judge (`algorithm.judge`, `inputs.judge`), or two of different families. The
     features are not those of an Inception network: the numbers are no FID and no KID, and compare models under one
@@ -68,6 +70,12 @@ class SampleQuality(Evaluation):
         "kernel_*": Metric(better="min", meaning="squared kernel distance in the judge's features"),
         "precision_*": Metric(better="max", meaning="share of the samples among the data"),
         "recall_*": Metric(better="max", meaning="share of the data among the samples"),
+        "classes_*_divergence": Metric(
+            better="min", unit="nats", meaning="of the samples' classes, as the judge reads them, from the data's"
+        ),
+        "classes_*": Metric(
+            better="max", meaning="share of the classes that the samples have, as the judge reads them"
+        ),
     }
 
     def __init__(self, config: SampleQualityConfig, context: EvaluationContext) -> None:
@@ -92,8 +100,11 @@ class SampleQuality(Evaluation):
         figures: dict[str, Figure] = {}
         rows = []
         for judge in judges:
-            features = {name: _features(judge, images, budget) for name, images in compared.items()}
+            seen = {name: _seen(judge, images, budget) for name, images in compared.items()}
+            features = {name: each[0] for name, each in seen.items()}
+            covered = class_coverage(seen["samples"][1], seen["held_out"][1], judge.classes)
             found = self._compare(features)
+            found |= {"classes_": float(covered.share), "classes_divergence": float(covered.divergence)}
             metrics |= {name.replace("_", f"_{judge.name}_", 1).rstrip("_"): value for name, value in found.items()}
             rows.append(list(found.values()))
             if judge is judges[0]:
@@ -143,10 +154,12 @@ def _images(table: Table, count: int) -> Tensor:
     return unit_range(table.rows(rows)["image"])
 
 
-def _features(judge: Judge, images: Tensor, budget: Budget) -> Tensor:
-    """Return the judge's features [N, F]."""
-    found = []
+def _seen(judge: Judge, images: Tensor, budget: Budget) -> tuple[Tensor, Tensor]:
+    """Return the judge's features [N, F] and the class [N] of each image; of stacked ones of every plane [N * P]."""
+    features, classes = [], []
     for part in torch.split(images, _BATCH):
-        found.append(judge(part))
+        found = judge.look(part)
+        features.append(found[0])
+        classes.append(found[1].flatten())
         budget.done()
-    return torch.cat(found)
+    return torch.cat(features), torch.cat(classes)

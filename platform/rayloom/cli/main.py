@@ -266,6 +266,9 @@ def _add_pipeline(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--local", action="store_true", help="everything in this process, without Ray")
     command.add_argument("--job", metavar="ID", help="go on with this pipeline (default: that of the same stages)")
+    command.add_argument(
+        "--seeds", type=_positive, metavar="N", help="the pipeline with the seeds 0 to N-1; the same again goes on"
+    )
     _add_loudness(command)
     _add_json(command)
 

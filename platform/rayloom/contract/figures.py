@@ -49,6 +49,9 @@ class Figure:
     """The text."""
     frames_per_second: float = 20.0
     """Speed of an animation."""
+    animate: bool = False
+    """Of images and points that show the same subject at every evaluation (the same codes, the same examples): when
+    the run ends an animation over its steps is drawn."""
 
     def __post_init__(self) -> None:
         """Check that data, labels and further tensors have the shapes that the kind asks for."""
@@ -67,6 +70,7 @@ class Figure:
             self._check_labels("labels", self.labels, rows, "rows of data")
         if self.kind == "points":
             self._check_points(rows)
+        self._require(not self.animate or self.kind in ("images", "points"), "no animate, which images and points have")
         if self.x is not None:
             wanted = [shape[-1]]
             self._require(self.kind == "curves" and list(self.x.shape) == wanted, f"no x, or curves with x {wanted}")

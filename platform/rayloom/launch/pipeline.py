@@ -95,6 +95,13 @@ def run_pipeline(
     return PipelineResult(job, tracker.run_id or folder.name, folder, results)
 
 
+def pipeline_job(file: str, *overrides: str) -> str:
+    """Return the id under which the same call of `run_pipeline` goes on; UserError for mistakes in any stage."""
+    path = find_config(file)
+    trees = _stage_trees(path, overrides)
+    return _job(path.stem, _typed(trees, {name: name for name in trees}))
+
+
 def _stage_trees(path: Path, overrides: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return the config of every stage as a tree, with references to other stages still in it."""
     whole = read_mapping(path)

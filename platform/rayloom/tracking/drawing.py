@@ -1,7 +1,7 @@
 """Draws what a run without MLflow has to show, in a process of its own with low priority.
 
 `python -m rayloom.tracking.drawing RUN_DIR [--curves]` draws every stored figure that has no picture yet, and the
-learning curves at the end of a run.
+learning curves and the animations over its steps at the end of a run.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ def draw_new(run_dir: Path) -> list[Path]:
 
 def main(arguments: list[str]) -> int:
     """Draw with the arguments of the command line."""
+    from rayloom.tracking.animations import draw_animations
     from rayloom.tracking.journal import read_metrics
     from rayloom.tracking.pictures import draw_curves
 
@@ -64,6 +65,7 @@ def main(arguments: list[str]) -> int:
         draw_new(run_dir)
         if "--curves" in arguments:
             draw_curves(read_metrics(run_dir), run_dir / "curves.png")
+            draw_animations(run_dir)
     return 0
 
 

@@ -25,6 +25,7 @@ def figure_parts(figure: Figure) -> tuple[dict[str, Any], dict[str, Array]]:
         "axes": list(figure.axes),
         "text": figure.text,
         "frames_per_second": figure.frames_per_second,
+        "animate": figure.animate,
     }
     arrays = {}
     for name in ("data", "reference", "x"):

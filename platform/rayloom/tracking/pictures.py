@@ -33,12 +33,12 @@ Arrays = Mapping[str, Array]
 
 def picture_of(stored: Path) -> Path:
     """Return the file into which a stored figure is drawn."""
-    return stored.with_suffix(SUFFIXES.get(_read(stored)[0]["kind"], ".png"))
+    return stored.with_suffix(SUFFIXES.get(read_figure(stored)[0]["kind"], ".png"))
 
 
 def draw_stored(stored: Path) -> Path:
     """Draw a figure that `figure_store.store_figure` wrote, beside it, and return the picture."""
-    about, arrays = _read(stored)
+    about, arrays = read_figure(stored)
     target = stored.with_suffix(SUFFIXES.get(about["kind"], ".png"))
     aside = target.with_name(f".new-{os.getpid()}-{target.name}")
     draw(about, arrays, aside, title=f"{stored.parent.name}, step {int(stored.stem.removeprefix('step_'))}")
@@ -46,7 +46,8 @@ def draw_stored(stored: Path) -> Path:
     return target
 
 
-def _read(stored: Path) -> tuple[dict[str, Any], dict[str, Array]]:
+def read_figure(stored: Path) -> tuple[dict[str, Any], dict[str, Array]]:
+    """Return what is plain about a stored figure, and its arrays."""
     with np.load(stored, allow_pickle=False) as file:
         arrays = dict(file.items())
     return json.loads(str(arrays.pop("about"))), arrays
@@ -66,10 +67,11 @@ def draw(about: Mapping[str, Any], arrays: Arrays, target: Path, *, title: str =
         painters[kind](about, arrays, title).savefig(target)
 
 
-def image_grid(images: Array, columns: int) -> Array:
+def image_grid(images: Array, columns: int, most: int | None = None) -> Array:
     """Arrange bytes [M, C, H, W] row by row in a picture [rows * (H + 1) + 1, columns * (W + 1) + 1, 3].
 
-    One grey pixel separates the tiles; small tiles are enlarged by a whole factor.
+    One grey pixel separates the tiles; small tiles are enlarged by a whole factor, as long as no side of the picture
+    has more than `most` pixels.
     """
     count, channels, height, width = images.shape
     columns = max(1, min(columns, count))
@@ -79,11 +81,13 @@ def image_grid(images: Array, columns: int) -> Array:
         top, left = (index // columns) * (height + 1) + 1, (index % columns) * (width + 1) + 1
         tile = images[index].transpose(1, 2, 0)
         grid[top : top + height, left : left + width] = np.repeat(tile, 3, axis=2) if channels == 1 else tile
-    return _enlarged(grid, height, width)
+    return _enlarged(grid, height, width, most)
 
 
-def _enlarged(picture: Array, height: int, width: int) -> Array:
+def _enlarged(picture: Array, height: int, width: int, most: int | None = None) -> Array:
     factor = max(1, math.ceil(_SMALLEST_TILE / max(height, width)))
+    if most is not None:
+        factor = max(1, min(factor, most // max(picture.shape[:2])))
     return picture.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
@@ -144,6 +148,11 @@ def _table(about: Mapping[str, Any], arrays: Arrays, title: str) -> Canvas:
 
 
 def _points(about: Mapping[str, Any], arrays: Arrays, title: str) -> Canvas:
+    return points_panel(about, arrays, title)[0]
+
+
+def points_panel(about: Mapping[str, Any], arrays: Arrays, title: str) -> tuple[Canvas, Axes]:
+    """Draw points, in front of their reference where there is one, and return the axes too."""
     data, reference, groups = arrays["data"], arrays.get("reference"), arrays.get("groups")
     figure, axes = _panel(about, title, (6, 6))
     if reference is not None:
@@ -157,7 +166,7 @@ def _points(about: Mapping[str, Any], arrays: Arrays, title: str) -> Canvas:
             members = data[groups == group]
             axes.scatter(members[:, 0], members[:, 1], s=6, color=colours(int(group) % colours.N), label=name)
     axes.legend()
-    return figure
+    return figure, axes
 
 
 def _curves(about: Mapping[str, Any], arrays: Arrays, title: str) -> Canvas:

@@ -56,12 +56,14 @@ def test_samples_lie_between_floor_and_ceiling_and_repeat_themselves(output: Pat
     assert rayloom.evaluate(model.run_dir.name, QUALITY, output=str(output)).metrics == first
     name = next(key for key in first if key.startswith("evaluate/frechet_") and key.count("_") == 1)
     judge = name.partition("_")[2]
-    assert len(judge) == 8 and all(judge in key for key in first) and len(first) == 8
+    assert len(judge) == 8 and all(judge in key for key in first) and len(first) == 10
     # After six updates samples are little better than noise.
     assert 0 <= first[f"{name}_floor"] < first[name]
     assert first[f"{name}_floor"] < 0.3 * first[f"{name}_ceiling"]
     assert first[f"evaluate/kernel_{judge}_floor"] < first[f"evaluate/kernel_{judge}"]
     assert first[f"evaluate/recall_{judge}"] < 0.5
+    # And noise is read as few of the ten digits.
+    assert first[f"evaluate/classes_{judge}"] < 0.8 and first[f"evaluate/classes_{judge}_divergence"] > 0.3
 
 
 def test_the_nearest_training_images_are_shown(output: Path, model: Result) -> None:
@@ -87,14 +89,14 @@ def test_a_vae_has_two_judges_of_which_each_gives_all_numbers(output: Path, clas
     run = rayloom.run(from_tree(tree), local=True)
     found = rayloom.load(run.run_dir.name, output=str(output)).evaluate(QUALITY)
     judges = {name.split("_")[1] for name in found.metrics}
-    assert len(judges) == 2 and len(found.metrics) == 16
+    assert len(judges) == 2 and len(found.metrics) == 20
     theirs = rayloom.evaluate(model.run_dir.name, QUALITY, output=str(output)).metrics
     floors = {name: value for name, value in theirs.items() if name.endswith("_floor")}
     # The floor is the data's and the judge's, whoever the model is.
     assert {name: found.metrics[name] for name in floors} == floors
     table = found.figures["sample_quality"]
     assert [label.split()[0] for label in table.labels] == ["mlp", "cnn"]
-    assert table.data is not None and table.data.shape == (2, 8)
+    assert table.data is not None and table.data.shape == (2, 10)
 
 
 def test_a_run_may_be_judged_while_it_trains(output: Path, classifier: Result) -> None:

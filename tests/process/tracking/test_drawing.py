@@ -8,7 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from cases import case
+from processes import finish, kill_after, run_folder, start, write_config
 from tracking_store import wait_for
 
 CODE = """
@@ -51,3 +54,26 @@ def test_pictures_can_be_turned_off(tmp_path: Path) -> None:
     folder = train(tmp_path, "no")
     assert list((folder / "figures").rglob("*.npz"))
     assert not (folder / "internal/drawing.log").exists()
+
+
+@pytest.mark.full
+def test_the_animation_of_a_run_that_was_killed_is_that_of_one_that_was_not(tmp_path: Path) -> None:
+    every = {"every": "10 updates"}
+    animations = []
+    for number, kill in enumerate((False, True)):
+        output = tmp_path / str(number)
+        config = case(
+            "gan_averaged", str(output), tracking={"pictures": True, **every}, evaluate={"every": "40 updates"},
+            checkpoint=every, stop={"updates": 400},
+        )  # fmt: skip
+        file = write_config(config, tmp_path)
+        process = start("run", str(file), "--local", cwd=tmp_path)
+        if kill:
+            assert kill_after(process, output, 12), "it ended before it could be killed"
+            assert not list(output.rglob("over_steps.gif"))
+            process = start("resume", run_folder(output).name, "--output", str(output), cwd=tmp_path)
+        finish(process)
+        animation = run_folder(output) / "figures" / "samples" / "over_steps.gif"
+        wait_for(animation.exists, "the animation")
+        animations.append(animation.read_bytes())
+    assert animations[0] == animations[1]

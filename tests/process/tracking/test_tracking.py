@@ -46,7 +46,8 @@ def test_everything_of_a_run_arrives(output: Path, store: StoreView) -> None:
     tracker.log_metrics(many, 5)
     tracker.log_metrics({"evaluate/return_mean": float("nan"), "train/loss": float("inf")}, 5)
     tracker.log_metrics({"evaluate/return_mean": 2.5, "bad|name//x": 1.0}, 6)
-    tracker.log_figure("samples", Figure("images", torch.rand(10, 1, 8, 8)), 5)
+    for step in (5, 6):
+        tracker.log_figure("samples", Figure("images", torch.rand(10, 1, 8, 8), animate=True), step)
     tracker.log_figure(
         "confusion", Figure("matrix", torch.eye(3), labels=("a", "b", "c"), column_labels=("d", "e", "f")), 5
     )
@@ -88,6 +89,8 @@ def test_everything_of_a_run_arrives(output: Path, store: StoreView) -> None:
         "environment.json",
         "curves.png",
         "figures/samples/step_000000005.png",
+        "figures/samples/step_000000006.png",
+        "figures/samples/over_steps.gif",
         "figures/confusion/step_000000005.png",
         "figures/plane/step_000000005.png",
     }

@@ -290,7 +290,7 @@ class Writer:
         if self._sampler is not None:
             self._sampler.stop()
             self._send_system(store)
-        self._log_curves(store)
+        self._log_overviews(store)
         store.set_tags({"rayloom.end": word})
         if self._may_have_twins and (twins := store.delete_twins(self._start["journal"])):
             say(f"deleted {twins} empty runs that the server had created late")
@@ -303,12 +303,16 @@ class Writer:
         self._log_later(store)
         self.exit = 0
 
-    def _log_curves(self, store: Store) -> None:
+    def _log_overviews(self, store: Store) -> None:
+        """Draw and send what shows the whole run: its curves, and figures over its steps."""
+        from rayloom.tracking.animations import draw_animations
         from rayloom.tracking.pictures import draw_curves
 
         curves = self._run_dir / "curves.png"
         if draw_curves(journal.read_metrics(self._run_dir), curves):
             store.log_file(curves, None)
+        for animation in draw_animations(self._run_dir):
+            store.log_file(animation, animation.parent.relative_to(self._run_dir).as_posix())
 
     def _take_model(self, store: Store, record: Record, end: int) -> None:
         from rayloom.tracking.writer.model_export import log_model

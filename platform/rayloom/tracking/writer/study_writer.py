@@ -108,8 +108,8 @@ class Child(Writer):
     def _log_environment(self, store: Store) -> None:
         """The study has it."""
 
-    def _log_curves(self, store: Store) -> None:
-        """MLflow draws the curves of trials itself."""
+    def _log_overviews(self, store: Store) -> None:
+        """MLflow draws the curves of trials itself, and there may be hundreds."""
 
     def _take_model(self, store: Store, record: Record, end: int) -> None:
         """Models of trials are not logged."""

@@ -285,6 +285,7 @@ def test_pictures_of_images(network: Any, side: int) -> None:
         torch.manual_seed(9)
         assert torch.equal(shown.data, algorithm.figures(batch)["samples"].data)
     assert (shown.kind, shown.data.shape) == ("images", (64, 1, side, side))
+    assert shown.animate and not algorithm.figures(batch)["interpolations"].animate
     drawn = algorithm.sample(5, torch.Generator().manual_seed(1))
     assert drawn.data.shape == (5, 1, side, side)
     assert float(drawn.data.min()) >= 0 and float(drawn.data.max()) <= 1

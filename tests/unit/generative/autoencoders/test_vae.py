@@ -232,7 +232,7 @@ def test_pictures() -> None:
         second = algorithm.figures(batch)
         reconstructed = algorithm.decode(algorithm.encoder(batch["image"])[0])
     assert torch.equal(first["samples"].data, second["samples"].data)
-    assert first["samples"].data.shape == (64, 1, 8, 8)
+    assert first["samples"].data.shape == (64, 1, 8, 8) and first["samples"].animate
     pairs = first["reconstructions"]
     assert (pairs.kind, pairs.columns, pairs.data.shape) == ("images", 8, (32, 1, 8, 8))  # 16 of 20: whole rows
     assert torch.equal(pairs.data[:8], batch["image"][:8])

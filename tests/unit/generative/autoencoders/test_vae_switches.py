@@ -214,6 +214,7 @@ def test_pictures_of_the_codes() -> None:
         first, last = algorithm.decode(mean[:1]), algorithm.decode(mean[1:2])
         start = algorithm.decode(lowest)
     assert shown["manifold"].data.shape == (256, 1, 8, 8)
+    assert [name for name, figure in shown.items() if figure.animate] == ["samples", "manifold"]
     torch.testing.assert_close(shown["manifold"].data[:1], corner)  # upper left: first code low, second high
     torch.testing.assert_close(shown["traversals"].data[:1], start)
     assert shown["traversals"].data.shape == (18, 1, 8, 8)

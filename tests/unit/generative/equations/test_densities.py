@@ -9,6 +9,7 @@ import torch
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
 from rayloom_generative.equations.densities import (
+    bernoulli_entropy,
     bernoulli_log_density,
     gaussian_log_density,
     importance_weighted_bound,
@@ -31,6 +32,12 @@ def test_divergence_from_the_standard_normal(normals: tuple[torch.Tensor, ...]) 
     # 1/2 (mean^2 + variance - 1 - log variance) with mean 2 and variance e.
     by_hand = standard_normal_divergences(torch.tensor([[2.0]]), torch.tensor([[1.0]]))
     assert by_hand.item() == pytest.approx(0.5 * (4 + math.e - 2))
+
+
+def test_entropy_of_bits() -> None:
+    probabilities = torch.tensor([[0.0, 0.5, 1.0], [0.1, 0.25, 0.9]], dtype=torch.float64)
+    torch.testing.assert_close(bernoulli_entropy(probabilities), Bernoulli(probabilities).entropy().sum(1))
+    assert float(bernoulli_entropy(probabilities)[0]) == pytest.approx(math.log(2))
 
 
 def test_gaussian_density(normals: tuple[torch.Tensor, ...]) -> None:

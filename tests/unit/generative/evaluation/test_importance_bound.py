@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from conftest import require_fashion_mnist
 from rayloom import datasets
 from rayloom.contract import Budget, EvaluationContext, TensorSpec
 from rayloom.datasets import Dataset
@@ -73,9 +74,20 @@ def test_every_further_code_tightens_the_bound() -> None:
     five, fifty, many = (metrics[f"nll_iw{count}"] for count in (5, 50, 5000))
     assert elbo > five > fifty > many
     # No model can have fewer nats than the draw of the bits itself.
-    grey = data.validation.rows(torch.arange(60))["image"].double() / 255
+    rows = torch.linspace(0, len(data.validation) - 1, 60).long()
+    grey = data.validation.rows(rows)["image"].double() / 255
     entropy = -(torch.special.xlogy(grey, grey) + torch.special.xlogy(1 - grey, 1 - grey)).sum() / 60
-    assert many > float(entropy)
+    assert metrics["least_nats"] == pytest.approx(float(entropy)) and many > metrics["least_nats"]
+    plain = VAE(VAEConfig(latent_size=3, hidden_sizes=(16,)), data.spec)
+    assert "least_nats" not in found(plain, data, codes=(1,), examples=5), "grey pixels are not drawn"
+
+
+def test_the_least_nats_of_fashion_mnist() -> None:
+    require_fashion_mnist()
+    data = datasets.load("fashion-mnist", 0)
+    model = VAE(VAEConfig(latent_size=2, hidden_sizes=(8,), binarize="dynamic"), data.spec)
+    least = model.least_nats(data.test.rows(torch.arange(10_000)))
+    assert least is not None and float(least.mean()) == pytest.approx(189.86, abs=0.005)
 
 
 def test_a_model_without_a_likelihood_is_told_so() -> None:
