@@ -58,7 +58,7 @@ class RecurrentLayer(nn.Module):
         if valid is not None:
             inputs = inputs.masked_fill(~valid[:, :, None], 0)
         state = self.cell.initial_state(inputs) if state is None else state
-        projected = self.cell.project(inputs).transpose(0, 1)
+        projected = self.cell.project(inputs.transpose(0, 1))  # by time, so that neither pass copies the gates
         real = None if valid is None else valid.T[:, :, None]
         if self.reverse:
             projected, real = projected.flip(0), None if real is None else real.flip(0)
