@@ -25,8 +25,8 @@ from rayloom_supervised.layers.padding import inside, last_real, turned
 
 CellName = Literal["srn", "linear", "linear_memory", "peephole_lstm", "reset_first_gru", "lstm", "gru"]
 """srn, linear, linear_memory, peephole_lstm, reset_first_gru: the texts' cells (equations 177, 184, 185-186, 187-192,
-193-196). lstm, gru: torch's, with biases, without peepholes, reset after the matrix. On a CPU peephole_lstm takes about a
-fifth longer than lstm, and reset_first_gru less time than gru; srn and the linear ones go step by step."""
+193-196). lstm, gru: torch's, with biases, without peepholes, reset after the matrix. On a CPU peephole_lstm takes up to
+a quarter longer than lstm, and reset_first_gru less time than gru; srn and the linear ones go step by step."""
 
 _CELLS: dict[str, type[Cell]] = {
     "srn": SimpleCell,
