@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from rayloom.config.load import from_tree
 from rayloom.runs.learner_role import LearnerRole
+from rayloom_supervised.layers.cells import Cell
 from rayloom_supervised.layers.recurrent import CellName, RecurrentStack
 
 LENGTH, SIZE = 100, 256
@@ -63,6 +64,15 @@ def _stack(cell: CellName) -> nn.Module:
     return RecurrentStack(cell, SIZE, SIZE)
 
 
+def _stepwise(cell: CellName) -> nn.Module:
+    """Return a stack whose cell is differentiated automatically, step by step."""
+    made = RecurrentStack(cell, SIZE, SIZE)
+    for part in made.modules():
+        if isinstance(part, Cell):
+            part.scan = partial(Cell.scan, part)  # type: ignore[method-assign]
+    return made
+
+
 def recurrent() -> Iterator[Comparison]:
     """Yield the texts' LSTM and GRU, forward and backward, against torch's, and the fastest against a loop."""
     unit = f"passes of T = {LENGTH}, H = {SIZE} a CPU second"
@@ -76,6 +86,16 @@ def recurrent() -> Iterator[Comparison]:
             f"reset-first GRU, batch {batch}", unit, 1,
             partial(_layer, partial(_stack, "reset_first_gru"), batch),
             partial(_layer, lambda: nn.GRU(SIZE, SIZE, batch_first=True), batch), "torch.nn.GRU", ">= 0.5",
+        )  # fmt: skip
+        yield Comparison(
+            f"peephole LSTM, batch {batch}", unit, 1,
+            partial(_layer, partial(_stack, "peephole_lstm"), batch),
+            partial(_layer, partial(_stepwise, "peephole_lstm"), batch), "loop over its own steps", ">= 5",
+        )  # fmt: skip
+        yield Comparison(
+            f"reset-first GRU, batch {batch}", unit, 1,
+            partial(_layer, partial(_stack, "reset_first_gru"), batch),
+            partial(_layer, partial(_stepwise, "reset_first_gru"), batch), "loop over its own steps", ">= 5",
         )  # fmt: skip
         yield Comparison(
             f"LSTM, batch {batch}", unit, 1,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ PADDING, UNKNOWN = 0, 1
 _SPECIAL = ("(padding)", "(unknown)")
 _SUFFIXES = frozenset({".txt"})
 _TEXTS_AT_ONCE = 256
+_HALVES = re.compile("[\ud800-\udfff]")
+"""Halves of the pairs by which UTF-16 writes a character: alone they are none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +112,7 @@ class _UnlabelledTexts:
     def __call__(self, paths: Sequence[Path]) -> Iterator[UnlabelledRows]:
         for path in (file for given in paths for file in within(given, _SUFFIXES, "texts")):
             text = _read(path, self._config.encoding)
-            texts = text.splitlines() if self._lines else [text]
+            texts = text.split("\n") if self._lines else [text]
             kept = [(place, text) for place, text in enumerate(texts, start=1) if text.strip()]
             if not kept:
                 raise UserError(f"predict: the text {path} is empty")
@@ -131,7 +134,7 @@ _Labelled = tuple[list[str], Rows, tuple[str, ...], dict[str, Rows], list[tuple[
 
 def _labelled_lines(path: Path, encoding: str | None) -> _Labelled:
     texts, words = [], []
-    for number, line in enumerate(_read(path, encoding).splitlines(), start=1):
+    for number, line in enumerate(_read(path, encoding).split("\n"), start=1):
         if not line.strip():
             continue
         label, tab, text = line.partition("\t")
@@ -154,23 +157,39 @@ def _labelled_files(root: Path, encoding: str | None) -> _Labelled:
 
 
 def _read(path: Path, encoding: str | None) -> str:
-    """Return a file's text; UserError for another encoding than the one that is said, or detected."""
+    """Return a file's text, whose lines end with a line feed alone.
+
+    UserError for another encoding than the one that is said, or detected, and for characters that no text has.
+    """
     try:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read ({type(error).__name__}): make it readable or remove it") from None
     named = encoding or ("utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig")
     try:
-        return content.decode(named).replace("\r\n", "\n").replace("\r", "\n")
-    except LookupError:
+        text = content.decode(named)
+    except (LookupError, ValueError) as error:
+        if isinstance(error, UnicodeError):
+            raise _unreadable(path, encoding, getattr(error, "start", 0)) from None
         known = "utf-8, gb18030 or cp1252"
         raise UserError(f"source.dataset.encoding: Python knows no encoding {encoding!r}; try {known}") from None
-    except UnicodeError as error:
-        advice = "say its right encoding" if encoding else "say its encoding (gb18030, cp1252 and so on)"
+    if "\0" in text:
+        place = text.index("\0") + 1
         raise UserError(
-            f"{path} cannot be read as {encoding or 'UTF-8'} text (byte {getattr(error, 'start', 0) + 1}): {advice} as "
-            "source.dataset.encoding, convert or remove it"
-        ) from None
+            f"{path} is no {encoding or 'UTF-8'} text: character {place} is NUL; if it is UTF-16 without a mark, set "
+            "source.dataset.encoding to utf-16-le or utf-16-be, else remove it"
+        )
+    if encoding and (half := _HALVES.search(text)):  # utf-7 and the like let them through
+        raise _unreadable(path, encoding, half.start())
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _unreadable(path: Path, encoding: str | None, start: int) -> UserError:
+    advice = "say its right encoding" if encoding else "say its encoding (gb18030, cp1252 and so on)"
+    return UserError(
+        f"{path} cannot be read as {encoding or 'UTF-8'} text (byte {start + 1}): {advice} as "
+        "source.dataset.encoding, convert or remove it"
+    )
 
 
 def _tokens(text: str, kind: str) -> Sequence[Any]:
@@ -268,6 +287,8 @@ def load_documents(config: DocumentsConfig, seed: int) -> Dataset:
 
 
 def _numbered(codes: npt.NDArray[Any], known: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    if not len(known):
+        return np.zeros(len(codes), np.int32)
     places = np.searchsorted(known, codes).clip(max=len(known) - 1)
     numbers: npt.NDArray[Any] = np.where(known[places] == codes, places + 1, 0).astype(np.int32)
     return numbers

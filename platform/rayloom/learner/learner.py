@@ -21,6 +21,7 @@ from rayloom.contract import Algorithm, Batch, Loss, Phase, Rule, Source
 from rayloom.devices import device_of
 from rayloom.errors import UserError
 from rayloom.learner.accumulation import Accumulation
+from rayloom.learner.arithmetic import denormals_as_zero
 from rayloom.learner.checks import check_after_update, check_phases
 from rayloom.learner.flat_parameters import Piece, cut_into_pieces
 from rayloom.learner.freezing import without_frozen
@@ -119,7 +120,8 @@ class Learner:
                 if learner.stopped:
                     self._record_taken(index, learner)
                     continue
-                loss, norm = learner.step(batch)
+                with denormals_as_zero():
+                    loss, norm = learner.step(batch)
                 feedback(loss)
                 self._record(index, loss, norm, batch)
                 self._record_taken(index, learner)

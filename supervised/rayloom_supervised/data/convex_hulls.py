@@ -25,6 +25,8 @@ class ConvexHullsConfig(SizeConfig):
     """Fewest points."""
     most: Annotated[int, Ge(3), Le(10_000)] = 10
     """Most points."""
+    test_points: Annotated[int, Ge(3), Le(10_000)] | None = None
+    """Points of every test example: more than were trained on show how a network generalises; null: as the others."""
 
     def __post_init__(self) -> None:
         """Refuse numbers in the wrong order."""
@@ -62,8 +64,10 @@ def convex_hulls(config: ConvexHullsConfig, seed: int) -> Dataset:
     chance = torch.Generator().manual_seed(seed)
     sources: list[Tensor] = []
     targets: list[Tensor] = []
-    for _ in range(config.total):
+    for number in range(config.total):
         count = int(torch.randint(config.fewest, config.most + 1, (), generator=chance))
+        if config.test_points is not None and number >= config.train_size + config.validation_size:
+            count = config.test_points
         points = torch.rand(count, 2, generator=chance)
         hull = convex_hull([(x, y) for x, y in points.tolist()])
         sources.append(points)

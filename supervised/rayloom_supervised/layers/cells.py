@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rayloom_supervised.layers.peephole_scan import Scan, peephole_scan
+from rayloom_supervised.layers.reset_first_scan import reset_first_scan
 
 State = tuple[Tensor, ...]
 """What a cell carries from step to step, each [B, size]; the first is its output h."""
@@ -34,7 +35,7 @@ def scan_by_steps(
 
 
 class Cell(nn.Module):
-    """Base of the cells: `project` inputs [B, T, F] to [B, T, gates * size], then `step` over T."""
+    """Base of the cells: `project` inputs [T, B, F] to [T, B, gates * size], then `step` over T."""
 
     gates: ClassVar[int] = 1
     """Linear maps of the input."""
@@ -56,7 +57,7 @@ class Cell(nn.Module):
         self.recurrent = nn.Parameter(torch.cat(blocks)) if blocks else None
 
     def project(self, inputs: Tensor) -> Tensor:
-        """Map inputs [B, T, F] to what the gates get from them [B, T, gates * size]."""
+        """Map inputs [..., F] to what the gates get from them [..., gates * size]."""
         projected: Tensor = self.input(inputs)
         return projected
 
@@ -143,14 +144,20 @@ class PeepholeLSTMCell(Cell):
     def scan(self, projected: Tensor, state: State, real: Tensor | None) -> tuple[Tensor, State]:
         """Return the same as time by time; the gradient is written out, which is faster."""
         assert self.recurrent is not None
-        kinds = {tensor.dtype for tensor in (projected, self.recurrent, *state)}
-        if torch.compiler.is_compiling() or len(kinds) > 1 or torch.is_autocast_enabled(projected.device.type):
-            return super().scan(projected, state, real)  # a compiler sees through each step, autocast chooses types
+        if not _can_be_written_out(projected, self.recurrent, *state):
+            return super().scan(projected, state, real)
         hidden, memory = state
         outputs, *after = peephole_scan(
             projected, self.recurrent, self.peephole, (hidden, memory), real, partial(_scan_plainly, real)
         )
         return outputs, tuple(after)
+
+
+def _can_be_written_out(*tensors: Tensor) -> bool:
+    """Return whether a scan's gradient may be: a compiler sees through each step, and autocast chooses types."""
+    kinds = {tensor.dtype for tensor in tensors}
+    tracing = torch.compiler.is_compiling() or torch.is_autocast_enabled(tensors[0].device.type)
+    return not tracing and len(kinds) == 1 and len(tensors[0]) > 0
 
 
 def _peephole_step(
@@ -190,8 +197,33 @@ class ResetFirstGRUCell(Cell):
     def step(self, projected: Tensor, state: State) -> State:
         """Apply equations 193 to 196."""
         assert self.recurrent is not None
-        (hidden,), size = state, self.size
-        gates = torch.sigmoid(projected[:, : 2 * size] + hidden @ self.recurrent[: 2 * size].T)
-        reset, keep = gates.chunk(2, dim=1)
-        candidate = torch.tanh(projected[:, 2 * size :] + (reset * hidden) @ self.recurrent[2 * size :].T)
-        return (keep * hidden + (1 - keep) * candidate,)
+        return (_reset_first_step(projected, self.recurrent, state[0]),)
+
+    def scan(self, projected: Tensor, state: State, real: Tensor | None) -> tuple[Tensor, State]:
+        """Return the same as time by time; the gradient is written out, which is faster."""
+        assert self.recurrent is not None
+        if not _can_be_written_out(projected, self.recurrent, *state):
+            return super().scan(projected, state, real)
+        plain = partial(_scan_reset_first, real)
+        outputs, after = reset_first_scan(projected, self.recurrent, state[0], real, plain)
+        return outputs, (after,)
+
+
+def _reset_first_step(projected: Tensor, recurrent: Tensor, hidden: Tensor) -> Tensor:
+    """Return the output [B, size] after one more input (equations 193 to 196)."""
+    size = hidden.shape[1]
+    reset, keep = torch.sigmoid(projected[:, : 2 * size] + hidden @ recurrent[: 2 * size].T).chunk(2, dim=1)
+    candidate = torch.tanh(projected[:, 2 * size :] + (reset * hidden) @ recurrent[2 * size :].T)
+    return keep * hidden + (1 - keep) * candidate
+
+
+def _scan_reset_first(
+    real: Tensor | None, projected: Tensor, recurrent: Tensor, hidden: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return outputs [T, B, size], and the output after them, step by step."""
+
+    def step(given: Tensor, state: State) -> State:
+        return (_reset_first_step(given, recurrent, *state),)
+
+    outputs, (last,) = scan_by_steps(step, projected, (hidden,), real)
+    return outputs, last

@@ -25,8 +25,8 @@ from rayloom_supervised.layers.padding import inside, last_real, turned
 
 CellName = Literal["srn", "linear", "linear_memory", "peephole_lstm", "reset_first_gru", "lstm", "gru"]
 """srn, linear, linear_memory, peephole_lstm, reset_first_gru: the texts' cells (equations 177, 184, 185-186, 187-192,
-193-196). lstm, gru: torch's, with biases, without peepholes, reset after the matrix; their loop over time is compiled
-code, and so they are several times as fast."""
+193-196). lstm, gru: torch's, with biases, without peepholes, reset after the matrix. On a CPU peephole_lstm takes up to
+a quarter longer than lstm, and reset_first_gru less time than gru; srn and the linear ones go step by step."""
 
 _CELLS: dict[str, type[Cell]] = {
     "srn": SimpleCell,
@@ -58,7 +58,7 @@ class RecurrentLayer(nn.Module):
         if valid is not None:
             inputs = inputs.masked_fill(~valid[:, :, None], 0)
         state = self.cell.initial_state(inputs) if state is None else state
-        projected = self.cell.project(inputs).transpose(0, 1)
+        projected = self.cell.project(inputs.transpose(0, 1))  # by time, so that neither pass copies the gates
         real = None if valid is None else valid.T[:, :, None]
         if self.reverse:
             projected, real = projected.flip(0), None if real is None else real.flip(0)

@@ -30,10 +30,12 @@ from rayloom_supervised.layers.padding import inside
 from rayloom_supervised.layers.recurrent import CellName, RecurrentStack
 from rayloom_supervised.layers.strokes import draw_strokes
 from rayloom_supervised.networks.convolutional import ConvolutionalNetwork
+from rayloom_supervised.tasks.sample_options import number_option
 
 _READER_SIDE, _PICTURE_SIDE = 28, 56
 _PENS, _END = 3, 2
 _BEGIN = _PENS
+_STRONGEST = 100.0  # bias of a sample: standard deviations go with exp(-bias)
 """What the pen did before the first point."""
 
 
@@ -198,14 +200,13 @@ class Handwriter(Algorithm):
 
         `bias` is that of the config if not given. Without a text characters are drawn at random.
         """
-        bias = self.config.bias if bias is None else bias
-        if bias < 0:
-            raise UserError("sample: bias must be 0 or more")
+        bias = number_option("bias", self.config.bias if bias is None else bias, 0, _STRONGEST)
         device = self.head.weight.device
         if text is None:
             chosen = torch.randint(max(1, len(self.names)), (count,), generator=generator, device=device)
             pages, columns = self.write(count, generator, label=chosen if self.names else None, bias=bias), 8
         else:
+            text = str(text)  # on a command line 42 is a number
             unknown = [character for character in text if character not in self.names]
             if unknown or not text:
                 known = "".join(self.names) or "none"

@@ -16,6 +16,11 @@ from rayloom_supervised.layers.cells import State
 from rayloom_supervised.layers.recurrent import CellName, RecurrentStack
 from rayloom_supervised.layers.vocabulary import Vocabulary
 from rayloom_supervised.metrics import sequences as metrics
+from rayloom_supervised.tasks.sample_options import number_option, whole_option
+
+_TEMPERATURES = (1e-3, 1e3)
+"""The coldest always writes the likeliest character; colder ones would divide logits out of the range of float32."""
+_LONGEST = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,8 +145,8 @@ class CharacterModel(Algorithm):
         """
         if not self.labels:
             raise UserError("sample: bytes have no names; train on tokens: characters")
-        if temperature <= 0 or length < 1:
-            raise UserError("sample: temperature must be above 0 and length at least 1")
+        temperature = number_option("temperature", temperature, *_TEMPERATURES)
+        length = whole_option("length", length, 1, _LONGEST)
         numbers = {label: number for number, label in enumerate(self.labels)}
         unknown = next((character for character in prompt if character not in numbers), None)
         if not prompt:

@@ -17,6 +17,7 @@ from rayloom_supervised.layers.beam_search import beam_search
 from rayloom_supervised.layers.cells import State
 from rayloom_supervised.layers.padding import inside
 from rayloom_supervised.layers.recurrent import CellName, RecurrentStack
+from rayloom_supervised.metrics import sequences as metrics
 
 END = 0
 """The place that ends a sequence; what was read has places from 1."""
@@ -83,7 +84,19 @@ class PointerNetwork(Algorithm):
         target, count = batch["target"], batch["target_length"]
         written = self.decode(batch["source"], batch["source_length"], target.shape[1])
         exact = (written == target).all(dim=1).float()
-        return {"loss": (losses, count), "place_accuracy": (right, count), "exact_match": exact}
+        return {
+            "loss": (losses, count),
+            "place_accuracy": (right, count),
+            "exact_match": exact,
+            "_exact_match": exact,
+            "_source_length": batch["source_length"],
+        }
+
+    def summarize(self, outputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Figure]]:
+        """Return how exact matches fall with the length of the source."""
+        exact = outputs["_exact_match"]
+        curve = metrics.by_length(exact, torch.ones_like(exact), outputs["_source_length"], "exact match")
+        return {}, {"exact_match_by_length": curve}
 
     def figures(self, batch: Batch) -> dict[str, Figure]:
         """Show the points of the first example and, as a second group, those that the network points at."""

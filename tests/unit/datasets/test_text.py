@@ -117,3 +117,82 @@ def test_an_encoding_is_detected_or_said(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=sentence):
             datasets.load({"kind": "documents", "path": str(tmp_path / "c.txt"), "encoding": said}, 0)
+
+
+@pytest.mark.parametrize(
+    ("content", "said", "sentence"),
+    [
+        ("床前\n".encode("utf-16-le"), None, r"c\.txt cannot be read as UTF-8 text \(byte 1\): say its encoding"),
+        ("good\n".encode("utf-16-le"), None, "no UTF-8 text: character 2 is NUL; if it is UTF-16 without a mark, set"),
+        ("good\n".encode("utf-16-be"), None, "no UTF-8 text: character 1 is NUL"),
+        (b"a fine\0 film", None, "character 7 is NUL"),
+        ("caf\xe9\n".encode("latin-1"), "utf-8", r"as utf-8 text \(byte 4\): say its right encoding"),
+        (b"good", "utf\0", "Python knows no encoding"),
+        (b"good", "base64", "Python knows no encoding"),
+        (b"good", "undefined", "cannot be read as undefined text"),
+        (b"+2AA-", "utf-7", r"cannot be read as utf-7 text \(byte 1\)"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["text", "documents"])
+def test_what_is_no_text_in_its_encoding(
+    tmp_path: Path, kind: str, content: bytes, said: str | None, sentence: str
+) -> None:
+    (tmp_path / "c.txt").write_bytes(content)
+    with pytest.raises(UserError, match=sentence):
+        load(tmp_path / "c.txt", kind, encoding=said)
+
+
+def test_utf_16_without_a_mark_may_be_said(tmp_path: Path) -> None:
+    for encoding in ("utf-16-le", "utf-16-be"):
+        (tmp_path / "c.txt").write_bytes(("床前明月光\n" * 30).encode(encoding))
+        data = load(tmp_path / "c.txt", "documents", encoding=encoding, length=5)
+        assert "床" in data.spec["token"].labels
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_only_line_ends_end_a_line(tmp_path: Path, end: str) -> None:
+    """Form feeds, U+0085 and U+2028 stand in texts that were copied together."""
+    lines = ["good\tfine\x0cfilm", "bad\tdull\x85one", "", "good\tfine\u2028plot", "bad\tdull"] * 4
+    (tmp_path / "lines.tsv").write_bytes(end.join(lines).encode())
+    data = load(tmp_path / "lines.tsv", tokens="characters")
+    assert data.spec["label"].labels == ("bad", "good")
+    assert len(data.train) + len(data.validation) + len(data.test) == 16
+    (tmp_path / "new.txt").write_bytes(end.join(["", "fine\u2028film", "", "dull"]).encode())
+    assert data.reader is not None
+    (found,) = data.reader([tmp_path / "new.txt"])
+    assert found.places == (2, 4) and found.fields["token_length"].tolist() == [9, 4]
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("", "has no lines: write label, a tab and the text in each"),
+        ("\n\r\n \n\n", "has no lines"),
+        ("good\tfine\ngood fine\n", "has no label in line 2"),
+        ("good\tfine\n\tfine\n", "has no label in line 2"),
+        ("fine " * 50_000, "has no label in line 1"),
+        ("good\tfine\nbad\t \n", r"text 2 of .* is empty: remove it"),
+    ],
+)
+def test_lines_that_say_nothing(tmp_path: Path, content: str, sentence: str) -> None:
+    (tmp_path / "lines.tsv").write_text(content)
+    with pytest.raises(UserError, match=sentence):
+        load(tmp_path / "lines.tsv")
+
+
+def test_an_endless_line_is_cut_and_new_words_are_unknown(tmp_path: Path) -> None:
+    lines = [f"{('good', 'bad')[number % 2]}\tword word" for number in range(39)] + ["bad\t" + "word " * 50_000]
+    (tmp_path / "lines.tsv").write_text("\n".join(lines))
+    data = load(tmp_path / "lines.tsv", max_length=7)
+    assert data.spec["token"].shape == (7,)
+    (tmp_path / "new.txt").write_text("word " * 100_000 + "\nnever heard word\n")
+    assert data.reader is not None
+    (found,) = data.reader([tmp_path / "new.txt"])
+    assert found.fields["token"].tolist() == [[2] * 7, [1, 1, 2, 0, 0, 0, 0]]
+    assert found.fields["token_length"].tolist() == [7, 3]
+
+
+def test_a_training_split_without_a_character(tmp_path: Path) -> None:
+    write(tmp_path, {"train/a.txt": "", "validation/a.txt": "some text", "test/a.txt": "some text"})
+    with pytest.raises(UserError, match=r"the train split .* has 0 characters, too few for a window of 4"):
+        load(tmp_path, "documents", length=4)

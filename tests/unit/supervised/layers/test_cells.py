@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rayloom_supervised.layers.cells import Cell, PeepholeLSTMCell
+from rayloom_supervised.layers import written_out
+from rayloom_supervised.layers.cells import Cell, PeepholeLSTMCell, ResetFirstGRUCell
 from rayloom_supervised.layers.recurrent import _CELLS, CellName, RecurrentLayer, RecurrentStack
 
 Array = np.ndarray
@@ -192,28 +193,38 @@ def test_what_stands_between_layers_sees_all_but_the_top_one(cell: CellName) -> 
     assert torch.equal(found, stack(inputs * 2, between=cut)[0]) and not torch.equal(found, stack(inputs)[0])
 
 
+@pytest.mark.parametrize("block", [1, 12, 2**15])  # one time, two times (of 3 x 2 numbers), all times at once
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("lengths", [None, [4, 2, 0]])
-def test_the_written_out_gradient_of_the_peephole_lstm_is_that_of_its_steps(
-    lengths: list[int] | None, reverse: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kind", [PeepholeLSTMCell, ResetFirstGRUCell])
+def test_a_gradient_that_is_written_out_is_that_of_the_steps(
+    kind: type[Cell], lengths: list[int] | None, reverse: bool, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
-    cell = PeepholeLSTMCell(3, 2).double()
-    nn.init.normal_(cell.peephole)
+    cell = kind(3, 2).double()
+    for parameter in cell.parameters():
+        nn.init.normal_(parameter)
     layer = RecurrentLayer(cell, reverse=reverse)
-    inputs, *state = (torch.randn(3, *shape, dtype=torch.double, requires_grad=True) for shape in ((4, 3), (2,), (2,)))
+    shapes = [(4, 3), *[(2,)] * cell.memories]
+    inputs, *state = (torch.randn(3, *shape, dtype=torch.double, requires_grad=True) for shape in shapes)
     real = None if lengths is None else torch.tensor(lengths)
+    monkeypatch.setattr(written_out, "_BLOCK", block)
 
-    def read(inputs: Tensor, hidden: Tensor, memory: Tensor, *_: Tensor) -> tuple[Tensor, ...]:
-        outputs, after = layer(inputs, real, (hidden, memory))
+    def read(*given: Tensor) -> tuple[Tensor, ...]:
+        outputs, after = layer(given[0], real, given[1 : 1 + cell.memories])
         return outputs, *after
 
     given = (inputs, *state, *cell.parameters())
-    assert torch.autograd.gradcheck(read, given) and torch.autograd.gradgradcheck(read, given)
-    quick = read(inputs, *state)
-    monkeypatch.setattr(PeepholeLSTMCell, "scan", Cell.scan)
-    for found, wanted in zip(quick, read(inputs, *state), strict=True):
-        torch.testing.assert_close(found, wanted)
+    if block == 1 and not reverse:
+        assert torch.autograd.gradcheck(read, given, fast_mode=True)
+        assert torch.autograd.gradgradcheck(read, given, fast_mode=True)
+    quick = read(*given)
+    weights = [torch.randn_like(part) for part in quick]
+    gradients = torch.autograd.grad(quick, given, weights)
+    monkeypatch.setattr(kind, "scan", Cell.scan)
+    slow = read(*given)
+    torch.testing.assert_close(quick, slow, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(gradients, torch.autograd.grad(slow, given, weights), rtol=1e-11, atol=1e-13)
 
 
 @pytest.mark.parametrize("cell", ["peephole_lstm", "reset_first_gru"])

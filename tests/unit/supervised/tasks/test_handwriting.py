@@ -160,8 +160,9 @@ def test_samples_and_pictures(tmp_path: object) -> None:
         assert isinstance(found[name], Tensor) and found[name].shape == (3,)
     with pytest.raises(UserError, match=r"that were learnt \(il2T\), not 'x'"):
         writer.sample(1, generator, text="x")
-    with pytest.raises(UserError, match="bias must be 0 or more"):
-        writer.sample(1, generator, bias=-1.0)
+    for bias in (-1.0, float("nan"), 1e9, "clean"):
+        with pytest.raises(UserError, match=r"sample: bias must be a number from 0 to 100"):
+            writer.sample(1, generator, bias=bias)  # type: ignore[arg-type]
 
 
 def test_no_character_of_the_unseen_ones_is_in_two_splits(monkeypatch: pytest.MonkeyPatch) -> None:

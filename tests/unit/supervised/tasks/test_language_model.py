@@ -96,7 +96,16 @@ def test_a_model_may_be_told_its_places() -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"temperature": 0.0}, "temperature must be above 0"),
+        ({"temperature": 0}, "temperature must be a number from 0.001 to 1000, not 0"),
+        ({"temperature": -0.5}, "temperature must be a number"),
+        ({"temperature": float("nan")}, "temperature must be a number .* not nan"),
+        ({"temperature": float("inf")}, "temperature must be a number .* not inf"),
+        ({"temperature": 1e-300}, "temperature must be a number"),
+        ({"temperature": "hot"}, "temperature must be a number .* not 'hot'"),
+        ({"temperature": True}, "temperature must be a number"),
+        ({"length": 0}, "length must be a whole number from 1 to 1,000,000, not 0"),
+        ({"length": 2.5}, "length must be a whole number .* not 2.5"),
+        ({"length": 10**9}, "length must be a whole number"),
         ({"prompt": "az"}, "prompt has the character 'z', which the training text does not have"),
         ({"prompt": ""}, "prompt must have at least one character"),
     ],
@@ -104,6 +113,15 @@ def test_a_model_may_be_told_its_places() -> None:
 def test_wrong_options_are_refused(options: dict[str, object], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         model().sample(1, torch.Generator(), **options)  # type: ignore[arg-type]
+
+
+def test_the_coldest_and_the_hottest_write() -> None:
+    algorithm = model()
+    with torch.no_grad():
+        algorithm.head.bias.copy_(torch.linspace(0, 1e6, len(algorithm.head.bias)))
+    for temperature in (1e-3, 1e3):
+        text = algorithm.write(1, torch.Generator().manual_seed(0), temperature, 5, "a")[0]
+        assert text == algorithm.labels[-1] * 5
 
 
 def test_windows_must_have_something_to_judge() -> None:

@@ -82,6 +82,21 @@ def test_the_picture_marks_what_is_pointed_at() -> None:
     assert figure.groups is not None and len(figure.groups) == int(rows(3)["source_length"])
 
 
+def test_longer_tests_show_how_it_generalises() -> None:
+    data = datasets.load({**DATA, "test_points": 15}, 0)
+    rows_of = [getattr(data, split).rows(torch.arange(10)) for split in ("train", "validation", "test")]
+    assert [int(part["source_length"].max()) <= 10 for part in rows_of] == [True, True, False]
+    assert rows_of[2]["source_length"].tolist() == [15] * 10
+    same = HULLS.train.rows(torch.arange(10))
+    assert torch.equal(rows_of[0]["target_length"], same["target_length"])
+    outputs = {"_exact_match": torch.tensor([1.0, 0.0, 1.0, 1.0]), "_source_length": torch.tensor([5, 7, 5, 7])}
+    curve = network().summarize(outputs)[1]["exact_match_by_length"]
+    assert curve.x is not None and curve.x.tolist() == [5, 7]
+    assert curve.data is not None and curve.data.tolist() == [[1.0, 0.5]]
+    batch = data.test.rows(torch.arange(10))
+    assert network().evaluate(batch)["_source_length"].tolist() == [15] * 10  # type: ignore[union-attr]
+
+
 def test_other_data_are_refused() -> None:
     with pytest.raises(UserError, match=r"source \[L, F\] and target \[T\], not source of \['image'\]"):
         PointerNetwork(PointerNetwork.Config(), {"image": TensorSpec(shape=(1, 8, 8), dtype=torch.uint8)})
