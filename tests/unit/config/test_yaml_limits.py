@@ -33,10 +33,10 @@ def bomb(levels: int) -> str:
     ids=["bomb", "itself", "itself inside", "long", "deep", "very deep", "deep mappings", "list key", "twice"],
 )
 def test_it_is_refused_at_once(text: str, sentence: str) -> None:
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(UserError, match=rf"^it: .*{sentence}"):
         parse_yaml(text, "it")
-    assert time.monotonic() - started < 30
+    assert time.process_time() - started < 30
 
 
 def test_aliases_that_save_some_writing_are_fine() -> None:
