@@ -21,7 +21,7 @@ from rayloom_agents.alphago.games import Go
 from rayloom_agents.alphago.search import Search, SearchSettings
 from rayloom_agents.alphago.self_play import SelfPlay
 
-GAMES, SIMULATIONS, PEER_SIMULATIONS = 128, 96, 200
+GAMES, SIMULATIONS, PEER_SIMULATIONS = 128, 96, 60
 GAME = Go(9, max_plies=162)
 TARGET = 100_000
 """Simulations a second without a network."""

@@ -353,3 +353,17 @@ def test_connect_fours_compiled_leaves_are_those_of_the_interface() -> None:
     for row in (0, 7, -1):
         with pytest.raises(ValueError, match="path 0 is illegal in game 0"):
             game.leaves(full, np.array([0]), np.array([[row]]), np.array([1]), game.start(1))
+
+
+def test_connect_fours_claims_are_those_of_plain_play() -> None:
+    game = ConnectFour()
+    state, nowhere = positions(game, 300, 16, 4), (np.zeros((300, 0), np.int64), np.zeros(300, np.int64))
+    reached = game.leaves(state, np.arange(300), *nowhere, game.start(1), claims=True)
+    decisions = []
+    for g, over in enumerate(game.is_over(state).tolist()):
+        decided, choice = (0, []) if over else answers(game, take(state, [g]))
+        outcome = game.outcome(state)[g] if over else decided * game.mover(state)[g]
+        assert reached.over[g] == (over or decided != 0) and reached.outcomes[g] == outcome
+        assert np.flatnonzero(reached.legal[g]).tolist() == ([] if decided else choice)
+        decisions.append(decided)
+    assert min(decisions.count(1), decisions.count(-1)) > 5
