@@ -13,7 +13,7 @@ import time
 import numpy as np
 
 from rayloom_agents.alphago.games import Go
-from rayloom_agents.alphago.go import rules
+from rayloom_agents.alphago.go import playouts
 
 
 def main() -> None:
@@ -22,10 +22,10 @@ def main() -> None:
     for count in (1, games):
         state = game.start(count)
         begin = time.process_time()
-        steps = rules.play_at_random(state, 1, 1000)
+        steps = playouts.play_at_random(state, 1, 1000)
         random_s = time.process_time() - begin
         state = game.start(count)
-        rules.play_at_random(state, 2, 60)
+        playouts.play_at_random(state, 2, 60)
         begin = time.process_time()
         game.legal(state)
         legal_s, begin = time.process_time() - begin, time.process_time()

@@ -25,7 +25,7 @@ from rayloom.contract import WorkerContext
 from rayloom_agents.alphago import self_play_worker
 from rayloom_agents.alphago.alphazero import AlphaZero
 from rayloom_agents.alphago.games import Go
-from rayloom_agents.alphago.go import rules
+from rayloom_agents.alphago.go import playouts
 from rayloom_agents.alphago.records import Records, Window
 from rayloom_agents.alphago.self_play import SelfPlay
 
@@ -125,9 +125,9 @@ def main() -> None:
     options = parser.parse_args()
     config, game = settings(options), Go(9, max_plies=162)
     state = game.start(2000)
-    rules.play_at_random(game.start(1), 0, 1000)
+    playouts.play_at_random(game.start(1), 0, 1000)
     lengths: list[int] = []
-    told("rules: random steps", 2000 * 110, lambda: lengths.append(rules.play_at_random(state, 1, 110)), "steps")
+    told("rules: random steps", 2000 * 110, lambda: lengths.append(playouts.play_at_random(state, 1, 110)), "steps")
 
     algorithm = AlphaZero(config.algorithm, SelfPlay.describe(config.source)).to(options.device).eval()
     judge, dummy = self_play_worker.judge_of, np.random.default_rng(0)

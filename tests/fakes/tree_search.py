@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from rayloom_agents.alphago.games import Game, Go, State, copy
+from rayloom_agents.alphago.games import ConnectFour, Game, Go, State, copy
 from rayloom_agents.alphago.search import SearchSettings
 
 Infer = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -57,21 +57,44 @@ def passing_wins(game: Game, state: State) -> bool:
     return bool(game.outcome(after)[0] == game.mover(state)[0])
 
 
+def wins_of(game: Game, state: State, side: int) -> list[int]:
+    """Return the actions with which `side` would win at once if it were its turn, by playing each in Connect Four."""
+    found = []
+    for action in np.flatnonzero(game.legal(state)[0]).tolist():
+        after = copy(state)
+        if side != game.mover(state)[0]:
+            after.ply[:] += 1
+        game.play(after, np.array([action]))
+        if game.outcome(after)[0] == side:
+            found.append(action)
+    return found
+
+
+def answers(game: Game, state: State) -> tuple[int, list[int]]:
+    """Return whether wins one or two plies ahead decide it for the mover (1, -1; 0: no), and what is to choose from."""
+    mover, legal = int(game.mover(state)[0]), np.flatnonzero(game.legal(state)[0]).tolist()
+    if passing_wins(game, state):
+        return 1, [game.num_actions - 1]
+    if isinstance(game, ConnectFour):
+        if wins := wins_of(game, state, mover):
+            return 1, wins
+        if threats := wins_of(game, state, -mover):
+            return -1 if len(threats) > 1 else 0, threats
+    return 0, legal
+
+
 def new_node(game: Game, infer: Infer, state: State, root: bool = False) -> Node:
-    """Judge a position: exactly where the game has ended or is won by a pass, else by the network."""
+    """Judge a position: exactly where the game has ended or is decided, else by the network."""
     mover = int(game.mover(state)[0])
     if game.is_over(state)[0]:
         return Node(mover, float(game.outcome(state)[0]) * mover)
-    if passing_wins(game, state):
-        if not root:
-            return Node(mover, 1.0)
-        value = float(infer(game.observe(state))[1][0])
-        prior = dict.fromkeys(np.flatnonzero(game.legal(state)[0]).tolist(), 0.0) | {game.num_actions - 1: 1.0}
-        return Node(mover, value, prior, dict.fromkeys(prior, 0), dict.fromkeys(prior, np.float32(0)))
+    decided, choice = answers(game, state)
+    if decided and not root:
+        return Node(mover, float(decided))
     logits, values = infer(game.observe(state))
-    legal = np.flatnonzero(game.legal(state)[0])
-    weights = np.exp(logits[0, legal].astype(np.float64) - logits[0, legal].max())
-    prior = {int(a): float(np.float32(w)) for a, w in zip(legal, weights / weights.sum(), strict=True)}
+    weights = np.exp(logits[0, choice].astype(np.float64) - logits[0, choice].max())
+    prior = dict.fromkeys(np.flatnonzero(game.legal(state)[0]).tolist() if root else choice, 0.0)
+    prior |= {int(a): float(np.float32(w)) for a, w in zip(choice, weights / weights.sum(), strict=True)}
     return Node(mover, float(values[0]), prior, dict.fromkeys(prior, 0), dict.fromkeys(prior, np.float32(0)))
 
 

@@ -7,15 +7,124 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rayloom_agents.alphago.games.game import refuse
+from rayloom_agents.alphago.compiled import compiled
+from rayloom_agents.alphago.games.game import Leaves, refuse
 from rayloom_agents.alphago.games.lines import LineGame, LineState
+
+_ROWS, _COLUMNS = 6, 7
+
+
+@compiled
+def _lowest(board: NDArray[np.int8], column: int) -> int:
+    """Return the row in which a stone comes to lie, -1 where the column is full or is none."""
+    row = _ROWS - 1 if 0 <= column < _COLUMNS else -1
+    while row >= 0 and board[row * _COLUMNS + column] != 0:
+        row -= 1
+    return row
+
+
+@compiled
+def _makes_four(board: NDArray[np.int8], row: int, column: int, stone: int) -> bool:
+    """Return whether a stone on that point is part of four in a row."""
+    for down, right in ((0, 1), (1, 0), (1, 1), (1, -1)):
+        run = 1
+        for sign in (-1, 1):
+            r, c = row + sign * down, column + sign * right
+            while 0 <= r < _ROWS and 0 <= c < _COLUMNS and board[r * _COLUMNS + c] == stone:
+                run += 1
+                r, c = r + sign * down, c + sign * right
+        if run >= 4:
+            return True
+    return False
+
+
+@compiled
+def _fours(board: NDArray[np.int8], stone: int, out: NDArray[np.bool_]) -> int:
+    """Write the columns [7] in which a stone makes four at once, and return how many these are."""
+    count = 0
+    for column in range(_COLUMNS):
+        row = _lowest(board, column)
+        out[column] = row >= 0 and _makes_four(board, row, column, stone)
+        count += out[column]
+    return count
+
+
+@compiled
+def _forced(board: NDArray[np.int8], mover: int, out: NDArray[np.bool_]) -> int:
+    """Write the columns [7] to choose from: those that win, else those where the opponent would, else all with room.
+
+    Returns 1 where the mover wins at once, -1 where the opponent does whatever is played, else 0.
+    """
+    if _fours(board, mover, out) > 0:
+        return 1
+    threats = _fours(board, -mover, out)
+    if threats == 0:
+        for column in range(_COLUMNS):
+            out[column] = board[column] == 0
+    return -1 if threats > 1 else 0
+
+
+@compiled
+def _forced_columns(state: LineState, out: NDArray[np.bool_]) -> None:
+    """Write the columns to choose from in all games [N, 7]; none in one that has ended."""
+    for n in range(len(out)):
+        out[n] = False
+        if state.winner[n] == 0:
+            _forced(state.board[n], 1 if state.ply[n] % 2 == 0 else -1, out[n])
+
+
+@compiled
+def _reach(
+    state: LineState,
+    games: NDArray[np.int64],
+    paths: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    claims: bool,
+    planes: NDArray[np.float32],
+    legal: NDArray[np.bool_],
+    over: NDArray[np.bool_],
+    movers: NDArray[np.int8],
+    outcomes: NDArray[np.float32],
+) -> int:
+    """Write where paths lead, as `ConnectFour.leaves` says; return how many run on, -1 - b for an illegal path b."""
+    board, running = np.empty(_ROWS * _COLUMNS, np.int8), 0
+    for b in range(len(games)):
+        board[:] = state.board[games[b]]
+        ply, winner = state.ply[games[b]], int(state.winner[games[b]])
+        for step in range(lengths[b]):
+            mover = 1 if ply % 2 == 0 else -1
+            column = paths[b, step]
+            row = _lowest(board, column)
+            if winner != 0 or row < 0:
+                return -1 - b
+            if _makes_four(board, row, column, mover):
+                winner = mover
+            board[row * _COLUMNS + column] = mover
+            ply += 1
+        mover = 1 if ply % 2 == 0 else -1
+        over[b] = winner != 0 or ply == _ROWS * _COLUMNS
+        for column in range(_COLUMNS):
+            legal[b, column] = board[column] == 0
+        if claims and not over[b]:
+            winner = mover * _forced(board, mover, legal[b])
+            over[b] = winner != 0
+        if over[b]:
+            legal[b] = False
+        movers[b], outcomes[b] = mover, winner
+        if not over[b]:
+            for point in range(_ROWS * _COLUMNS):
+                planes[running, 0, point] = board[point] == mover
+                planes[running, 1, point] = board[point] == -mover
+                planes[running, 2, point] = mover == 1
+            running += 1
+    return running
 
 
 class ConnectFour(LineGame):
     """Action `column` drops a stone; row 0 is the top."""
 
     def __init__(self) -> None:
-        super().__init__(rows=6, columns=7, length=4, num_actions=7)
+        super().__init__(rows=_ROWS, columns=_COLUMNS, length=4, num_actions=7)
 
     def _stones(self, state: LineState) -> NDArray[np.int64]:
         """Return how many stones stand in each column [N, 7]."""
@@ -37,6 +146,12 @@ class ConnectFour(LineGame):
         refuse(over, actions, played)
         self.place(state, games, row * self.columns + columns)
 
+    def forced(self, state: LineState) -> NDArray[np.bool_]:
+        """Return the columns that win at once, else those where the opponent would, else all with room."""
+        out = np.empty((len(state.ply), self.num_actions), np.bool_)
+        _forced_columns(state, out)
+        return out
+
     def point_symmetries(self) -> NDArray[np.int64]:
         """Return the identity and the reflection of left and right."""
         points = np.arange(self.rows * self.columns)
@@ -46,3 +161,26 @@ class ConnectFour(LineGame):
         """Return those of points and of columns."""
         columns = np.arange(self.columns)
         return self.point_symmetries(), np.stack([columns, columns[::-1]])
+
+    def leaves(
+        self,
+        state: LineState,
+        games: NDArray[Any],
+        paths: NDArray[np.int64],
+        lengths: NDArray[np.int64],
+        spare: LineState,
+        claims: bool = False,
+    ) -> Leaves:
+        """Return where paths lead, in one compiled loop.
+
+        With `claims` a game also counts as over where the mover wins at once, and where the opponent then does whatever
+        is played; and only what parries the opponent's one such threat is legal.
+        """
+        count = len(games)
+        planes = np.empty((count, self.num_planes, _ROWS * _COLUMNS), np.float32)
+        legal, over = np.empty((count, self.num_actions), np.bool_), np.empty(count, np.bool_)
+        movers, outcomes = np.empty(count, np.int8), np.empty(count, np.float32)
+        running = _reach(state, games, paths, lengths, claims, planes, legal, over, movers, outcomes)
+        if running < 0:
+            raise ValueError(f"path {-1 - running} is illegal in game {int(games[-1 - running])}")
+        return Leaves(planes[:running].reshape(-1, self.num_planes, _ROWS, _COLUMNS), legal, over, movers, outcomes)

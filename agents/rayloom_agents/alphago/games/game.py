@@ -141,6 +141,16 @@ class Game(ABC):
         """Return where the mover can end the game by the last action, a pass, and has won then [N]."""
         return np.zeros(len(self.mover(state)), np.bool_)
 
+    def forced(self, state: State) -> NDArray[np.bool_]:
+        """Return the actions among which a search chooses at its roots [N, num_actions]: all legal ones, or fewer.
+
+        A game may leave out those to which wins one or two plies ahead are the answer, and shows by `leaves` with
+        `claims` the same below the roots.
+        """
+        ending = np.arange(self.num_actions) == self.num_actions - 1
+        found: NDArray[np.bool_] = self.legal(state) & (ending | ~self.wins_by_ending(state)[:, None])
+        return found
+
     def leaves(
         self,
         state: State,

@@ -180,3 +180,33 @@ def mean_outcomes(
         play_out(state, f, first_move, state.key ^ (number * _MULTIPLIER & (2**63 - 1)), owner)
         total += np.sign(owner.sum(axis=1, dtype=np.float32) - state.komi) * mover
     return (total / rollouts).astype(np.float32)
+
+
+@compiled
+def play_at_random(state: GoState, seed: int, most: int) -> int:
+    """Play at random until every game has ended, at most `most` plies each; return the plies over all games.
+
+    A move is the first one from a random point on that is legal and fills no own eye; a pass where there is none.
+    """
+    np.random.seed(seed)
+    total = 0
+    for n in range(len(state.komi)):
+        size = state.header[n, rules.SIZE]
+        for _ in range(most):
+            if rules.is_over(state, n):
+                break
+            action, first = size * size, np.random.randint(size * size)
+            for step in range(size * size):
+                candidate = (first + step) % (size * size)
+                cell, eye = rules._cell(candidate, size), True
+                if state.colour[n, cell] != rules.EMPTY:
+                    continue
+                for direction in range(4):
+                    beside = state.colour[n, rules._neighbour(cell, size + 2, direction)]
+                    eye = eye and (beside == rules.BORDER or beside == state.header[n, rules.TO_MOVE])
+                if not eye and rules._may_place(state, n, cell):
+                    action = candidate
+                    break
+            rules._play_one(state, n, action)
+            total += 1
+    return total

@@ -25,19 +25,15 @@ from rayloom_agents.alphago.go.state import (
 __all__ = [
     "BLACK", "BORDER", "CAPTURED", "EMPTY", "LARGEST", "MAX_PLIES", "NO_SUPERKO", "PASSES", "PLANES", "PLY",
     "POSITIONAL", "RECENT", "SITUATIONAL", "SIZE", "SUPERKO", "TO_MOVE", "WHITE", "GoState", "area", "is_over", "legal",
-    "observe", "play", "play_at_random", "reach", "start",
+    "observe", "play", "reach", "start",
 ]  # fmt: skip
 
 
 @compiled
 def _neighbour(cell: int, width: int, direction: int) -> int:
-    if direction == 0:
-        return cell - width
-    if direction == 1:
-        return cell - 1
-    if direction == 2:
-        return cell + 1
-    return cell + width
+    if direction < 2:
+        return cell - width if direction == 0 else cell - 1
+    return cell + 1 if direction == 2 else cell + width
 
 
 @compiled
@@ -105,19 +101,40 @@ def _mark_legal(state: GoState, n: int, first: int, end: int, out: NDArray[np.bo
     # Without a capture the number of stones has only grown, and no position can come back.
     repeats = state.header[n, SUPERKO] != NO_SUPERKO and state.header[n, CAPTURED] > 0
     turn = WHITE_TO_MOVE if state.header[n, SUPERKO] == SITUATIONAL and own == BLACK else 0
-    for action in range(first, end):
-        cell = _cell(action, size)
-        out[action - first] = False
-        if colour[cell] == EMPTY:
-            after = _key_after(colour, head, liberties, chain_key, own, key, size + 2, cell)
-            out[action - first] = after != 0 and not (repeats and seen[_slot(seen, after ^ turn)] != 0)
+    cell, column, width = _cell(first, size), first % size, size + 2
+    for index in range(end - first):
+        may = colour[cell] == EMPTY
+        if may and (repeats or not _beside_empty(colour, width, cell)):
+            after = _key_after(colour, head, liberties, chain_key, own, key, width, cell)
+            may = after != 0 and not (repeats and seen[_slot(seen, after ^ turn)] != 0)
+        out[index] = may
+        cell, column = cell + 1, column + 1
+        if column == size:
+            cell, column = cell + 2, 0
 
 
 @compiled
-def _may_place(state: GoState, n: int, action: int) -> bool:
-    out = np.empty(1, np.bool_)
-    _mark_legal(state, n, action, action + 1, out)
-    return bool(out[0])
+def _beside_empty(colour: NDArray[np.int8], width: int, cell: int) -> bool:
+    """Return whether a stone on a cell would have a liberty of its own."""
+    near = colour[cell - width] == EMPTY or colour[cell - 1] == EMPTY
+    return bool(near or colour[cell + 1] == EMPTY or colour[cell + width] == EMPTY)
+
+
+@compiled
+def _may_place(state: GoState, n: int, cell: int) -> bool:
+    """Return whether the mover may put a stone on a cell."""
+    header = state.header[n]
+    if state.colour[n, cell] != EMPTY:
+        return False
+    superko, width, own = header[SUPERKO], header[SIZE] + 2, header[TO_MOVE]
+    repeats = superko != NO_SUPERKO and header[CAPTURED] > 0
+    if not repeats and _beside_empty(state.colour[n], width, cell):
+        return True
+    after = _key_after(
+        state.colour[n], state.head[n], state.liberties[n], state.chain_key[n], own, state.key[n], width, cell
+    )
+    turn = WHITE_TO_MOVE if superko == SITUATIONAL and own == BLACK else 0
+    return after != 0 and not (repeats and state.seen[n, _slot(state.seen[n], after ^ turn)] != 0)
 
 
 @compiled
@@ -183,9 +200,9 @@ def _play_one(state: GoState, n: int, action: int) -> bool:
         return False
     cell = 0
     if action < size * size:
-        if not _may_place(state, n, action):
-            return False
         cell = _cell(action, size)
+        if not _may_place(state, n, cell):
+            return False
         _place(state, n, cell)
         header[PASSES] = 0
     else:
@@ -264,18 +281,18 @@ def _count_liberties(state: GoState, n: int, count: NDArray[np.int16]) -> None:
     """Write at the head of every chain how many different liberties it has."""
     colour, head, size = state.colour[n], state.head[n], state.header[n, SIZE]
     count[:] = 0
-    for action in range(size * size):
-        cell = _cell(action, size)
-        if colour[cell] == EMPTY:
-            for direction in range(4):
-                beside = _neighbour(cell, size + 2, direction)
-                new = colour[beside] == BLACK or colour[beside] == WHITE
-                for earlier in range(direction):
-                    other = _neighbour(cell, size + 2, earlier)
-                    occupied = colour[other] == BLACK or colour[other] == WHITE
-                    new = new and not (occupied and head[other] == head[beside])
-                if new:
-                    count[head[beside]] += 1
+    for cell in range(size + 3, (size + 1) * (size + 2) - 1):
+        if colour[cell] != EMPTY:
+            continue
+        # The chains beside it; 0, a cell of the border, stands for none and is counted in vain.
+        above = head[cell - size - 2] if colour[cell - size - 2] in (BLACK, WHITE) else 0
+        left = head[cell - 1] if colour[cell - 1] in (BLACK, WHITE) else 0
+        right = head[cell + 1] if colour[cell + 1] in (BLACK, WHITE) else 0
+        below = head[cell + size + 2] if colour[cell + size + 2] in (BLACK, WHITE) else 0
+        count[above] += 1
+        count[left] += left != above
+        count[right] += right not in (above, left)
+        count[below] += below not in (above, left, right)
 
 
 @compiled
@@ -285,16 +302,18 @@ def _observe_one(
     size, own, recent = state.header[n, SIZE], state.header[n, TO_MOVE], state.recent[n]
     _count_liberties(state, n, count)
     out[:] = 0
-    for action in range(size * size):
-        row, column, cell = action // size, action % size, _cell(action, size)
-        stone = state.colour[n, cell]
-        if stone != EMPTY:
-            plane = 0 if stone == own else 1
-            out[plane, row, column] = 1
-            liberties = min(3, count[state.head[n, cell]])
-            out[1 + 3 * plane + liberties, row, column] = 1
-        if not legal[action]:
-            out[13, row, column] = 1
+    colour, head = state.colour[n], state.head[n]
+    for row in range(size):
+        for column in range(size):
+            cell = (row + 1) * (size + 2) + column + 1
+            stone = colour[cell]
+            if stone != EMPTY:
+                plane = 0 if stone == own else 1
+                out[plane, row, column] = 1
+                liberties = min(3, count[head[cell]])
+                out[1 + 3 * plane + liberties, row, column] = 1
+            if not legal[row * size + column]:
+                out[13, row, column] = 1
     for age in range(RECENT):
         if recent[age] > 0:
             out[8 + age, recent[age] // (size + 2) - 1, recent[age] % (size + 2) - 1] = 1
@@ -319,12 +338,23 @@ def observe(state: GoState, unit: float, out: NDArray[np.float32]) -> None:
 
 
 @compiled
+def _copy_row(rows: NDArray[Any], n: int, out: NDArray[Any]) -> None:
+    for index in range(rows.shape[1]):
+        out[0, index] = rows[n, index]
+
+
+@compiled
 def _copy_game(state: GoState, n: int, other: GoState) -> None:
     """Make the only game of `other` the same as game n."""
-    other.header[0], other.komi[0], other.key[0] = state.header[n], state.komi[n], state.key[n]
-    other.colour[0], other.head[0], other.link[0] = state.colour[n], state.head[n], state.link[n]
-    other.liberties[0], other.chain_key[0] = state.liberties[n], state.chain_key[n]
-    other.seen[0], other.recent[0] = state.seen[n], state.recent[n]
+    other.komi[0], other.key[0] = state.komi[n], state.key[n]
+    _copy_row(state.header, n, other.header)
+    _copy_row(state.colour, n, other.colour)
+    _copy_row(state.head, n, other.head)
+    _copy_row(state.link, n, other.link)
+    _copy_row(state.liberties, n, other.liberties)
+    _copy_row(state.chain_key, n, other.chain_key)
+    _copy_row(state.seen, n, other.seen)
+    _copy_row(state.recent, n, other.recent)
 
 
 @compiled
@@ -368,33 +398,3 @@ def reach(
             _observe_one(other, 0, unit, count, may[b], planes[running])
             running += 1
     return running
-
-
-@compiled
-def play_at_random(state: GoState, seed: int, most: int) -> int:
-    """Play at random until every game has ended, at most `most` plies each; return the plies over all games.
-
-    A move is the first one from a random point on that is legal and fills no own eye; a pass where there is none.
-    """
-    np.random.seed(seed)
-    total = 0
-    for n in range(len(state.komi)):
-        size = state.header[n, SIZE]
-        for _ in range(most):
-            if is_over(state, n):
-                break
-            action, first = size * size, np.random.randint(size * size)
-            for step in range(size * size):
-                candidate = (first + step) % (size * size)
-                cell, eye = _cell(candidate, size), True
-                if state.colour[n, cell] != EMPTY:
-                    continue
-                for direction in range(4):
-                    beside = state.colour[n, _neighbour(cell, size + 2, direction)]
-                    eye = eye and (beside == BORDER or beside == state.header[n, TO_MOVE])
-                if not eye and _may_place(state, n, candidate):
-                    action = candidate
-                    break
-            _play_one(state, n, action)
-            total += 1
-    return total

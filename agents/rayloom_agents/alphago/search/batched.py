@@ -5,6 +5,7 @@ playouts, and targets without them. Gumbel search is Danihelka et al. 2022 ("Pol
 Gumbel"). Departures: an unvisited action of PUCT is worth its node's mean value less a reduction; visits that a reused
 tree has count towards `simulations`; where a pass ends the game and wins it, that is known without a visit
 (`Game.wins_by_ending`): below the root such a position counts as won, and at the root the pass has all of the prior.
+Likewise what a game knows of wins one ply ahead (`Game.forced`; only Connect Four does).
 """
 
 from __future__ import annotations
@@ -149,10 +150,8 @@ class Search:
         nowhere = np.zeros((len(games), 0), np.int64), np.zeros(len(games), np.int64)
         roots = self.game.leaves(state, games, *nowhere, self.game.start(1))
         logits, values = yield roots.planes
-        claimed = self.game.wins_by_ending(state)[games]
-        if claimed.any():  # whatever the network thinks of it
-            ending = np.where(np.arange(self.game.num_actions) == self.game.num_actions - 1, 0.0, _NEVER)
-            logits = np.where(claimed[:, None], ending.astype(np.float32), logits)
+        # Whatever the network thinks of it: among the rest it chooses.
+        logits = np.where(self.game.forced(state)[games], logits, _NEVER).astype(np.float32)
         trees.plant(
             self.tree, games, np.ascontiguousarray(logits, np.float32), roots.legal,
             np.ascontiguousarray(values, np.float32), roots.movers,

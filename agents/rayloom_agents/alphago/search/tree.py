@@ -77,14 +77,19 @@ def allocate(games: int, nodes: int, actions: int) -> Tree:
 @compiled
 def _puct_action(tree: Tree, rule: Rule, g: int, node: int, forced: float) -> int:
     """Return the action with the largest mean value + c * prior * sqrt(1 + all visits) / (1 + visits)."""
-    prior, visits, pending = tree.prior[g, node], tree.visits[g, node], tree.pending[g, node]
+    prior, visits, pending, sums = (
+        tree.prior[g, node],
+        tree.visits[g, node],
+        tree.pending[g, node],
+        tree.value_sum[g, node],
+    )
     total, returned, tried = 0, 0, 0.0
     summed = tree.value[g, node]
     for action in range(len(prior)):
         if visits[action] + pending[action] > 0:
             total += visits[action] + pending[action]
             returned += visits[action]
-            summed += tree.value_sum[g, node, action]
+            summed += sums[action]
             tried += prior[action]
     unvisited = summed / (1 + returned) - rule.unvisited_reduction * math.sqrt(tried)
     factor = rule.exploration * math.sqrt(1.0 + total)
@@ -93,10 +98,12 @@ def _puct_action(tree: Tree, rule: Rule, g: int, node: int, forced: float) -> in
         if prior[action] < 0:
             continue
         count = visits[action] + pending[action]
-        if count > 0 and count < math.sqrt(forced * prior[action] * total):
+        if forced > 0 and count > 0 and count < math.sqrt(forced * prior[action] * total):
             return action
-        mean = (tree.value_sum[g, node, action] - pending[action]) / count if count > 0 else unvisited
-        score = mean + factor * prior[action] / (1 + count)
+        if count > 0:
+            score = (sums[action] - pending[action]) / count + factor * prior[action] / (1 + count)
+        else:
+            score = unvisited + factor * prior[action]
         if score > best_score:
             best, best_score = action, score
     return best
@@ -204,7 +211,14 @@ def select(
 
 @compiled
 def _fill_node(
-    tree: Tree, g: int, node: int, logits: NDArray[np.float32], legal: NDArray[np.bool_], value: float, mover: int
+    tree: Tree,
+    g: int,
+    node: int,
+    logits: NDArray[np.float32],
+    legal: NDArray[np.bool_],
+    value: float,
+    mover: int,
+    work: NDArray[np.float64],
 ) -> None:
     """Write a new node: the softmax of the legal actions' logits; the game has ended where none is legal."""
     highest, total = -np.inf, 0.0
@@ -213,9 +227,10 @@ def _fill_node(
             highest = max(highest, logits[action])
     for action in range(len(legal)):
         if legal[action]:
-            total += math.exp(logits[action] - highest)
+            work[action] = math.exp(logits[action] - highest)
+            total += work[action]
     for action in range(len(legal)):
-        tree.prior[g, node, action] = math.exp(logits[action] - highest) / total if legal[action] else -1.0
+        tree.prior[g, node, action] = work[action] / total if legal[action] else -1.0
     tree.visits[g, node], tree.value_sum[g, node], tree.pending[g, node] = 0, 0, 0
     tree.child[g, node] = -1
     tree.value[g, node], tree.mover[g, node], tree.ended[g, node] = value, mover, total == 0
@@ -231,8 +246,9 @@ def plant(
     movers: NDArray[np.int8],
 ) -> None:
     """Begin the trees of `games` [B] anew, with a root that the network has judged."""
+    work = np.empty(tree.prior.shape[2], np.float64)
     for row in range(len(games)):
-        _fill_node(tree, games[row], 0, logits[row], legal[row], values[row], movers[row])
+        _fill_node(tree, games[row], 0, logits[row], legal[row], values[row], movers[row], work)
         tree.size[games[row]] = 1
 
 
@@ -256,6 +272,7 @@ def back_up(
     a leaf's row of `logits` and `values`, or -1 where the game has ended with the first player's `outcomes`. Two visits
     of one batch that found the same leaf share its node.
     """
+    work = np.empty(tree.prior.shape[2], np.float64)
     for row in range(len(leaves)):
         g, leaf = leaves[row] // lengths.shape[1], leaves[row] % lengths.shape[1]
         last = lengths[g, leaf] - 1
@@ -264,7 +281,7 @@ def back_up(
         value = values[at] if judged[row] >= 0 else outcomes[row] * movers[row]
         if tree.child[g, node, action] < 0:
             tree.child[g, node, action] = tree.size[g]
-            _fill_node(tree, g, tree.size[g], logits[at], legal[row], value, movers[row])
+            _fill_node(tree, g, tree.size[g], logits[at], legal[row], value, movers[row], work)
             tree.size[g] += 1
         for step in range(last + 1):
             node, action = nodes[g, leaf, step], actions[g, leaf, step]

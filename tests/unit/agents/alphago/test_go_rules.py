@@ -7,7 +7,7 @@ import pytest
 
 from rayloom.errors import UserError
 from rayloom_agents.alphago.games import Go, repeat, take
-from rayloom_agents.alphago.go import rules
+from rayloom_agents.alphago.go import playouts, rules
 
 
 class PlainGo:
@@ -222,7 +222,7 @@ def test_random_play_ends_every_game_and_repeats_itself() -> None:
     game, totals = Go(9), []
     for _ in range(2):
         state = game.start(3)
-        totals.append((rules.play_at_random(state, 7, 1000), game.score(state).tolist()))
+        totals.append((playouts.play_at_random(state, 7, 1000), game.score(state).tolist()))
         assert game.is_over(state).all()
     assert totals[0] == totals[1] and totals[0][0] > 3 * 60
 

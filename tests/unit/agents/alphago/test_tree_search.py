@@ -9,7 +9,7 @@ from rayloom.errors import UserError
 from rayloom_agents.alphago.games import ConnectFour, Game, Go, State, TicTacToe, repeat, take
 from rayloom_agents.alphago.search import Search, SearchSettings
 from rayloom_agents.alphago.search.tree import Tree
-from tree_search import Infer, Node, hashed_network, plain_search, uniform_network
+from tree_search import Infer, Node, answers, hashed_network, plain_search, uniform_network
 
 
 def positions(game: Game, count: int, plies: int, seed: int) -> State:
@@ -38,8 +38,15 @@ def assert_equal_trees(tree: Tree, g: int, number: int, node: Node) -> None:
 
 @pytest.mark.parametrize(
     ("game", "plies"),
-    [(TicTacToe(), 0), (TicTacToe(), 3), (ConnectFour(), 9), (Go(3, komi=0.5), 6), (Go(5, komi=0.5), 3)],
-    ids=["tic-tac-toe", "tic-tac-toe, late", "connect four", "go 3x3", "go 5x5"],
+    [
+        (TicTacToe(), 0),
+        (TicTacToe(), 3),
+        (ConnectFour(), 9),
+        (ConnectFour(), 20),
+        (Go(3, komi=0.5), 6),
+        (Go(5, komi=0.5), 3),
+    ],
+    ids=["tic-tac-toe", "tic-tac-toe, late", "connect four", "connect four, late", "go 3x3", "go 5x5"],
 )
 def test_the_batched_search_equals_a_recursive_one(game: Game, plies: int) -> None:
     settings, infer = SearchSettings(simulations=60), hashed_network(game, 4)
@@ -296,3 +303,67 @@ def test_claims_by_the_compiled_loop_are_those_of_the_interface() -> None:
         for name in ("legal", "over", "movers", "outcomes"):
             np.testing.assert_array_equal(getattr(fast, name), getattr(plain, name))
     assert game.wins_by_ending(state).sum() >= 10
+
+
+@pytest.mark.parametrize("method", ["puct", "gumbel"])
+def test_a_win_or_a_parry_one_ply_ahead_is_never_missed(method: str) -> None:
+    """Of 600 positions of Connect Four those in which somebody threatens four, with a network that does not see it."""
+    game = ConnectFour()
+    state = positions(game, 600, 14, 3)
+    choices = [answers(game, take(state, [g]))[1] if not over else [] for g, over in enumerate(game.is_over(state))]
+    legal = game.legal(state).sum(axis=1)
+    urgent = [g for g, choice in enumerate(choices) if 0 < len(choice) < legal[g]]
+    assert len(urgent) > 200
+    state, wanted = take(state, urgent), np.zeros((len(urgent), 7), np.bool_)
+    for row, g in enumerate(urgent):
+        wanted[row, choices[g]] = True
+    np.testing.assert_array_equal(game.forced(state), wanted)
+    search = Search(game, len(urgent), SearchSettings(method=method, simulations=100))
+
+    def infer(planes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        logits = np.zeros((len(planes), 7), np.float32)
+        if len(planes) == len(wanted):  # the roots
+            logits[wanted] = -30.0
+        return logits, np.full(len(planes), 0.95, np.float32)
+
+    result = search.run(infer, state, np.random.default_rng(0))
+    assert wanted[np.arange(len(urgent)), result.action].all()
+
+
+def test_connect_fours_compiled_leaves_are_those_of_the_interface() -> None:
+    game, generator = ConnectFour(), np.random.default_rng(2)
+    state = positions(game, 300, 12, 6)
+    ahead, paths, lengths = take(state, np.arange(300)), np.zeros((300, 8), np.int64), np.zeros(300, np.int64)
+    for ply in range(8):
+        draws = np.where(game.legal(ahead), generator.random((300, 7)), -1.0)
+        actions = np.where(game.is_over(ahead) | (generator.random(300) < 0.1), -1, draws.argmax(axis=1))
+        paths[np.arange(300), lengths] = np.maximum(actions, 0)
+        lengths += actions >= 0
+        game.play(ahead, actions)
+        if ply == 0:
+            assert (lengths == 0).any()
+    fast = game.leaves(state, np.arange(300), paths, lengths, game.start(1))
+    plain = Game.leaves(game, state, np.arange(300), paths, lengths, game.start(1))
+    for ours, theirs in zip(fast, plain, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+        assert ours.dtype == theirs.dtype
+    assert 20 < plain.over.sum() < 280
+    full = take(state, [0])
+    full.board[0, :7] = 1
+    for row in (0, 7, -1):
+        with pytest.raises(ValueError, match="path 0 is illegal in game 0"):
+            game.leaves(full, np.array([0]), np.array([[row]]), np.array([1]), game.start(1))
+
+
+def test_connect_fours_claims_are_those_of_plain_play() -> None:
+    game = ConnectFour()
+    state, nowhere = positions(game, 300, 16, 4), (np.zeros((300, 0), np.int64), np.zeros(300, np.int64))
+    reached = game.leaves(state, np.arange(300), *nowhere, game.start(1), claims=True)
+    decisions = []
+    for g, over in enumerate(game.is_over(state).tolist()):
+        decided, choice = (0, []) if over else answers(game, take(state, [g]))
+        outcome = game.outcome(state)[g] if over else decided * game.mover(state)[g]
+        assert reached.over[g] == (over or decided != 0) and reached.outcomes[g] == outcome
+        assert np.flatnonzero(reached.legal[g]).tolist() == ([] if decided else choice)
+        decisions.append(decided)
+    assert min(decisions.count(1), decisions.count(-1)) > 5
