@@ -55,6 +55,7 @@ def main() -> None:
     """Run the benchmarks named on the command line."""
     import engine
     import generative
+    import image_folders
     import population
     import reinforcement
     import rollouts
@@ -62,7 +63,7 @@ def main() -> None:
     import sequences
     import supervised
 
-    modules = (reinforcement, supervised, sequences, generative, engine, search, population, rollouts)
+    modules = (reinforcement, supervised, image_folders, sequences, generative, engine, search, population, rollouts)
     groups = {name: group for module in modules for name, group in module.COMPARISONS.items()}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", choices=[*groups, []], help=", ".join(groups))
