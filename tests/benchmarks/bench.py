@@ -56,6 +56,7 @@ def main() -> None:
     import engine
     import generative
     import go_search
+    import image_folders
     import population
     import reinforcement
     import rollouts
@@ -63,7 +64,9 @@ def main() -> None:
     import sequences
     import supervised
 
-    modules = (reinforcement, supervised, sequences, generative, engine, search, population, rollouts, go_search)
+    modules = (
+        reinforcement, supervised, image_folders, sequences, generative, engine, search, population, rollouts, go_search,
+    )  # fmt: skip
     groups = {name: group for module in modules for name, group in module.COMPARISONS.items()}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", choices=[*groups, []], help=", ".join(groups))

@@ -21,6 +21,10 @@ def figures() -> dict[str, Figure]:
     frames = torch.stack([ball.roll(shift, 1) for shift in range(-8, 9, 2)])[:, None]
     return {
         "images": Figure("images", torch.rand(6, 3, 16, 16, generator=generator), columns=3),
+        "captioned_images": Figure(
+            "images", torch.rand(5, 1, 16, 16, generator=generator), columns=3,
+            labels=("first\nof two lines", "b", "c", "d", "the caption of an image is cut where it is too long"),
+        ),
         "matrix": Figure(
             "matrix", torch.tensor([[5.0, 1.0, 0.0], [2.0, 7.0, 3.0]]), labels=("cat", "dog"),
             column_labels=("cat", "dog", "bird"),

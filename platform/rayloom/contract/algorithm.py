@@ -113,7 +113,8 @@ class Algorithm(nn.Module):
         self.sum_over_learners: Callable[[Tensor], Tensor] = _same
         """Returns the sum of a tensor over all learners of the run, for statistics of a whole rollout in `prepare`, or
         of the global batch in a loss (batch norm), whose author sums the derivative, too. All learners must call it
-        alike, so not with an asynchronous source, where each prepares when it has to."""
+        alike, so not with an asynchronous source, where each prepares when it has to. One learner alone gets the very
+        tensor back that it gave."""
         self.noise: Noise = GlobalNoise()
         """Random numbers for losses, rules and `prepare`, which do not depend on the number of learners."""
         self.environments: Sequence[int] = range(1)

@@ -32,7 +32,8 @@ class Figure:
     """images: [M, 1 or 3, H, W] in 0..1; matrix and table: [R, C]; points: [M, 2]; curves: K of them at P places
     [K, P]; histogram: K samples of M numbers [K, M]; animation: T pictures [T, 1 or 3, H, W] in 0..1; text: none."""
     labels: tuple[str, ...] = ()
-    """Names of the rows of a matrix or table, of the curves, of the samples, or of the groups of points."""
+    """Names of the rows of a matrix or table, of the curves, of the samples, or of the groups of points; captions of
+    images."""
     column_labels: tuple[str, ...] = ()
     """Names of the columns of a matrix or table."""
     columns: int = 8
@@ -66,8 +67,8 @@ class Figure:
         if self.kind in ("matrix", "table"):
             self._check_labels("labels", self.labels, rows, "rows")
             self._check_labels("column_labels", self.column_labels, shape[1], "columns")
-        if self.kind in ("curves", "histogram"):
-            self._check_labels("labels", self.labels, rows, "rows of data")
+        if self.kind in ("curves", "histogram", "images"):
+            self._check_labels("labels", self.labels, rows, "images" if self.kind == "images" else "rows of data")
         if self.kind == "points":
             self._check_points(rows)
         self._require(not self.animate or self.kind in ("images", "points"), "no animate, which images and points have")

@@ -24,6 +24,7 @@ _MOST_CURVES = 12
 _ANNOTATED_ROWS = 20
 _BINS = 50
 _WIDEST_CELL = 40
+_WIDEST_CAPTION = 28
 SUFFIXES = {"text": ".txt", "animation": ".gif"}
 """Endings of the files that are no PNG."""
 
@@ -60,6 +61,8 @@ def draw(about: Mapping[str, Any], arrays: Arrays, target: Path, *, title: str =
         target.write_text(about["text"], encoding="utf-8")
     elif kind == "animation":
         _animate(arrays["data"], about["frames_per_second"], target)
+    elif kind == "images" and about["labels"]:
+        _captioned(about, arrays["data"], title).savefig(target)
     elif kind == "images":
         matplotlib_image.imsave(target, image_grid(arrays["data"], about["columns"]))
     else:
@@ -82,6 +85,23 @@ def image_grid(images: Array, columns: int, most: int | None = None) -> Array:
         tile = images[index].transpose(1, 2, 0)
         grid[top : top + height, left : left + width] = np.repeat(tile, 3, axis=2) if channels == 1 else tile
     return _enlarged(grid, height, width, most)
+
+
+def _captioned(about: Mapping[str, Any], images: Array, title: str) -> Canvas:
+    """Return bytes [M, C, H, W] as a grid with a caption of one or two lines over each tile."""
+    columns = max(1, min(about["columns"], len(images)))
+    rows = math.ceil(len(images) / columns)
+    figure = Canvas(figsize=(1.5 * columns, 1.8 * rows + 0.4), layout="constrained")
+    figure.suptitle(title, fontsize=9)
+    tiles = figure.subplots(rows, columns, squeeze=False).ravel()
+    for tile in tiles:
+        tile.set_axis_off()
+    for tile, image, label in zip(tiles, images, about["labels"], strict=False):
+        shown = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
+        tile.imshow(shown, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        lines = [textwrap.shorten(line, _WIDEST_CAPTION, placeholder="...") for line in label.split("\n")]
+        tile.set_title("\n".join(lines), fontsize=7)
+    return figure
 
 
 def _enlarged(picture: Array, height: int, width: int, most: int | None = None) -> Array:

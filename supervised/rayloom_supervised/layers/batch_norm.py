@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Total = Callable[[Tensor], Tensor]
-"""Returns the sum of a tensor over all learners, as `Algorithm.sum_over_learners`."""
+"""Returns the sum of a tensor over all learners, as `Algorithm.sum_over_learners`: of one learner the tensor itself."""
 
 
 def _same(tensor: Tensor) -> Tensor:
@@ -53,36 +53,39 @@ class GlobalBatchNorm(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Map [B, C, ...] to the same shape."""
-        if self.total is _same:  # one learner: torch's own layer computes the same in one pass
-            return F.batch_norm(
-                inputs,
-                self.running_mean,
-                self.running_variance,
-                self.weight,
-                self.bias,
-                self.training,
-                self.momentum,
-                self.epsilon,
-            )
-        shape = (1, -1, *[1] * (inputs.ndim - 2))
-        mean, variance = self._moments(inputs) if self.training else (self.running_mean, self.running_variance)
-        scale = self.weight * (variance + self.epsilon).rsqrt()
-        return (inputs - mean.reshape(shape)) * scale.reshape(shape) + self.bias.reshape(shape)
+        if self.training:
+            # Asked in any case, since whoever sums is where a batch that is not the whole one is refused.
+            own = self.weight.new_full((1,), inputs.numel() / inputs.shape[1])
+            count = self.total(own)
+            # torch refuses a channel of one value, whose normalised form is 0.
+            if count is not own or inputs.numel() == inputs.shape[1]:
+                return self._over_learners(inputs, count)
+        # No other learner's batch is needed: torch's own kernel computes the same in fewer passes over the memory.
+        return F.batch_norm(
+            inputs,
+            self.running_mean,
+            self.running_variance,
+            self.weight,
+            self.bias,
+            self.training,
+            self.momentum,
+            self.epsilon,
+        )
 
-    def _moments(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and variance [C] over the global batch, and let the running averages follow them."""
-        dims = (0, *range(2, inputs.ndim))
-        own = inputs.new_full((1,), inputs.numel() / inputs.shape[1])
-        count = self.total(own)
-        mean = self._sum(inputs.sum(dims)) / count
-        centred = inputs - mean.reshape(1, -1, *[1] * (inputs.ndim - 2))
+    def _over_learners(self, inputs: Tensor, count: Tensor) -> Tensor:
+        """Normalise by the moments of the global batch of `count` values a channel; running averages follow them."""
+        shape, dims = (1, -1, *[1] * (inputs.ndim - 2)), (0, *range(2, inputs.ndim))
+        wide = inputs.to(self.weight.dtype)  # sums of bfloat16 numbers would lose most of their bits
+        mean = self._sum(wide.sum(dims)) / count
+        centred = wide - mean.reshape(shape)
         variance = self._sum(centred.square().sum(dims)) / count
         with torch.no_grad():
             # The running variance is the unbiased one, as in torch.nn.BatchNorm2d.
             unbiased = variance * count / (count - 1).clamp(min=1)
-            self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
-            self.running_variance.lerp_(unbiased.to(self.running_variance), self.momentum)
-        return mean, variance
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_variance.lerp_(unbiased, self.momentum)
+        scale = self.weight * (variance + self.epsilon).rsqrt()
+        return (centred * scale.reshape(shape) + self.bias.reshape(shape)).to(inputs.dtype)
 
     def _sum(self, own: Tensor) -> Tensor:
         total: Tensor = _SumOverLearners.apply(own, self.total)  # type: ignore[no-untyped-call]

@@ -25,6 +25,7 @@ from rayloom.contract import (
     Table,
     UserError,
 )
+from rayloom_supervised.evaluation.mistakes import picture, worst_mistakes
 from rayloom_supervised.layers.batch_norm import couples_examples, share_statistics
 from rayloom_supervised.layers.mix_up import SymmetricBeta, mix
 from rayloom_supervised.layers.standardization import StandardizeColumns
@@ -65,6 +66,7 @@ class Standardize(nn.Module):
 
     def __init__(self, scale: float, mean: float, deviation: float) -> None:
         super().__init__()
+        self.deviation = deviation
         self.factor = 1 / (scale * deviation)
         self.offset = -mean / deviation
 
@@ -72,6 +74,10 @@ class Standardize(nn.Module):
         """Return float32 images of the same shape."""
         scaled = images.to(torch.float32) * self.factor
         return scaled + self.offset if self.offset else scaled
+
+    def undo(self, images: Tensor) -> Tensor:
+        """Return standardised images as they were, in 0..1 where they were pixels."""
+        return (images - self.offset) * self.deviation
 
 
 class Classifier(Algorithm):
@@ -233,7 +239,11 @@ class Classifier(Algorithm):
         logits, label = self.network(batch[self.field]), batch["label"]
         prediction = logits.argmax(dim=1)
         hit = metrics.accuracy(prediction, label)
+        shown = {}
+        if isinstance(self.standardize, Standardize) and batch["image"].ndim == 4 and batch["image"].shape[1] in (1, 3):
+            shown = worst_mistakes(self.standardize.undo(batch["image"]), logits, label)
         return {
+            **shown,
             "loss": F.cross_entropy(logits, label, reduction="none"),
             "accuracy": hit,
             "error": 1 - hit,
@@ -243,8 +253,8 @@ class Classifier(Algorithm):
         }
 
     def summarize(self, outputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Figure]]:
-        """Return macro and micro scores, the calibration error, the confusion matrix (rows: labels) and each class's
-        precision, recall and F1, with the data set's names."""
+        """Return macro and micro scores, the calibration error, the confusion matrix (rows: labels), each class's
+        precision, recall and F1, with the data set's names, and the worst mistakes of images."""
         confusion = metrics.confusion_matrix(outputs["_prediction"], outputs["_label"], self.num_classes)
         scores = {
             "macro_precision": metrics.macro_precision(confusion),
@@ -261,6 +271,7 @@ class Classifier(Algorithm):
         return scores, {
             "confusion_matrix": Figure("matrix", confusion.float(), labels=names, column_labels=names),
             "class_scores": Figure("table", classes, labels=names, column_labels=metrics.ClassScores._fields),
+            **picture(outputs, names),
         }
 
     def _names(self) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ def test_there_is_a_case_of_every_kind() -> None:
         ("images", {"data": ONES(8, 8)}, "a figure of kind images needs data [M, 1 or 3, H, W], not [8, 8]"),
         ("images", {"data": ONES(1, 2, 8, 8)}, "needs data [M, 1 or 3, H, W], not [1, 2, 8, 8]"),
         ("images", {"data": ONES(0, 1, 8, 8)}, "needs data [M, 1 or 3, H, W], not [0, 1, 8, 8]"),
+        ("images", {"data": ONES(2, 1, 8, 8), "labels": ("a",)}, "needs 2 labels, one for each of its images, not 1"),
         ("animation", {"data": ONES(3, 8, 8)}, "needs data [T, 1 or 3, H, W], not [3, 8, 8]"),
         ("matrix", {"data": ONES(3, 3), "animate": True}, "a figure of kind matrix needs no animate, which images and"),
         ("matrix", {"data": ONES(3)}, "a figure of kind matrix needs data [R, C], not [3]"),

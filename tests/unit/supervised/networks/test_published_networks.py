@@ -149,6 +149,28 @@ def test_batch_norm_is_torch_s_own_also_where_learners_share(training: bool) -> 
         torch.testing.assert_close(layer.running_variance, oracle.running_var)
 
 
+def test_one_learner_of_a_run_takes_torch_s_kernel() -> None:
+    role = LearnerRole(resnet())
+    norm = role.algorithm.network.stem_norm
+    out = norm(torch.randn(4, 4, 3, 3))
+    assert out.grad_fn.name().startswith("NativeBatchNorm")  # on a GPU another name; these tests run on CPUs
+    norm.total = lambda tensor: tensor * 2  # two learners with the same batch have its moments
+    shared = norm(torch.randn(4, 4, 3, 3))
+    assert not shared.grad_fn.name().startswith("NativeBatchNorm")
+
+
+def test_shared_batch_norm_sums_bfloat16_in_full_and_has_zero_for_a_single_value() -> None:
+    torch.manual_seed(0)
+    images = (torch.randn(64, 2, 32, 32) + 20).bfloat16()
+    oracle, layer = GlobalBatchNorm(2), GlobalBatchNorm(2)
+    share_statistics(layer, lambda tensor: tensor.clone())
+    assert layer(images).dtype == torch.bfloat16
+    oracle(images.float())
+    torch.testing.assert_close(layer.running_mean, oracle.running_mean, rtol=1e-5, atol=0)
+    torch.testing.assert_close(layer.running_variance, oracle.running_variance, rtol=1e-5, atol=0)
+    assert GlobalBatchNorm(3)(torch.randn(1, 3)).tolist() == [[0.0, 0.0, 0.0]]  # which torch's own refuses
+
+
 def resnet(**learner: Any) -> RunConfig:
     network = {"kind": "resnet", "blocks": 1, "channels": [4, 8]}
     sgd = {"kind": "sgd", "learning_rate": 0.05}
