@@ -65,8 +65,9 @@ def main() -> None:
     import supervised
 
     modules = (
-        reinforcement, supervised, image_folders, sequences, generative, engine, search, population, rollouts, go_search,
-    )  # fmt: skip
+        *(reinforcement, supervised, image_folders, sequences, generative),
+        *(engine, search, population, rollouts, go_search),
+    )
     groups = {name: group for module in modules for name, group in module.COMPARISONS.items()}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", choices=[*groups, []], help=", ".join(groups))

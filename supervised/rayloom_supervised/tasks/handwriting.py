@@ -35,8 +35,9 @@ from rayloom_supervised.tasks.sample_options import number_option
 _READER_SIDE, _PICTURE_SIDE = 28, 56
 _PENS, _END = 3, 2
 _BEGIN = _PENS
-_STRONGEST = 100.0  # bias of a sample: standard deviations go with exp(-bias)
 """What the pen did before the first point."""
+_STRONGEST = 100.0
+"""Bias of a sample: standard deviations go with exp(-bias)."""
 
 
 @dataclass(frozen=True, kw_only=True)
