@@ -18,12 +18,14 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from rayloom.config.import_path import suggest
 from rayloom.config.sources import EnvironmentFields
+from rayloom.contract import Spec, TensorSpec
 from rayloom.errors import UserError
 from rayloom.rollouts.environment import Environment, IndexedEnvironment, environment_name
 from rayloom.rollouts.frame_stack import StackedEnvironment
 from rayloom.rollouts.pooled import PooledEnvironments
 from rayloom.rollouts.wrappers import InfoFields
 
+_OF_ENVIRONMENTS = ("observation", "action")
 # Arguments of gymnasium's own `make_vec` and `make`: the engine decides about them.
 _RESERVED_OPTIONS = ("id", "num_envs", "vectorization_mode", "vector_kwargs", "wrappers")
 
@@ -55,6 +57,33 @@ def make_environment(
             makers = [partial(_make_single, source, env_id, name) for name in names]
             vector_env = SyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
     return _adapted(source, vector_env, first_index, worker, check_every_step)
+
+
+def check_alike(environment: Environment, spec: Spec, key: str, whose: str, bounds: bool = True) -> None:
+    """Refuse (UserError) environments that are not as the run's `spec` has them: it was read off another process's.
+
+    `key` of the config is to blame, and `whose` environments they are. Without `bounds` these may be others.
+    """
+
+    def form(part: TensorSpec | None) -> Any:
+        return part if bounds or part is None else (part.shape, part.dtype, part.num_values)
+
+    theirs, ours = environment.spec, {name: spec[name] for name in spec if name.split(".")[0] in _OF_ENVIRONMENTS}
+    for name in sorted({*theirs, *ours}):
+        if form(theirs.get(name)) != form(ours.get(name)):
+            raise UserError(
+                f"{key}: {whose} have other spaces than the run: {name} is {_told(theirs.get(name))} and not "
+                f"{_told(ours.get(name))}; make environments with the same spaces in every process"
+            )
+
+
+def _told(part: TensorSpec | None) -> str:
+    if part is None:
+        return "absent"
+    values = "" if part.num_values is None else f", {part.num_values} values"
+    low, high = (None if bound is None else bound[:4] for bound in (part.low, part.high))
+    bounds = "" if low is None and high is None else f", from {low} to {high}"
+    return f"{list(part.shape)} of {str(part.dtype).removeprefix('torch.')}{values}{bounds}"
 
 
 def _pooled(source: EnvironmentFields, num_envs: int) -> PooledEnvironments:

@@ -23,7 +23,7 @@ from rayloom.contract import Algorithm, Progress, Rollout, SourceWorker, Spec, W
 from rayloom.devices import choose_device
 from rayloom.rollouts.acting import ActingAlgorithm
 from rayloom.rollouts.episodes import RunningEpisodes
-from rayloom.rollouts.making import make_environment
+from rayloom.rollouts.making import check_alike, make_environment
 from rayloom.rollouts.masks import check_masks
 from rayloom.rollouts.rollout import allocate_chunk, record_step
 from rayloom.seeding import derive_seed, seed_environments, seed_process, torch_generator
@@ -156,6 +156,7 @@ class EnvironmentWorker(SourceWorker):
         self._environment = make_environment(
             context.config, context.num_envs, first_index=context.first, worker=context.index
         )
+        check_alike(self._environment, context.algorithm.spec, "source.env", self._environment.describe())
 
     def restart(self, seed: int) -> None:
         """Restart every environment; the running episodes are dropped."""

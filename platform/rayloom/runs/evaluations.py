@@ -29,7 +29,7 @@ from rayloom.learner.checks import check_evaluated
 from rayloom.rollouts.acting import ActingAlgorithm
 from rayloom.rollouts.environment import Environment
 from rayloom.rollouts.filming import check_pictures, film, small_pictures
-from rayloom.rollouts.making import make_environment
+from rayloom.rollouts.making import check_alike, make_environment
 from rayloom.seeding import derive_seed
 
 Array = np.ndarray[Any, Any]
@@ -78,6 +78,8 @@ class EpisodesEvaluation(Evaluation):
         if self._environment is None or self._environment.num_envs != num_envs:
             self.close()
             self._environment = make_environment(self.source, num_envs)
+            # Options and wrappers of its own may give them other bounds.
+            check_alike(self._environment, policy.spec, "evaluate", "its environments", bounds=False)
         # Every environment owes a fixed number of episodes: taking whichever end first would favour short ones.
         owed = np.array([episodes // num_envs + (i < episodes % num_envs) for i in range(num_envs)])
         finished: list[tuple[float, int]] = []

@@ -29,12 +29,12 @@ from rayloom.cluster.pools.supervisor import ActorOptions, ActorPool, Supervisor
 from rayloom.config.load import from_tree
 from rayloom.config.schema import RunConfig
 from rayloom.config.shares import environment_share
-from rayloom.contract import Algorithm, Rollout
+from rayloom.contract import Algorithm, Rollout, Spec
 from rayloom.errors import Process
 from rayloom.rollouts.acting import ActingAlgorithm
 from rayloom.rollouts.environment import Step
 from rayloom.rollouts.episodes import RunningEpisodes
-from rayloom.rollouts.making import make_environment
+from rayloom.rollouts.making import check_alike, make_environment
 from rayloom.rollouts.rollout import allocate_chunk, record_step
 from rayloom.rollouts.spaces import Values, assign_rows, copy_values, take_rows, zeros_like_rows
 from rayloom.rollouts.worker import RolloutWorker, restart_seed
@@ -46,7 +46,9 @@ _HALVES = 2
 class EnvironmentActor:
     """A rollout worker's share of the environments, with a process of its own and without a policy."""
 
-    def __init__(self, tree: dict[str, Any], index: int, paths: list[str], barriers: int, restarts: int) -> None:
+    def __init__(
+        self, tree: dict[str, Any], index: int, paths: list[str], barriers: int, restarts: int, spec: Spec
+    ) -> None:
         extend_search_path(paths)
         config = from_tree(tree)
         torch.set_num_threads(1)
@@ -59,10 +61,12 @@ class EnvironmentActor:
             worker=index,
             check_every_step=True,
         )
+        self._spec = spec
         self.restart(barriers)
 
     def ready(self) -> Process:
-        """Return this process once the environments stand."""
+        """Return this process once the environments stand; UserError where they are not those of the run."""
+        check_alike(self._environment, self._spec, "source.env", self._environment.describe())
         return own_process("rollout", self._index)
 
     def observe(self) -> Values:
@@ -125,7 +129,7 @@ class CentralPool(ActorPool):
         self._config = config
         self._algorithm = algorithm
         self._version = -1
-        super().__init__(Supervisor(config, rank, placement, EnvironmentActor))
+        super().__init__(Supervisor(config, rank, placement, EnvironmentActor, (algorithm.spec,)))
         workers = self._supervisor.workers
         source: Any = config.source
         share, first = environment_share(config, workers[0].index)

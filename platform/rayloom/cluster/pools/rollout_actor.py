@@ -14,7 +14,7 @@ from rayloom.cluster.nodes.processes import own_process
 from rayloom.config.load import from_tree
 from rayloom.contract import Progress, Rollout, Spec
 from rayloom.devices import choose_device, gpus_of
-from rayloom.errors import Process
+from rayloom.errors import Process, UserError
 from rayloom.rollouts.worker import RolloutWorker
 
 
@@ -28,12 +28,18 @@ class RolloutActor:
         config = from_tree(tree)
         device = choose_device(config, "rollout")
         confirm_assignment(f"rollout worker {index}", gpus_of(config, "rollout"), device)
-        self._worker = RolloutWorker(config, index, barriers=barriers, restarts=restarts, spec=spec)
+        self._mistake: UserError | None = None
+        try:
+            self._worker = RolloutWorker(config, index, barriers=barriers, restarts=restarts, spec=spec)
+        except UserError as error:  # of what a constructor raises Ray passes on no more than the text
+            self._mistake = error
         self._index = index
         self._process = psutil.Process()
 
     def ready(self) -> Process:
         """Return this process once the environments stand."""
+        if self._mistake is not None:
+            raise self._mistake
         return own_process("rollout", self._index)
 
     def collect(self, num_steps: int, version: int, weights: Mapping[str, Any], progress: Progress) -> Rollout:

@@ -16,7 +16,7 @@ from rayloom.cluster.nodes.connection import how_it_died, original, search_path
 from rayloom.cluster.nodes.placement import LONG_LIVED
 from rayloom.cluster.nodes.processes import strike
 from rayloom.config.schema import RunConfig
-from rayloom.errors import Process, RoleDiedError, RoleTimeoutError, raised_by_environment
+from rayloom.errors import Process, RoleDiedError, RoleTimeoutError, UserError, raised_by_environment
 from rayloom.rollouts.worker import RolloutWorker
 
 _START_S = 60.0
@@ -153,6 +153,8 @@ class Supervisor:
             try:
                 self._greet(worker)
             except RayError as error:
+                if isinstance(error, RayTaskError) and isinstance(original(error), UserError):
+                    raise original(error) from None
                 if worker.away:  # and has no orders
                     self.fail(worker, error)
         return worker.starting is None
