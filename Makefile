@@ -27,8 +27,8 @@ install: $(VENV)/.installed-dev  ## make .venv with rayloom, its tests and linte
 run: install  ## train PPO on CartPole with rollouts in Ray actors, until the mean return is 475
 	$(BIN)/rayloom run ppo_cartpole_ray
 
-quick: install  ## the tests of pure functions and of runs in one process: under two minutes
-	$(BIN)/python -m pytest -q $(PARALLEL) $(SHORT) tests/unit tests/local
+quick: install  ## the tests of pure functions and of runs in one process, but for slow ones: under two minutes
+	$(BIN)/python -m pytest -q $(PARALLEL) -m "not full and not slow" tests/unit tests/local
 
 test: install  ## the test suite without its long tests
 	$(BIN)/python -m pytest $(PARALLEL) $(SHORT)

@@ -30,6 +30,17 @@ from rayloom.seeding import seed_process
 torch.set_num_threads(1)
 
 
+SLOW_TESTS = Path(__file__).resolve().parent / "slow_tests.txt"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what `make quick` leaves out."""
+    slow = set(SLOW_TESTS.read_text(encoding="utf-8").splitlines())
+    for item in items:
+        if item.nodeid.partition("@")[0] in slow:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(autouse=True)
 def _fresh_seeds() -> Iterator[None]:
     """Seed the global generators before every test, so that no test depends on those that ran before it."""
