@@ -15,8 +15,8 @@ from rayloom_agents.alphago.search import Search, SearchSettings
 def test_no_line_of_tic_tac_toe_is_lost_in_either_seat(tmp_path: Path) -> None:
     result = rayloom.run(
         "alphazero_tictactoe",
-        "stop.updates=400",
-        "evaluate.every=400 updates",
+        "stop.updates=600",
+        "evaluate.every=600 updates",
         "tracking.enabled=false",
         "tracking.pictures=false",
         f"output={tmp_path}",
