@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from argparse import ArgumentParser, Namespace
@@ -252,7 +253,12 @@ def test_a_match_that_was_interrupted_goes_on_with_the_games_that_it_has(tmp_pat
     for number in range(6):  # the first ones are what they were, and every opening is that of its number
         before, after = (moves_of(tmp_path / folder / "games" / f"{number:04d}.sgf") for folder in ("whole", "m"))
         assert before == after if number < 3 else before[:2] == after[:2]
+    whole_journal = journal.read_text().splitlines()
+    journal.write_text(
+        "\n".join(whole_journal[:2] + whole_journal[3:]) + "\n"
+    )  # at several tables games end in any order
     assert play("m", 8)["games"] == 8
+    assert sorted(json.loads(line)["number"] for line in journal.read_text().splitlines()[1:]) == list(range(8))
     with pytest.raises(UserError, match="is of a match with another seed, 0 and not 1: name another folder"):
         play("m", 6, "--seed", "1")
     for broken in ("[]\n", "{}\n{}\n", "\x00\n", '{"run_id": "five"}\n{"number": 0, "moves": 3}\n'):
