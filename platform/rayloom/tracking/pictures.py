@@ -178,7 +178,7 @@ def points_panel(about: Mapping[str, Any], arrays: Arrays, title: str) -> tuple[
     if reference is not None:
         axes.scatter(reference[:, 0], reference[:, 1], s=4, color="lightgrey", label="reference")
     if groups is None:
-        axes.scatter(data[:, 0], data[:, 1], s=4, label="samples")
+        axes.scatter(data[:, 0], data[:, 1], s=4, color="tab:blue", label="samples")
     else:
         colours = matplotlib.colormaps["tab20" if groups.max() >= 10 else "tab10"]
         for group in np.unique(groups):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -17,6 +19,14 @@ from rayloom.tracking.animations import ANIMATION, draw_animations
 from rayloom.tracking.figure_store import store_figure
 
 DOTS = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(autouse=True)
+def _plain_style() -> Iterator[None]:
+    """Forget the style that another test's library has set for this process."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        yield
 
 
 def stored(folder: Path, step: int, figure: Figure, name: str = "samples") -> Path:
