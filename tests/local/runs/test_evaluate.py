@@ -46,6 +46,7 @@ class _Scripted:
 
 def _evaluator(monkeypatch: pytest.MonkeyPatch, episodes: int, num_envs: int | None, **more: Any) -> Evaluator:
     monkeypatch.setattr("rayloom.runs.evaluations.make_environment", lambda source, number: _Scripted(number))
+    monkeypatch.setattr("rayloom.runs.evaluations.check_alike", lambda *args, **options: None)
     config = case("ppo", evaluate={"episodes": episodes, "num_envs": num_envs, **more})
     return Evaluator(config, LearnerRole(case("ppo")).algorithm, None)
 
