@@ -19,7 +19,7 @@ TRACKED = {"enabled": True, "system_metrics": False}
 
 def test_a_run_and_a_study_in_a_folder_with_signs_of_urls(tmp_path: Path) -> None:
     output = tmp_path / "a b#c?d%20é" / "out"
-    algorithm = {"import": "search_cases:Probe", "pause_s": 0.02}
+    algorithm = {"import": "search_cases:Probe", "pause_s": 0.06}
     tracking = {**TRACKED, "wait_for_model": True}
     given = write_config(case("softmax_regression", str(output), algorithm=algorithm, tracking=tracking), tmp_path)
     process = Forked("run", str(given), "--local", cwd=tmp_path)
