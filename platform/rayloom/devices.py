@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from typing import Literal
 
 import torch
 from torch import nn
 
 from rayloom.config.schema import RunConfig
+
+
+def has_compiler() -> bool:
+    """Tell whether this machine has a C++ compiler, which torch.compile needs on a CPU."""
+    return any(shutil.which(name) for name in ("c++", "g++", "clang++"))
 
 
 def gpus_of(config: RunConfig, role: Literal["learner", "rollout", "evaluator"]) -> float:

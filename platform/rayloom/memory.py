@@ -72,7 +72,7 @@ def _count(args: Any, kwargs: Any) -> int:
     size = kwargs.get("size", args)
     if size and isinstance(size[0], list | tuple):
         size = size[0]
-    return math.prod(length for length in size if isinstance(length, int))
+    return math.prod(int(length) for length in size if hasattr(length, "__index__"))
 
 
 def lacks_memory(error: BaseException) -> bool:

@@ -12,37 +12,11 @@ from numpy.typing import NDArray
 
 from rayloom.contract import UserError
 from rayloom_agents.alphago.compiled import compiled
-from rayloom_agents.alphago.games.connect_four import ConnectFour
+from rayloom_agents.alphago.games.connect_four import COLUMNS, ROWS, ConnectFour, lowest_row, makes_four
 from rayloom_agents.alphago.games.game import Game
 from rayloom_agents.alphago.games.lines import LineState
 
-ROWS, COLUMNS = 6, 7
 WON = 1_000_000
-
-
-@compiled
-def _top(board: NDArray[np.int8], column: int) -> int:
-    """Return the lowest free row of a column, -1 where it is full."""
-    for row in range(ROWS - 1, -1, -1):
-        if board[row * COLUMNS + column] == 0:
-            return row
-    return -1
-
-
-@compiled
-def _wins(board: NDArray[np.int8], row: int, column: int) -> bool:
-    """Return whether the stone there is part of four in a row."""
-    stone = board[row * COLUMNS + column]
-    for down, right in ((0, 1), (1, 0), (1, 1), (1, -1)):
-        run = 1
-        for sign in (-1, 1):
-            r, c = row + sign * down, column + sign * right
-            while 0 <= r < ROWS and 0 <= c < COLUMNS and board[r * COLUMNS + c] == stone:
-                run += 1
-                r, c = r + sign * down, c + sign * right
-        if run >= 4:
-            return True
-    return False
 
 
 @compiled
@@ -74,11 +48,11 @@ def _value(
     best = -WON - 1
     for index in range(COLUMNS):
         column = COLUMNS // 2 + ((index + 1) // 2) * (1 if index % 2 else -1)
-        row = _top(board, column)
+        row = lowest_row(board, column)
         if row < 0:
             continue
         board[row * COLUMNS + column] = mover
-        if _wins(board, row, column):
+        if makes_four(board, row, column, mover):
             value = WON - stones
         else:
             value = -_value(board, lines, -mover, stones + 1, depth - 1, -high, -max(low, best))
@@ -95,12 +69,12 @@ def action_values(
 ) -> None:
     """Write the exact value of every column [7] at a depth, `-WON - 1` where it is full."""
     for column in range(COLUMNS):
-        row = _top(board, column)
+        row = lowest_row(board, column)
         if row < 0:
             out[column] = -WON - 1
             continue
         board[row * COLUMNS + column] = mover
-        if _wins(board, row, column):
+        if makes_four(board, row, column, mover):
             out[column] = WON - stones
         else:
             out[column] = -_value(board, lines, -mover, stones + 1, depth - 1, -WON - 1, WON + 1)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -22,6 +21,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from rayloom.config.schema import LearnerConfig
 from rayloom.contract import Algorithm, Batch, GlobalNoise, Loss, Phase
+from rayloom.devices import has_compiler
 from rayloom.errors import UserError
 from rayloom.learner.checks import Traceable, check_loss, not_compilable
 from rayloom.learner.flat_parameters import Piece
@@ -81,7 +81,7 @@ class CompiledPhaseLearner(PhaseLearner):
 
     def __init__(self, phase: Phase, config: LearnerConfig, group: Group, pieces: Sequence[Piece]) -> None:
         super().__init__(phase, config, group, pieces)
-        if not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
+        if not has_compiler():
             raise UserError(
                 "learner.compile: torch.compile needs a C++ compiler (g++) on this machine; set it to false"
             )

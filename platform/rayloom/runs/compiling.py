@@ -7,22 +7,16 @@ is the same with `--local` and without.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from rayloom.components import Component
 from rayloom.config.schema import UNITS, RunConfig
+from rayloom.devices import has_compiler
 
-COMPILERS = ("c++", "g++", "clang++")
 SHARE_BEFORE_A_TARGET = 0.25
 """Of its budget that a run is taken to need which ends as soon as a metric is good enough."""
-
-
-def has_compiler() -> bool:
-    """Tell whether this machine has a C++ compiler."""
-    return any(shutil.which(name) for name in COMPILERS)
 
 
 def settled(config: RunConfig, earlier: RunConfig | None = None) -> RunConfig:

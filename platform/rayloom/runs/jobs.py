@@ -137,6 +137,8 @@ def attempt(
 
 def _decided(config: RunConfig, folder: Path, file: str) -> RunConfig:
     """Return the config with what it leaves to the machine decided: as it was, where an attempt has begun."""
+    if config.learner.compile != "auto":
+        return config
     begun = (folder / file).exists() and last_start(folder) is not None
     return settled(config, load_run_config(folder, file) if begun else None)
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -47,6 +51,24 @@ def test_compiled_updates_equal_eager_updates(name: str) -> None:
     theirs, mine = eager_role.metrics(), compiled_role.metrics()
     assert {key for key in theirs if key.startswith("train/")} == {key for key in mine if key.startswith("train/")}
     assert mine["train/loss"] == pytest.approx(theirs["train/loss"], rel=1e-2)
+
+
+@needs_compiler
+def test_what_was_compiled_is_found_again_in_the_users_own_folder(tmp_path: Path) -> None:
+    code = (
+        "from cases import case\nfrom rayloom.runs.learner_role import LearnerRole\n"
+        "role = LearnerRole(case('softmax_regression', learner={'compile': True}))\n"
+        "role.learner.update(role.source.next, role.source.feedback)\n"
+        "from torch._dynamo.utils import counters\nprint(sorted(k for k in counters['inductor'] if 'fxgraph' in k))"
+    )
+    given = {name: value for name, value in os.environ.items() if name != "TORCHINDUCTOR_CACHE_DIR"}
+    environment = {**given, "XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    for expected in ("fxgraph_cache_miss", "fxgraph_cache_hit"):
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=200, check=True
+        )
+        assert done.stdout.splitlines()[-1] == f"['{expected}']"
+    assert (tmp_path / "rayloom" / "compiled").stat().st_mode & 0o077 == 0
 
 
 @needs_compiler

@@ -11,26 +11,26 @@ from rayloom_agents.alphago.compiled import compiled
 from rayloom_agents.alphago.games.game import Leaves, refuse
 from rayloom_agents.alphago.games.lines import LineGame, LineState
 
-_ROWS, _COLUMNS = 6, 7
+ROWS, COLUMNS = 6, 7
 
 
 @compiled
-def _lowest(board: NDArray[np.int8], column: int) -> int:
+def lowest_row(board: NDArray[np.int8], column: int) -> int:
     """Return the row in which a stone comes to lie, -1 where the column is full or is none."""
-    row = _ROWS - 1 if 0 <= column < _COLUMNS else -1
-    while row >= 0 and board[row * _COLUMNS + column] != 0:
+    row = ROWS - 1 if 0 <= column < COLUMNS else -1
+    while row >= 0 and board[row * COLUMNS + column] != 0:
         row -= 1
     return row
 
 
 @compiled
-def _makes_four(board: NDArray[np.int8], row: int, column: int, stone: int) -> bool:
+def makes_four(board: NDArray[np.int8], row: int, column: int, stone: int) -> bool:
     """Return whether a stone on that point is part of four in a row."""
     for down, right in ((0, 1), (1, 0), (1, 1), (1, -1)):
         run = 1
         for sign in (-1, 1):
             r, c = row + sign * down, column + sign * right
-            while 0 <= r < _ROWS and 0 <= c < _COLUMNS and board[r * _COLUMNS + c] == stone:
+            while 0 <= r < ROWS and 0 <= c < COLUMNS and board[r * COLUMNS + c] == stone:
                 run += 1
                 r, c = r + sign * down, c + sign * right
         if run >= 4:
@@ -42,9 +42,9 @@ def _makes_four(board: NDArray[np.int8], row: int, column: int, stone: int) -> b
 def _fours(board: NDArray[np.int8], stone: int, out: NDArray[np.bool_]) -> int:
     """Write the columns [7] in which a stone makes four at once, and return how many these are."""
     count = 0
-    for column in range(_COLUMNS):
-        row = _lowest(board, column)
-        out[column] = row >= 0 and _makes_four(board, row, column, stone)
+    for column in range(COLUMNS):
+        row = lowest_row(board, column)
+        out[column] = row >= 0 and makes_four(board, row, column, stone)
         count += out[column]
     return count
 
@@ -59,7 +59,7 @@ def _forced(board: NDArray[np.int8], mover: int, out: NDArray[np.bool_]) -> int:
         return 1
     threats = _fours(board, -mover, out)
     if threats == 0:
-        for column in range(_COLUMNS):
+        for column in range(COLUMNS):
             out[column] = board[column] == 0
     return -1 if threats > 1 else 0
 
@@ -87,23 +87,23 @@ def _reach(
     outcomes: NDArray[np.float32],
 ) -> int:
     """Write where paths lead, as `ConnectFour.leaves` says; return how many run on, -1 - b for an illegal path b."""
-    board, running = np.empty(_ROWS * _COLUMNS, np.int8), 0
+    board, running = np.empty(ROWS * COLUMNS, np.int8), 0
     for b in range(len(games)):
         board[:] = state.board[games[b]]
         ply, winner = state.ply[games[b]], int(state.winner[games[b]])
         for step in range(lengths[b]):
             mover = 1 if ply % 2 == 0 else -1
             column = paths[b, step]
-            row = _lowest(board, column)
+            row = lowest_row(board, column)
             if winner != 0 or row < 0:
                 return -1 - b
-            if _makes_four(board, row, column, mover):
+            if makes_four(board, row, column, mover):
                 winner = mover
-            board[row * _COLUMNS + column] = mover
+            board[row * COLUMNS + column] = mover
             ply += 1
         mover = 1 if ply % 2 == 0 else -1
-        over[b] = winner != 0 or ply == _ROWS * _COLUMNS
-        for column in range(_COLUMNS):
+        over[b] = winner != 0 or ply == ROWS * COLUMNS
+        for column in range(COLUMNS):
             legal[b, column] = board[column] == 0
         if claims and not over[b]:
             winner = mover * _forced(board, mover, legal[b])
@@ -112,7 +112,7 @@ def _reach(
             legal[b] = False
         movers[b], outcomes[b] = mover, winner
         if not over[b]:
-            for point in range(_ROWS * _COLUMNS):
+            for point in range(ROWS * COLUMNS):
                 planes[running, 0, point] = board[point] == mover
                 planes[running, 1, point] = board[point] == -mover
                 planes[running, 2, point] = mover == 1
@@ -124,7 +124,7 @@ class ConnectFour(LineGame):
     """Action `column` drops a stone; row 0 is the top."""
 
     def __init__(self) -> None:
-        super().__init__(rows=_ROWS, columns=_COLUMNS, length=4, num_actions=7)
+        super().__init__(rows=ROWS, columns=COLUMNS, length=4, num_actions=7)
 
     def _stones(self, state: LineState) -> NDArray[np.int64]:
         """Return how many stones stand in each column [N, 7]."""
@@ -177,10 +177,10 @@ class ConnectFour(LineGame):
         is played; and only what parries the opponent's one such threat is legal.
         """
         count = len(games)
-        planes = np.empty((count, self.num_planes, _ROWS * _COLUMNS), np.float32)
+        planes = np.empty((count, self.num_planes, ROWS * COLUMNS), np.float32)
         legal, over = np.empty((count, self.num_actions), np.bool_), np.empty(count, np.bool_)
         movers, outcomes = np.empty(count, np.int8), np.empty(count, np.float32)
         running = _reach(state, games, paths, lengths, claims, planes, legal, over, movers, outcomes)
         if running < 0:
             raise ValueError(f"path {-1 - running} is illegal in game {int(games[-1 - running])}")
-        return Leaves(planes[:running].reshape(-1, self.num_planes, _ROWS, _COLUMNS), legal, over, movers, outcomes)
+        return Leaves(planes[:running].reshape(-1, self.num_planes, ROWS, COLUMNS), legal, over, movers, outcomes)
